@@ -1,0 +1,43 @@
+"""The one error family. The exit code of a run is the code of the error that ended it."""
+
+
+class GuestforgeError(Exception):
+    """Something that a person must be told: what is wrong, where, and what would fix it.
+
+    `hint` is the remedy, `excerpt` the lines that show the fault (a compiler's message, a console's last lines).
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None, excerpt: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.excerpt = excerpt
+
+    def report(self) -> str:
+        """Return the text for the terminal: message, then excerpt, then hint."""
+        parts = [f"error: {self.message}"]
+        if self.excerpt:
+            parts += ["", *(f"    {line}" for line in self.excerpt.rstrip().splitlines()), ""]
+        if self.hint:
+            parts.append(f"hint: {self.hint}")
+        return "\n".join(parts)
+
+
+class UserError(GuestforgeError):
+    """The input or the environment is wrong: nothing was built."""
+
+    exit_code = 1
+
+
+class BuildError(GuestforgeError):
+    """A step of the build failed."""
+
+    exit_code = 2
+
+
+class CheckError(GuestforgeError):
+    """It was built, but a boot check failed."""
+
+    exit_code = 3
