@@ -1,0 +1,202 @@
+"""The architecture table: the only module that knows one architecture from another.
+
+Every other module asks the row. A new architecture is a new row, a folder of fragments under `kernel-configs/`,
+and what `docs/architecture.md` lists besides.
+"""
+
+import difflib
+import platform
+from dataclasses import dataclass
+from typing import Literal
+
+from guestforge.errors import UserError
+
+ByteOrder = Literal["little", "big"]
+OpenFlags = Literal["generic", "arm64", "powerpc"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arch:
+    """One architecture, under every name that a tool has for it, and the machine that QEMU gives it."""
+
+    name: str
+    aliases: tuple[str, ...]
+    # the kernel's build
+    kernel_arch: str  # make ARCH=
+    cross_prefix: str  # make CROSS_COMPILE=, the GNU triplet and a dash
+    kernel_target: str  # the make target of the bootable file
+    kernel_path: str  # that file below the build directory
+    # other tools' names
+    debian: str
+    debian_compiler: str  # the package with the (cross) compiler
+    debian_qemu: str  # the package with the emulator
+    go: str  # GOARCH
+    # the guest's binary interface, as FUSE messages and system calls show it
+    byte_order: ByteOrder
+    open_flags: OpenFlags  # which of the kernel's asm/fcntl.h it has
+    # QEMU's machine
+    qemu: str  # the emulator
+    machine: str  # -machine
+    cpu_tcg: str  # -cpu where the guest is emulated
+    cpu_kvm: str  # -cpu where the host runs it
+    virtio_bus: str  # the suffix of virtio device names
+    vsock_bus: str  # the same for vhost-user-vsock, which QEMU 7.2 has on PCI alone
+    console: str  # the kernel's name of the console
+    console_device: tuple[str, ...]  # the arguments that connect it to the chardev `console`
+    kernel_args: tuple[str, ...]  # what the kernel needs on its command line on this machine
+    cmdline_max: int  # bytes that the kernel keeps of its command line (COMMAND_LINE_SIZE)
+    max_cpus_tcg: int  # more stall the guest under TCG
+    block_driver: str  # the agent's driver of a virtio disk
+    kernel_log_start: str  # a line of the console that every boot begins with
+
+    @property
+    def native(self) -> bool:
+        """Whether this is the architecture of the host."""
+        return self is host()
+
+
+_SERIAL = ("-serial", "chardev:console")
+
+X86_64 = Arch(
+    name="x86_64",
+    aliases=("amd64", "x86-64", "x64"),
+    kernel_arch="x86",
+    cross_prefix="x86_64-linux-gnu-",
+    kernel_target="bzImage",
+    kernel_path="arch/x86/boot/bzImage",
+    debian="amd64",
+    debian_compiler="gcc-x86-64-linux-gnu",
+    debian_qemu="qemu-system-x86",
+    go="amd64",
+    byte_order="little",
+    open_flags="generic",
+    qemu="qemu-system-x86_64",
+    machine="q35",
+    cpu_tcg="max",
+    cpu_kvm="host",
+    virtio_bus="pci",
+    vsock_bus="pci",
+    console="ttyS0",
+    console_device=_SERIAL,
+    kernel_args=("reboot=k",),
+    cmdline_max=2048,
+    max_cpus_tcg=255,
+    block_driver="blk",
+    kernel_log_start="Linux version",
+)
+
+AARCH64 = Arch(
+    name="aarch64",
+    aliases=("arm64", "armv8"),
+    kernel_arch="arm64",
+    cross_prefix="aarch64-linux-gnu-",
+    kernel_target="Image",
+    kernel_path="arch/arm64/boot/Image",
+    debian="arm64",
+    debian_compiler="gcc-aarch64-linux-gnu",
+    debian_qemu="qemu-system-arm",
+    go="arm64",
+    byte_order="little",
+    open_flags="arm64",
+    qemu="qemu-system-aarch64",
+    machine="virt,gic-version=3",
+    # the architected pointer authentication is slow to emulate; any implementation will do for a guest
+    cpu_tcg="max,pauth-impdef=on",
+    cpu_kvm="host",
+    virtio_bus="pci",
+    vsock_bus="pci",
+    console="ttyAMA0",
+    console_device=_SERIAL,
+    kernel_args=(),
+    cmdline_max=2048,
+    max_cpus_tcg=255,
+    block_driver="blk",
+    kernel_log_start="Linux version",
+)
+
+PPC64LE = Arch(
+    name="ppc64le",
+    aliases=("ppc64el", "powerpc64le", "powerpc64el"),
+    kernel_arch="powerpc",
+    cross_prefix="powerpc64le-linux-gnu-",
+    kernel_target="vmlinux",  # SLOF, the firmware of pseries, boots no zImage
+    kernel_path="vmlinux",
+    debian="ppc64el",
+    debian_compiler="gcc-powerpc64le-linux-gnu",
+    debian_qemu="qemu-system-ppc",
+    go="ppc64le",
+    byte_order="little",
+    open_flags="powerpc",
+    qemu="qemu-system-ppc64",
+    machine="pseries",
+    cpu_tcg="power9",
+    cpu_kvm="host",
+    virtio_bus="pci",
+    vsock_bus="pci",
+    console="hvc0",
+    console_device=_SERIAL,
+    kernel_args=(),
+    cmdline_max=2048,
+    max_cpus_tcg=255,
+    block_driver="blk",
+    kernel_log_start="Linux version",
+)
+
+S390X = Arch(
+    name="s390x",
+    aliases=("s390", "systemz"),
+    kernel_arch="s390",
+    cross_prefix="s390x-linux-gnu-",
+    kernel_target="bzImage",
+    kernel_path="arch/s390/boot/bzImage",
+    debian="s390x",
+    debian_compiler="gcc-s390x-linux-gnu",
+    debian_qemu="qemu-system-misc",
+    go="s390x",
+    byte_order="big",
+    open_flags="generic",
+    qemu="qemu-system-s390x",
+    machine="s390-ccw-virtio",
+    cpu_tcg="max,zpci=on",  # zPCI carries the vsock device
+    cpu_kvm="host",
+    virtio_bus="ccw",
+    vsock_bus="pci",
+    console="ttysclp0",
+    console_device=("-device", "sclpconsole,chardev=console"),
+    kernel_args=(),
+    cmdline_max=896,
+    max_cpus_tcg=8,  # RCU stalls with more
+    block_driver="blk-ccw",
+    kernel_log_start="Linux version",
+)
+
+ARCHES = {arch.name: arch for arch in (X86_64, AARCH64, PPC64LE, S390X)}
+_BY_ANY_NAME = {name: arch for arch in ARCHES.values() for name in (arch.name, *arch.aliases)}
+
+
+def lookup(name: str) -> Arch:
+    """Return the row of an architecture by its name or by an alias that people type.
+
+    Raises UserError with the list of names and the nearest one.
+    """
+    arch = _BY_ANY_NAME.get(name.strip().lower())
+    if arch is None:
+        near = difflib.get_close_matches(name.lower(), _BY_ANY_NAME, n=1, cutoff=0.5)
+        hint = f"did you mean {_BY_ANY_NAME[near[0]].name}?" if near else None
+        raise UserError(f"unknown architecture {name!r}; there are {', '.join(ARCHES)}, and all", hint=hint)
+    return arch
+
+
+def lookup_list(names: str) -> tuple[Arch, ...]:
+    """Return the rows of a comma-separated list or of `all`, each once, in the order given."""
+    if names.strip().lower() == "all":
+        return tuple(ARCHES.values())
+    wanted = [name for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise UserError("no architecture given", hint=f"--arch takes one of {', '.join(ARCHES)}, a comma list, or all")
+    return tuple(dict.fromkeys(lookup(name) for name in wanted))
+
+
+def host() -> Arch:
+    """Return the row of the machine that we run on; raises UserError on one that is not in the table."""
+    return lookup(platform.machine())

@@ -1,0 +1,1 @@
+"""What to build, declared in TOML below `recipes/`, read into strict models."""

@@ -1,0 +1,235 @@
+"""The content-addressed store: what a step made, under a key that is the hash of all that the step read.
+
+    <cache>/store/<step>/<key>/     what the step made, read only by convention; step.json has the key's inputs
+    <cache>/tmp/                    entries in the making, each with a lock that its maker holds
+    <cache>/locks/                  one lock an entry: two builds of the same thing wait for each other
+
+An entry appears whole or not at all: it is made under tmp/, synced, and renamed into place. What a killed build left
+in tmp/ is removed by the next one that finds its lock free.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from guestforge.errors import BuildError
+from guestforge.progress import say
+
+Inputs = Mapping[str, Any]  # JSON values only
+READ_SIZE = 1024 * 1024
+KEY_LENGTH = 32  # hex digits, 128 bits of SHA-256
+
+
+def user_cache_dir() -> Path:
+    """Return the cache directory: $GUESTFORGE_CACHE, else guestforge below $XDG_CACHE_HOME, else below ~/.cache."""
+    if own := os.environ.get("GUESTFORGE_CACHE"):
+        return Path(own).absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "guestforge"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A published result. `reused` tells whether it was there before this run asked for it."""
+
+    path: Path
+    step: str
+    key: str
+    inputs: Inputs
+    reused: bool
+
+
+class Store:
+    """The store below a cache directory."""
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self.cache = cache or user_cache_dir()
+
+    def path(self, step: str, inputs: Inputs) -> Path:
+        """Return where the entry of these inputs is or would be."""
+        return self.cache / "store" / step / key_of(step, inputs)
+
+    def find(self, step: str, inputs: Inputs) -> Entry | None:
+        """Return the entry of these inputs if it has been made."""
+        path = self.path(step, inputs)
+        return Entry(path, step, path.name, inputs, reused=True) if (path / "step.json").is_file() else None
+
+    def get_or_build(self, step: str, inputs: Inputs, build: Callable[[Path], None]) -> Entry:
+        """Return the entry of these inputs; where there is none, have `build` fill an empty directory and publish it.
+
+        Raises what `build` raises, with nothing published, and BuildError when the disk is full.
+        """
+        if found := self.find(step, inputs):
+            return found
+        path = self.path(step, inputs)
+        with disk_errors(self.cache), self._lock(f"{step}-{path.name}"):
+            if found := self.find(step, inputs):  # another build made it while we waited
+                return found
+            with self._temporary(step) as made:
+                build(made)
+                (made / "step.json").write_text(json.dumps({"step": step, "inputs": inputs}, indent=1, sort_keys=True))
+                sync_tree(made)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                made.rename(path)
+                sync_directory(path.parent)
+        return Entry(path, step, path.name, inputs, reused=False)
+
+    @contextlib.contextmanager
+    def workspace(self, name: str) -> Iterator[Path]:
+        """Yield a directory that is kept between builds and held by one build at a time (a kernel's object files)."""
+        path = self.cache / "work" / name
+        with disk_errors(self.cache), self._lock(f"work-{name.replace('/', '-')}"):
+            path.mkdir(parents=True, exist_ok=True)
+            yield path
+
+    @contextlib.contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        directory = self.cache / "locks"
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / name).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"waiting for another build that is making {name}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def _temporary(self, step: str) -> Iterator[Path]:
+        """Yield an empty directory on the store's file system, removed unless it was renamed away."""
+        root = self.cache / "tmp"
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        with _held_directory(root, step) as made:
+            yield made
+
+
+@contextlib.contextmanager
+def _held_directory(root: Path, step: str) -> Iterator[Path]:
+    holder = Path(tempfile.mkdtemp(prefix=f"{step}-", dir=root))
+    with (holder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = holder / "entry"
+        made.mkdir()
+        try:
+            yield made
+        finally:
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what builds that were killed left behind: those whose lock nobody holds any more."""
+    for holder in root.iterdir():
+        with contextlib.suppress(OSError), (holder / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into an error that names the place."""
+    remedies = {
+        "ENOSPC": "free some space there (`./invoke clean`), or set GUESTFORGE_CACHE to a larger disk",
+        "EDQUOT": "free some of your quota there, or set GUESTFORGE_CACHE to another disk",
+        "EROFS": "set GUESTFORGE_CACHE to a directory that can be written",
+        "EACCES": "set GUESTFORGE_CACHE to a directory that you may write",
+    }
+
+    try:
+        yield
+    except OSError as e:
+        name = errno.errorcode.get(e.errno or 0, "")
+        if name not in remedies:
+            raise
+        raise BuildError(f"{e.strerror}: {e.filename or where}", hint=remedies[name]) from e
+
+
+def key_of(step: str, inputs: Inputs) -> str:
+    """Return the key of a step's inputs: a hash of their canonical JSON."""
+    text = json.dumps([step, inputs], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def digest_file(path: Path) -> str:
+    """Return a file's SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_tree(*paths: Path) -> str:
+    """Return a SHA-256 over names, executable bits and contents of files and of all files below directories.
+
+    Byte code and other caches do not count: they follow from what does.
+    """
+    state = hashlib.sha256()
+    for path in paths:
+        for file in sorted(_files(path)):
+            name = file.relative_to(path.parent).as_posix()
+            executable = os.access(file, os.X_OK)
+            state.update(f"{name}\0{executable:d}\0{digest_file(file)}\n".encode())
+    return state.hexdigest()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    elif path.name != "__pycache__":
+        for child in path.iterdir():
+            yield from _files(child)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Yield a file that takes the place of `path` once the block is left without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, mode) as file:
+            os.fchmod(file.fileno(), 0o644)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+def atomic_copy(source: Path, target: Path) -> None:
+    """Copy a file so that `target` is the old one or the whole new one at any moment."""
+    with source.open("rb") as reader, atomic_file(target) as writer:
+        shutil.copyfileobj(reader, writer, READ_SIZE)
+
+
+def sync_tree(root: Path) -> None:
+    """Force a tree's files and directories to disk.
+
+    One sync of the file system where the tree is large would be cheaper, but it would also wait for everybody
+    else's writes.
+    """
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = Path(directory, name)
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_directory(Path(directory))
+
+
+def sync_directory(path: Path) -> None:
+    """Force a directory's entries to disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
