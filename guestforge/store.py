@@ -108,13 +108,17 @@ class Store:
         """Yield an empty directory on the store's file system, removed unless it was renamed away."""
         root = self.cache / "tmp"
         root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        with _held_directory(root, step) as made:
+        with contextlib.ExitStack() as stack:
+            with (self.cache / "locks" / "tmp").open("w") as gate:  # nobody sweeps what is not yet locked
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                _sweep(root)
+                made = stack.enter_context(_held_directory(root, step))
             yield made
 
 
 @contextlib.contextmanager
 def _held_directory(root: Path, step: str) -> Iterator[Path]:
+    """Make a directory whose lock is held as long as we live, however we end."""
     holder = Path(tempfile.mkdtemp(prefix=f"{step}-", dir=root))
     with (holder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -129,7 +133,7 @@ def _held_directory(root: Path, step: str) -> Iterator[Path]:
 def _sweep(root: Path) -> None:
     """Remove what builds that were killed left behind: those whose lock nobody holds any more."""
     for holder in root.iterdir():
-        with contextlib.suppress(OSError), (holder / "lock").open("r+") as lock:
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), (holder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(holder, ignore_errors=True)
 
@@ -143,7 +147,6 @@ def disk_errors(where: Path) -> Iterator[None]:
         "EROFS": "set GUESTFORGE_CACHE to a directory that can be written",
         "EACCES": "set GUESTFORGE_CACHE to a directory that you may write",
     }
-
     try:
         yield
     except OSError as e:

@@ -1,0 +1,164 @@
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from guestforge.errors import BuildError
+from guestforge.store import Store, atomic_file, digest_tree, disk_errors, key_of
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "cache")
+
+
+def leftovers(store):
+    return list((store.cache / "tmp").iterdir())
+
+
+def write(text):
+    return lambda path: (path / "result").write_text(text) and None
+
+
+def test_made_once_then_reused(store):
+    first = store.get_or_build("step", {"a": 1}, write("x"))
+    second = store.get_or_build("step", {"a": 1}, lambda _: pytest.fail("made twice"))
+    assert (first.reused, second.reused) == (False, True)
+    assert second.path == first.path
+    assert (second.path / "result").read_text() == "x"
+    assert json.loads((second.path / "step.json").read_text()) == {"step": "step", "inputs": {"a": 1}}
+    assert not leftovers(store)
+
+
+def test_other_inputs_or_another_step_are_another_entry(store):
+    entries = {
+        store.get_or_build(step, inputs, write("x")).path
+        for step, inputs in [("s", {"a": 1}), ("s", {"a": 2}), ("t", {"a": 1})]
+    }
+    assert len(entries) == 3
+
+
+def test_order_of_inputs_does_not_matter():
+    assert key_of("s", {"a": 1, "b": 2}) == key_of("s", {"b": 2, "a": 1})
+
+
+def test_failed_step_leaves_nothing(store):
+    def fail(path):
+        (path / "half").write_text("x")
+        raise BuildError("no")
+
+    with pytest.raises(BuildError):
+        store.get_or_build("step", {}, fail)
+    assert store.find("step", {}) is None
+    assert not leftovers(store)
+    assert store.get_or_build("step", {}, write("x")).reused is False
+
+
+def test_full_disk_is_a_clear_error(store):
+    def fail(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path / "big"))
+
+    with pytest.raises(BuildError, match=r"No space left on device: .*big") as caught:
+        store.get_or_build("step", {}, fail)
+    assert "invoke clean" in caught.value.hint
+    assert not leftovers(store)
+
+
+def test_other_errors_of_the_system_are_not_renamed(tmp_path):
+    with pytest.raises(FileNotFoundError), disk_errors(tmp_path):
+        (tmp_path / "none").read_text()
+
+
+def build_slowly(cache, started):
+    def build(path):
+        (path / "half").write_text("x")
+        started.set()
+        time.sleep(60)
+
+    Store(cache).get_or_build("step", {}, build)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_build_leaves_the_store_whole_and_the_next_one_completes(store, number):
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    process = context.Process(target=build_slowly, args=(store.cache, started))
+    process.start()
+    assert started.wait(10)
+    os.kill(process.pid, number)
+    process.join()
+    assert store.find("step", {}) is None
+    assert store.get_or_build("step", {}, write("x")).reused is False
+    assert not leftovers(store)
+
+
+def test_two_builds_of_the_same_thing_make_it_once(store):
+    made, entries = [], []
+
+    def build(path):
+        made.append(path)
+        time.sleep(0.2)
+        write("x")(path)
+
+    threads = [threading.Thread(target=lambda: entries.append(store.get_or_build("step", {}, build))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert sorted(entry.reused for entry in entries) == [False, True, True, True]
+
+
+def test_many_builds_of_different_things_do_not_sweep_each_other(store):
+    failures = []
+
+    def build(number):
+        def slowly(path):
+            (path / "a").write_text("a")
+            time.sleep(0.02)
+            (path / "result").write_text("b")
+
+        try:
+            store.get_or_build("step", {"n": number}, slowly)
+        except Exception as e:
+            failures.append(e)
+
+    threads = [threading.Thread(target=build, args=(n,)) for n in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert not leftovers(store)
+
+
+def test_atomic_file_is_the_old_one_until_it_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_file(path) as file:
+        file.write(b"half")
+        1 / 0  # noqa: B018
+    assert path.read_text() == "old"
+    with atomic_file(path) as file:
+        file.write(b"new")
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_digest_sees_names_contents_and_executable_bits_only(tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "__pycache__").mkdir(parents=True)
+    (tree / "a").write_text("x")
+    before = digest_tree(tree)
+    (tree / "__pycache__" / "a.pyc").write_text("x")
+    os.utime(tree / "a", (0, 0))
+    assert digest_tree(tree) == before
+    (tree / "a").chmod(0o755)
+    changed = digest_tree(tree)
+    (tree / "a").rename(tree / "b")
+    assert len({before, changed, digest_tree(tree)}) == 3
