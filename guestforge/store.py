@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +38,14 @@ def user_cache_dir() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A file's SHA-256 in hex and its size in bytes, taken when it was made."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A published result. `reused` tells whether it was there before this run asked for it."""
 
@@ -45,6 +53,7 @@ class Entry:
     step: str
     key: str
     inputs: Inputs
+    files: Mapping[str, "FileFacts"]  # the files at its top, not those of folders in it
     reused: bool
 
 
@@ -61,7 +70,12 @@ class Store:
     def find(self, step: str, inputs: Inputs) -> Entry | None:
         """Return the entry of these inputs if it has been made."""
         path = self.path(step, inputs)
-        return Entry(path, step, path.name, inputs, reused=True) if (path / "step.json").is_file() else None
+        try:
+            facts = json.loads((path / "step.json").read_text())
+        except FileNotFoundError:
+            return None
+        files = {name: FileFacts(**row) for name, row in facts["files"].items()}
+        return Entry(path, step, path.name, inputs, files, reused=True)
 
     def get_or_build(self, step: str, inputs: Inputs, build: Callable[[Path], None]) -> Entry:
         """Return the entry of these inputs; where there is none, have `build` fill an empty directory and publish it.
@@ -76,12 +90,13 @@ class Store:
                 return found
             with self._temporary(step) as made:
                 build(made)
-                (made / "step.json").write_text(json.dumps({"step": step, "inputs": inputs}, indent=1, sort_keys=True))
+                files = {file.name: _facts(file) for file in made.iterdir() if file.is_file()}
+                _write_facts(made / "step.json", step, inputs, files)
                 sync_tree(made)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 made.rename(path)
                 sync_directory(path.parent)
-        return Entry(path, step, path.name, inputs, reused=False)
+        return Entry(path, step, path.name, inputs, files, reused=False)
 
     @contextlib.contextmanager
     def workspace(self, name: str) -> Iterator[Path]:
@@ -114,6 +129,15 @@ class Store:
                 _sweep(root)
                 made = stack.enter_context(_held_directory(root, step))
             yield made
+
+
+def _facts(path: Path) -> FileFacts:
+    return FileFacts(digest_file(path), path.stat().st_size)
+
+
+def _write_facts(path: Path, step: str, inputs: Inputs, files: Mapping[str, FileFacts]) -> None:
+    facts = {"step": step, "inputs": inputs, "files": {name: asdict(row) for name, row in files.items()}}
+    path.write_text(json.dumps(facts, indent=1, sort_keys=True))
 
 
 @contextlib.contextmanager

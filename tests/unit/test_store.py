@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from guestforge.errors import BuildError
-from guestforge.store import Store, atomic_file, digest_tree, disk_errors, key_of
+from guestforge.store import FileFacts, Store, atomic_file, digest_tree, disk_errors, key_of
 
 
 @pytest.fixture
@@ -31,7 +32,8 @@ def test_made_once_then_reused(store):
     assert (first.reused, second.reused) == (False, True)
     assert second.path == first.path
     assert (second.path / "result").read_text() == "x"
-    assert json.loads((second.path / "step.json").read_text()) == {"step": "step", "inputs": {"a": 1}}
+    assert second.files == first.files == {"result": FileFacts(hashlib.sha256(b"x").hexdigest(), 1)}
+    assert json.loads((second.path / "step.json").read_text())["inputs"] == {"a": 1}
     assert not leftovers(store)
 
 
