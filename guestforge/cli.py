@@ -32,6 +32,6 @@ def job(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-def _interrupt(number: int, frame: object) -> None:
+def _interrupt(_number: int, _frame: object) -> None:
     """End as Ctrl-C does, so that every `with` block is left and nothing stays behind."""
     raise KeyboardInterrupt
