@@ -1,0 +1,1 @@
+"""The named boot checks of a built guest, and their report."""

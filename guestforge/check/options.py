@@ -1,0 +1,47 @@
+"""What a check is given: the guest as it was built, and what the user chose."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from guestforge.arch import Arch
+from guestforge.check.report import Artifact
+
+ARTIFACTS: tuple[Artifact, ...] = ("initrd", "image")
+
+# Seconds that one check may take before the guest counts as hung; nothing healthy comes near them.
+DEFAULT_TIMEOUT = {"tcg": 60.0, "kvm": 20.0}
+
+
+@dataclass(frozen=True, slots=True)
+class GuestArtifacts:
+    """A built guest: its files and the machine that its recipe asks for.
+
+    `kernel_release` is what `make kernelrelease` said: the console must name that kernel. `probe` is the static
+    program that is run in containers on the storage under test.
+    """
+
+    arch: Arch
+    guest: str
+    kernel: Path
+    kernel_release: str
+    initrd: Path
+    image: Path
+    probe: Path
+    memory_mib: int = 256
+    cpus: int = 1
+    kernel_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """What a user chooses for a check.
+
+    `accel` is auto, kvm or tcg; `timeout` the seconds that one check may take (None: DEFAULT_TIMEOUT of the
+    accelerator); `virtio_fs_server` auto or the name of a server; `verbose` streams the console.
+    """
+
+    accel: str = "auto"
+    timeout: float | None = None
+    virtio_fs_server: str = "auto"
+    artifacts: tuple[Artifact, ...] = ARTIFACTS
+    verbose: bool = False
