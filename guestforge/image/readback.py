@@ -1,0 +1,107 @@
+"""Reading an ext4 image without mounting it: what a guest has written, seen from the host after its shutdown.
+
+The image is the guest's work and so untrusted: sizes and numbers of entries are bounded before anything is read.
+"""
+
+import re
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from guestforge.errors import CheckError
+from guestforge.image.debugfs import command, target
+from guestforge.run import run
+
+READ_LIMIT = 64 * 1024 * 1024  # bytes of one file
+ENTRIES_LIMIT = 100_000  # entries of one directory
+TIMEOUT = 60.0  # seconds
+# Documentation/filesystems/ext4/super.rst
+_MAGIC, _MAGIC_AT = 0xEF53, 0x38
+_INCOMPAT_AT, _NEEDS_RECOVERY = 0x60, 0x4
+# `ls -p`: /inode/mode/uid/gid/name/size/, with no size for a directory
+_ENTRY = re.compile(r"/(\d+)/([0-7]{6})/(\d+)/(\d+)/(.*)/(\d*)/")
+_STAT = re.compile(r"Mode:\s+(\d+).*?User:\s+(\d+)\s+Group:\s+(\d+).*?Size: (\d+)\n", re.DOTALL)
+_TYPE = re.compile(r"Type: (.*?)\s+Mode:")
+_MISSING = "File not found by ext2_lookup"
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """A file's type (as debugfs calls it: regular, directory, symlink, ...), permission bits, owner, size in bytes."""
+
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    size: int
+
+
+def read_file(image: Path, path: str, *, offset: int = 0, limit: int = READ_LIMIT) -> bytes:
+    """Return the content of a regular file of the ext4 file system that begins at byte `offset` of an image.
+
+    Raises CheckError when there is no such file, when it has more than `limit` bytes, or when the file system is
+    damaged or was not unmounted.
+    """
+    found = stat(image, path, offset=offset)
+    if found.type != "regular":
+        raise CheckError(f"{path} in {image.name} is not a regular file but a {found.type}")
+    if found.size > limit:
+        raise CheckError(f"{path} in {image.name} has {found.size} bytes, more than the {limit} that are read")
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        _debugfs(work, image, offset, command("dump", path, "content"))
+        content = work / "content"
+        if not content.is_file() or content.stat().st_size != found.size:
+            raise CheckError(f"{path} in {image.name} cannot be read whole")
+        return content.read_bytes()
+
+
+def stat(image: Path, path: str, *, offset: int = 0) -> Stat:
+    """Return what a path is, links not followed; raises CheckError as `read_file` does."""
+    with tempfile.TemporaryDirectory() as directory:
+        output = _debugfs(Path(directory), image, offset, command("stat", path))
+    kind, values = _TYPE.search(output), _STAT.search(output)
+    if _MISSING in output:
+        raise CheckError(f"{path} is not in the file system of {image.name}")
+    if kind is None or values is None:
+        raise CheckError(f"{path} in {image.name} cannot be looked up", excerpt=output[:2000])
+    mode, uid, gid, size = values.groups()
+    return Stat(kind[1], int(mode, 8), int(uid), int(gid), int(size))
+
+
+def list_dir(image: Path, path: str, *, offset: int = 0, limit: int = ENTRIES_LIMIT) -> list[str]:
+    """Return the sorted names in a directory; raises CheckError as `read_file` does, and for too many entries."""
+    if stat(image, path, offset=offset).type != "directory":
+        raise CheckError(f"{path} in {image.name} is not a directory")
+    names: list[str] = []
+
+    def add(line: str) -> None:
+        if entry := _ENTRY.fullmatch(line):
+            names.append(entry[5])
+        if len(names) > limit + 2:
+            raise CheckError(f"{path} in {image.name} has more than {limit} entries")
+
+    with tempfile.TemporaryDirectory() as directory:
+        _debugfs(Path(directory), image, offset, command("ls", "-p", path), add)
+    return sorted(name for name in names if name not in (".", ".."))
+
+
+def _debugfs(work: Path, image: Path, offset: int, request: bytes, on_line: Callable[[str], None] | None = None) -> str:
+    _check_superblock(image, offset)
+    argv = ["debugfs", "-R", request.decode(errors="surrogateescape"), target(work, image, offset)]
+    return run(argv, cwd=work, on_line=on_line, timeout=TIMEOUT, error=CheckError).output
+
+
+def _check_superblock(image: Path, offset: int) -> None:
+    with image.open("rb") as file:
+        file.seek(offset + 1024)
+        superblock = file.read(1024)
+    if len(superblock) < 1024 or struct.unpack_from("<H", superblock, _MAGIC_AT)[0] != _MAGIC:
+        raise CheckError(f"{image} has no ext4 file system at byte {offset}")
+    if struct.unpack_from("<I", superblock, _INCOMPAT_AT)[0] & _NEEDS_RECOVERY:
+        raise CheckError(
+            f"the file system of {image.name} was not unmounted: what it holds may lie in its journal",
+            hint="the guest has to unmount it or to power off cleanly before it is read",
+        )
