@@ -135,7 +135,7 @@ class Ext4Disk:
         return parse_listing(self._debugfs(f"ls -p /{path}"))
 
     def _debugfs(self, request: str) -> str:
-        argv = ["debugfs", "-R", request, self.image]
+        argv: list[str | Path] = ["debugfs", "-R", request, self.image]
         return run(argv, timeout=DEBUGFS_TIMEOUT, error=CheckError, check=False).output
 
 

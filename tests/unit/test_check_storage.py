@@ -1,0 +1,116 @@
+"""What the host puts on a storage, and how it reads what a guest made of it."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from guestforge.check import fixtures
+from guestforge.check.hostview import Ext4Disk, Seen, SharedDirectory, parse_listing
+
+NONCE = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    root = tmp_path_factory.mktemp("storage")
+    probe = root / "probe"
+    probe.write_bytes(b"#!probe")
+    tree = fixtures.container_tree(NONCE, probe)
+    fixtures.write_directory(tree, root / "share")
+    fixtures.write_disk(tree, root / "disk")
+    return {"share": SharedDirectory(root / "share"), "disk": Ext4Disk(root / "disk", root)}
+
+
+@pytest.fixture(params=["share", "disk"])
+def view(request, places):
+    return places[request.param]
+
+
+def test_nonces_differ():
+    assert fixtures.new_nonce() != fixtures.new_nonce()
+    assert len(fixtures.new_nonce()) == 32
+
+
+def test_content_follows_from_nonce_and_label():
+    assert fixtures.content("a", "x", 10) == fixtures.content("a", "x", 10)
+    assert len({fixtures.content(n, label, 10) for n in "ab" for label in "xy"}) == 4
+
+
+def test_tree_is_there_with_modes_and_content(view):
+    assert view.stat("data/mode") == Seen("file", 0o600, 100)
+    assert view.stat("data/many") is not None
+    assert view.stat("data/many").mode == 0o750
+    assert view.stat("data/link").kind == "symlink"
+    assert view.read("data/blob") == fixtures.content(NONCE, "blob", fixtures.BLOB_SIZE)
+    assert view.read("data/nonce") == f"{NONCE}\n".encode()
+    assert view.read("probe") == b"#!probe"
+    assert view.names("data/many") == set(fixtures.many_names(NONCE))
+
+
+def test_what_is_not_there_is_none(view):
+    assert view.stat("data/nothing") is None
+    assert view.stat("nowhere/nothing") is None
+    assert view.read("data/nothing") is None
+    assert view.names("nowhere") is None
+    assert view.names("data/nonce") is None
+
+
+def test_directory_is_no_file(view):
+    assert view.read("data") is None
+
+
+def test_symbolic_link_is_not_followed(view):
+    assert view.read("data/link") is None
+
+
+def test_times_are_set(places):
+    status = os.stat(places["share"].root / "data" / "old")
+    assert status.st_mtime == fixtures.MTIME
+    assert os.stat(places["share"].root / "data").st_mtime == fixtures.MTIME
+
+
+def test_links_that_lead_out_of_the_share_are_not_followed(tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "file").write_text("secret")
+    share = tmp_path / "share"
+    share.mkdir()
+    (share / "out").symlink_to(secret)
+    (share / "file").symlink_to(secret / "file")
+    view = SharedDirectory(share)
+    assert view.read("out/file") is None
+    assert view.stat("out/file") is None
+    assert view.names("out") is None
+    assert view.read("file") is None
+
+
+def test_pipe_in_the_share_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "file")
+    assert SharedDirectory(tmp_path).read("file") is None
+    assert SharedDirectory(tmp_path).stat("file").kind == "other"
+
+
+def test_file_beyond_the_limit_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("guestforge.check.hostview.READ_LIMIT", 10)
+    (tmp_path / "large").write_bytes(bytes(11))
+    assert SharedDirectory(tmp_path).read("large") is None
+
+
+def test_listing_ignores_what_it_does_not_know():
+    text = "/12/040755/0/0/.//\n/13/100444/0/0/blob/7/\nnope\n/x/y/0/0/evil/1/\n/14/010644/0/0/pipe/0/\n"
+    assert parse_listing(text) == {
+        ".": Seen("directory", 0o755, 0),
+        "blob": Seen("file", 0o444, 7),
+        "pipe": Seen("other", 0o644, 0),
+    }
+
+
+def test_disk_that_is_none_holds_nothing(tmp_path):
+    (tmp_path / "disk").write_bytes(bytes(4096))
+    assert Ext4Disk(tmp_path / "disk", tmp_path).names("") is None
+
+
+def test_probe_is_executable(places):
+    assert stat.S_IMODE(Path(places["share"].root / "probe").stat().st_mode) == 0o755
