@@ -233,9 +233,28 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def atomic_copy(source: Path, target: Path) -> None:
-    """Copy a file so that `target` is the old one or the whole new one at any moment."""
-    with source.open("rb") as reader, atomic_file(target) as writer:
-        shutil.copyfileobj(reader, writer, READ_SIZE)
+    """Copy a file so that `target` is the old one or the whole new one at any moment; holes stay holes."""
+    with source.open("rb", buffering=0) as reader, atomic_file(target) as writer:
+        for start, end in _extents(reader):
+            writer.seek(start)
+            for at in range(start, end, READ_SIZE):
+                writer.write(os.pread(reader.fileno(), min(READ_SIZE, end - at), at))
+        writer.truncate(os.fstat(reader.fileno()).st_size)
+
+
+def _extents(file: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """Yield where a file has data, as lseek(2) knows it; one extent where the file system records no holes."""
+    size = os.fstat(file.fileno()).st_size
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno == errno.ENXIO:  # nothing but a hole to the end
+                return
+            raise
+        end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+        yield start, end
 
 
 def sync_tree(root: Path) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestforge.errors import UserError
 from guestforge.image import ext4
 from guestforge.rootfs.tree import Tree
 
@@ -23,7 +22,6 @@ LINUX = 0x83
 LABEL = "guestforge-root"
 # heads, sectors and cylinders of an entry whose place only its sector numbers tell
 NO_CHS = b"\xfe\xff\xff"
-MINIMUM_MIB = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +41,6 @@ def build_disk(tree: Tree, out: Path, *, size_mib: int | None = None, time: int 
     `time` is in seconds since 1970. Raises UserError when the size is too small, BuildError when a tool fails or the
     disk is full; `out` is then as it was before.
     """
-    if size_mib is not None and size_mib < MINIMUM_MIB:
-        raise UserError(f"an image of {size_mib} MiB is too small", hint=f"the smallest is {MINIMUM_MIB} MiB")
     with ext4.scratch(out) as work:
         size = _root_size(tree, work, size_mib, layout)
         format = ext4.format_for(tree, size, fixed=size_mib is not None, offset=layout.root, label=LABEL, time=time)

@@ -25,6 +25,7 @@ MIB = 1024 * 1024
 BLOCK_SIZE = 4096  # the page size of most guests; DAX needs the two to be equal
 INODE_SIZE = 256
 JOURNAL_MIB = 4  # the smallest that mke2fs makes with this block size: 1024 blocks
+MINIMUM = 9 * MIB  # below 8 MiB mke2fs leaves the journal out, with no more than a remark
 BYTES_PER_INODE = 16 * 1024  # on a disk of a given size, mke2fs's own default
 SPARE_INODES = 64
 FAST_SYMLINK = 60  # bytes of an inode that hold a short link's target; a longer one takes a block
@@ -41,8 +42,10 @@ enable_periodic_fsck = 0
 default_mntopts = acl,user_xattr
 [fs_types]
 ext4 = {
+    inode_size = 256
 }
 small = {
+    inode_size = 256
 }
 """
 
@@ -107,19 +110,22 @@ def write(tree: Tree, image: Path, format: Format, work: Path) -> None:
 
     Raises UserError, with the size that would do, when the tree does not fit.
     """
+    if format.size < _least(tree, format.inodes):
+        raise too_small(tree, format, work)
     make_empty(image, format, work)
     if not _fits(tree, image, format):
-        raise too_small(format.size, needed_size(tree, work) + format.offset, format.offset)
+        raise too_small(tree, format, work)
     try:
         debugfs.populate(tree, image, work, offset=format.offset, time=format.time)
     except debugfs.FullError as e:
-        raise too_small(format.size, needed_size(tree, work) + format.offset, format.offset) from e
+        raise too_small(tree, format, work) from e
 
 
-def too_small(size: int, needed: int, offset: int) -> UserError:
-    """Return the error about an image that is too small; all in bytes, `needed` with the offset."""
+def too_small(tree: Tree, format: Format, work: Path) -> UserError:
+    """Return the error about a size that a tree does not fit, with one that it fits."""
+    needed = format.offset + needed_size(tree, work, start=-format.offset % SIZE_STEP)
     return UserError(
-        f"an image of {human(size + offset)} is too small for this tree",
+        f"an image of {human(format.offset + format.size)} is too small for this tree",
         hint=f"it needs {-(-needed // MIB)} MiB",
     )
 
@@ -156,18 +162,27 @@ def needed_size(tree: Tree, work: Path, *, start: int = 0) -> int:
 
     Measured: an empty file system of each size is made and its free blocks are read.
     """
-    least = (JOURNAL_MIB * MIB) + needed_blocks(tree) * BLOCK_SIZE
-    size = start + -(-max(0, least - start) // SIZE_STEP) * SIZE_STEP
+    inodes = len(tree.nodes) + SPARE_INODES
+    least = _least(tree, inodes)
+    size = start + -(-(least - start) // SIZE_STEP) * SIZE_STEP
     with tempfile.TemporaryDirectory(dir=work) as directory:
         trial = Path(directory, "trial")
         while True:
-            make_empty(trial, Format(size, len(tree.nodes) + SPARE_INODES, _TRIAL_UUID), work)
+            make_empty(trial, Format(size, inodes, _TRIAL_UUID), work)
             headroom = max(HEADROOM, size * HEADROOM_PERCENT // 100) // BLOCK_SIZE
             short = needed_blocks(tree) + headroom - free(trial).blocks
             if short <= 0:
                 return size
             trial.unlink()
             size += -(-short * BLOCK_SIZE // SIZE_STEP) * SIZE_STEP
+
+
+def _least(tree: Tree, inodes: int) -> int:
+    """Return the bytes below which mke2fs need not be asked."""
+    journal = JOURNAL_MIB * MIB
+    # mke2fs takes a journal of up to half of what is free beside its own tables, of which inodes are the most
+    contents = max(needed_blocks(tree) * BLOCK_SIZE, journal + MIB // 2)
+    return max(MINIMUM, journal + contents + inodes * INODE_SIZE)
 
 
 def needed_blocks(tree: Tree) -> int:

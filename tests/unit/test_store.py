@@ -10,7 +10,7 @@ import time
 import pytest
 
 from guestforge.errors import BuildError
-from guestforge.store import FileFacts, Store, atomic_file, digest_tree, disk_errors, key_of
+from guestforge.store import FileFacts, Store, atomic_copy, atomic_file, digest_tree, disk_errors, key_of
 
 
 @pytest.fixture
@@ -164,3 +164,19 @@ def test_digest_sees_names_contents_and_executable_bits_only(tmp_path):
     changed = digest_tree(tree)
     (tree / "a").rename(tree / "b")
     assert len({before, changed, digest_tree(tree)}) == 3
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [{}, {0: b"a"}, {5_000_000: b"end"}, {0: b"a" * 5000, 3_000_000: b"b" * 2_500_000, 9_000_000: b"c"}],
+)
+def test_a_copy_has_the_same_bytes_and_keeps_its_holes(tmp_path, pieces):
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        for at, data in pieces.items():
+            file.seek(at)
+            file.write(data)
+        file.truncate(16_000_000)
+    atomic_copy(source, target)
+    assert target.read_bytes() == source.read_bytes()
+    assert target.stat().st_blocks * 512 <= sum(len(data) + 3 * 4096 for data in pieces.values())
