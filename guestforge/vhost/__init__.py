@@ -1,0 +1,1 @@
+"""Our own vhost-user devices: a back end core that they share, and the vsock device on it."""
