@@ -14,7 +14,9 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "check"
 
 PASSED = CheckResult("kernel-up", "pass", 1.25, "Linux version 6.12.0", None)
 SERVED = CheckResult("virtio-fs", "pass", 0.5, "1,048,576 bytes both ways", "virtiofsd 7.2 (C)")
-PANIC = CheckResult("agent-ready", "fail", 0.75, "the kernel panicked\n\x1b[31mKernel panic\x1b[0m - <no init>\x00 & more")
+PANIC = CheckResult(
+    "agent-ready", "fail", 0.75, "the kernel panicked\n\x1b[31mKernel panic\x1b[0m - <no init>\x00 & more"
+)
 SKIPPED = CheckResult("poweroff", "skip", 0.0, "agent-ready did not pass")
 
 

@@ -66,9 +66,9 @@ def test_symbolic_link_is_not_followed(view):
 
 
 def test_times_are_set(places):
-    status = os.stat(places["share"].root / "data" / "old")
+    status = (places["share"].root / "data" / "old").stat()
     assert status.st_mtime == fixtures.MTIME
-    assert os.stat(places["share"].root / "data").st_mtime == fixtures.MTIME
+    assert (places["share"].root / "data").stat().st_mtime == fixtures.MTIME
 
 
 def test_links_that_lead_out_of_the_share_are_not_followed(tmp_path):
