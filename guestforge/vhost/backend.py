@@ -78,7 +78,7 @@ class Backend:
         self._memory = MemoryTable()
         self._rings = [Vring(index, self._break) for index in range(device.ring_count)]
         self._offered = device.features | RING_FEATURES | protocol.F_PROTOCOL_FEATURES
-        loop.add(sock.fileno(), IN, self._readable)
+        loop.add(sock.fileno(), IN, lambda _events: self.serve())
 
     @property
     def heard(self) -> bool:
@@ -94,9 +94,8 @@ class Backend:
         self._loop.remove(self._channel.socket.fileno())
         self._channel.close()
 
-    # The socket
-
-    def _readable(self, _events: int) -> None:
+    def serve(self) -> None:
+        """Serve the requests that have come."""
         try:
             for _ in range(MESSAGES_AT_ONCE):
                 message = self._channel.receive()
@@ -107,6 +106,8 @@ class Backend:
             self._ended(None)
         except ProtocolError as error:
             self._ended(error.message)
+
+    # The socket
 
     def _dispatch(self, message: Message) -> None:
         """Serve one request; descriptors that its handler did not take are closed."""

@@ -83,15 +83,19 @@ class Loop:
     def run(self) -> None:
         """Serve until `stop`."""
         while self._running:
-            ready = self._epoll.poll(self._wait(), MAX_EVENTS)
-            # A handler may close a descriptor whose number is then given out again: an event of the old one must not
-            # reach the new owner, so the owners are looked up before the first of them runs.
-            batch = [(fd, events, self._handlers.get(fd)) for fd, events in ready]
-            for fd, events, handler in batch:
-                if handler is not None and self._handlers.get(fd) is handler:
-                    handler(events)
-            self._run_due()
-            self.after_batch()
+            self.step(self._wait())
+
+    def step(self, seconds: float) -> None:
+        """Wait so long for events, -1 is for ever, and serve one batch of them."""
+        ready = self._epoll.poll(seconds, MAX_EVENTS)
+        # A handler may close a descriptor whose number is then given out again: an event of the old one must not
+        # reach the new owner, so the owners are looked up before the first of them runs.
+        batch = [(fd, events, self._handlers.get(fd)) for fd, events in ready]
+        for fd, events, handler in batch:
+            if handler is not None and self._handlers.get(fd) is handler:
+                handler(events)
+        self._run_due()
+        self.after_batch()
 
     def close(self) -> None:
         """Release the descriptors of the loop itself."""

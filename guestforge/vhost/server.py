@@ -44,6 +44,8 @@ class Server:
         self._listener.close()
 
     def _accept(self, sock: socket.socket) -> None:
+        if self._backend is not None and not self._backend.heard:
+            self._backend.serve()  # a visitor may have left again, and we have not yet been told
         if self._backend is not None:
             self._log.say("a second front end was refused")
             sock.close()

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 import socket
 import stat
 from pathlib import Path
@@ -50,7 +49,7 @@ def _publish(sock: socket.socket, path: Path, backlog: int) -> tuple[int, int]:
     So whoever sees the final name can connect at once, and an existing file is never replaced by accident.
     """
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    temporary = Path(f"/proc/self/fd/{directory}/.vhost-{secrets.token_hex(6)}")  # short, however long the directory is
+    temporary = Path(f"/proc/self/fd/{directory}/.vhost-{os.urandom(6).hex()}")  # short, however long the directory is
     try:
         sock.bind(os.fspath(temporary))
         try:
