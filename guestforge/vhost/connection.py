@@ -2,57 +2,19 @@
 
 import contextlib
 import socket
-from collections import deque
 from collections.abc import Callable
-from enum import Enum
-from typing import Protocol
 
 from guestforge.vhost import packets
 from guestforge.vhost.credit import Credit
 from guestforge.vhost.inbox import Got
+from guestforge.vhost.link import Key, Link, State
 from guestforge.vhost.loop import HUP, IN, OUT, Loop, Timer
+from guestforge.vhost.outbox import Outbox
 from guestforge.vhost.packets import Header
 
 READ_AT_ONCE = 256 * 1024  # bytes from one socket before the others have their turn
-WRITE_VECTORS = 64
 CONNECT_PATIENCE = 5.0  # seconds for the guest's answer; Linux gives a connection attempt 2
 CLOSE_PATIENCE = 8.0  # seconds for the guest's RST after our SHUTDOWN, as Linux waits for ours
-
-Key = tuple[int, int]  # guest's port, host's port
-
-
-class State(Enum):
-    """Where a connection is in its life."""
-
-    CONNECTING = "connecting"  # REQUEST is sent
-    OPEN = "open"
-    CLOSING = "closing"  # the socket is gone, the guest's RST is awaited
-    DRAINING = "draining"  # the guest is gone, the host program has not read everything yet
-    GONE = "gone"
-
-
-class Link(Protocol):
-    """What a connection needs of its device."""
-
-    guest_cid: int
-
-    def send(self, connection: "Connection", op: int, flags: int = 0) -> None:
-        """Queue a packet without data."""
-
-    def read_socket(self, sock: socket.socket, limit: int, header: Callable[[int], bytes]) -> Got:
-        """Read a socket into the guest."""
-
-    def wait_for_buffers(self, connection: "Connection") -> None:
-        """Call `resume` when the guest has added buffers."""
-
-    def forget(self, connection: "Connection") -> None:
-        """Free the ports: no packet reaches this connection any more."""
-
-    def gone(self, connection: "Connection") -> None:
-        """Take note that everything has been released."""
-
-    def note(self, message: str) -> None:
-        """Log a line."""
 
 
 class Connection:
@@ -65,7 +27,7 @@ class Connection:
         self._link = link
         self._loop = loop
         self._sock = sock
-        self._pending: deque[memoryview] = deque()  # from the guest, not yet taken by the socket; bounded by credit
+        self._outbox = Outbox(sock)
         self._timer: Timer | None = None
         self._ended = False  # the host program will send no more
         self._deaf = False  # the host program will read no more
@@ -198,52 +160,37 @@ class Connection:
     # Guest to host
 
     def _write(self, data: list[memoryview], length: int) -> None:
-        """Hand data to the socket; copy what it does not take, for the guest gets its buffers back."""
+        """Hand data to the socket, or to nobody when nobody reads."""
         if self._deaf:
-            self.credit.forward(length)  # sent before the guest heard that nobody reads
+            self.credit.forward(length)  # sent before the guest heard of it
             return
-        sent = 0 if self._pending else self._send(data)
-        if sent < 0:
-            return
-        for view in data:
-            if sent < len(view):
-                self._pending.append(memoryview(bytes(view[sent:])))
-            sent = max(0, sent - len(view))
-        if self._pending:
+        try:
+            self._forwarded(self._outbox.write(data))
+        except OSError:
+            self._reader_gone()
+        if self._outbox:
             self._watch()
 
     def _flush(self) -> None:
-        """Hand over what is pending, as far as the socket takes it."""
-        while self._pending:
-            sent = self._send([self._pending[i] for i in range(min(len(self._pending), WRITE_VECTORS))])
-            if sent <= 0:
-                return
-            while sent:
-                first = self._pending.popleft()
-                if sent < len(first):
-                    self._pending.appendleft(first[sent:])
-                    break
-                sent -= len(first)
+        """Hand over what waits, as far as the socket takes it."""
+        try:
+            self._forwarded(self._outbox.flush())
+        except OSError:
+            self._reader_gone()
+            return
+        if self._outbox:
+            return
         self._pass_on_shutdown()
         if self.state is State.DRAINING:
             self.discard()
 
-    def _send(self, data: list[memoryview]) -> int:
-        """Return how many bytes the socket took; -1 when its reader has gone and the connection is over."""
-        try:
-            sent = self._sock.sendmsg(data)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self._reader_gone()
-            return -1
-        if self.credit.forward(sent) and self.state is State.OPEN:
+    def _forwarded(self, count: int) -> None:
+        if self.credit.forward(count) and self.state is State.OPEN:
             self._link.send(self, packets.CREDIT_UPDATE)
-        return sent
 
     def _reader_gone(self) -> None:
         """Give up what is pending. What the host program sent before it closed still goes to the guest."""
-        self._pending.clear()
+        self._outbox.clear()
         if self.state is State.DRAINING:
             self.discard()
         elif self._ended:
@@ -255,7 +202,7 @@ class Connection:
     def _pass_on_shutdown(self) -> None:
         """Tell the socket what the guest has ended, once all its data is out."""
         with contextlib.suppress(OSError):
-            if self._guest_done & packets.SHUTDOWN_SEND and not self._pending:
+            if self._guest_done & packets.SHUTDOWN_SEND and not self._outbox:
                 self._sock.shutdown(socket.SHUT_WR)
             if self._guest_done & packets.SHUTDOWN_RCV:
                 self._sock.shutdown(socket.SHUT_RD)
@@ -264,7 +211,7 @@ class Connection:
 
     def _ready(self, events: int) -> None:
         """Serve the socket's events."""
-        if events & (OUT | HUP) and self._pending:
+        if events & (OUT | HUP) and self._outbox:
             self._flush()
         if self._wants_to_read() and events & (IN | HUP):
             self._read()
@@ -341,7 +288,7 @@ class Connection:
 
     def _guest_gone(self) -> None:
         """End because the guest has; what it sent before still goes to the host program."""
-        if self.state is State.OPEN and self._pending:
+        if self.state is State.OPEN and self._outbox:
             self._link.forget(self)
             self.state = State.DRAINING
             self._watch()
@@ -349,7 +296,7 @@ class Connection:
             self.discard()
 
     def _close_socket(self) -> None:
-        self._pending.clear()
+        self._outbox.clear()
         if self._watched >= 0:
             self._loop.remove(self._sock.fileno())
             self._watched = -1
@@ -364,7 +311,7 @@ class Connection:
         """Watch the socket for what can be served now, and for nothing else: epoll would return at once for ever."""
         if self.state in (State.CLOSING, State.GONE):
             return
-        wanted = (IN if self._wants_to_read() else 0) | (OUT if self._pending else 0)
+        wanted = (IN if self._wants_to_read() else 0) | (OUT if self._outbox else 0)
         if wanted == 0 and self._hung_up:
             wanted = -1  # a hang-up can't be masked, only left out
         if wanted == self._watched:

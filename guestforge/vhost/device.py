@@ -6,11 +6,12 @@ from itertools import count
 from pathlib import Path
 
 from guestforge.vhost import packets
-from guestforge.vhost.connection import Connection, Key
+from guestforge.vhost.connection import Connection
 from guestforge.vhost.credit import Budget, Credit
 from guestforge.vhost.errors import PacketError
 from guestforge.vhost.hybrid import Handshake
 from guestforge.vhost.inbox import Got, Inbox
+from guestforge.vhost.link import Key
 from guestforge.vhost.log import Log
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.packets import Header

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from guestforge.errors import UserError
-from guestforge.vhost.backend import Backend, Device
+from guestforge.vhost.backend import Backend
 from guestforge.vhost.log import Log
 from guestforge.vhost.loop import IN, Loop
+from guestforge.vhost.rings import Device
 from guestforge.vhost.sockets import Listener
 from guestforge.vhost.virtqueue import HOST_FITS
 

@@ -138,8 +138,7 @@ def test_a_mebibyte_to_a_slow_host_program_stays_within_our_credit(any_ring: Rig
         if chunk := data[stream.sent : stream.sent + min(stream.credit(), 60000)]:
             stream.send(packets.RW, chunk)
         any_ring.pass_packets(stream)
-        pending = sum(map(len, any_ring.device._connections[stream.key]._pending))
-        assert pending <= Budget.LARGEST
+        assert len(any_ring.device._connections[stream.key]._outbox) <= Budget.LARGEST
         with contextlib.suppress(BlockingIOError):
             got += sock.recv(30000)
     assert bytes(got) == data
@@ -399,22 +398,26 @@ def test_a_stopped_device_drops_its_connections_and_starts_anew(vsock: Rig) -> N
     assert vsock.read(vsock.client(1024)) == b""
 
 
-# Descriptors 0, 1, ... of a chain that no driver may make: address, length, flags (1 next, 2 write, 4 indirect), next
+# Descriptors 0, 1, ... of a chain that no driver may make: address, length, flags (1 next, 2 write, 4 indirect), next;
+# and what the log says of it.
 WRECKS = {
-    "loop": [(GUEST_BASE, 44, 1, 0)],
-    "long loop": [(GUEST_BASE, 1, 1, (i + 1) % RING_SIZE) for i in range(RING_SIZE)],
-    "next outside": [(GUEST_BASE, 44, 1, RING_SIZE)],
-    "below memory": [(GUEST_BASE - 1, 44, 0, 0)],
-    "beyond memory": [(GUEST_BASE + MEMORY - 43, 44, 0, 0)],
-    "wraps around": [(2**64 - 10, 44, 0, 0)],
-    "endless": [(GUEST_BASE, 0xFFFFFFFF, 0, 0)],
-    "odd indirect table": [(GUEST_BASE, 17, 4, 0)],
-    "empty indirect table": [(GUEST_BASE, 0, 4, 0)],
-    "huge indirect table": [(GUEST_BASE, 16 * 1025, 4, 0)],
-    "indirect table outside": [(0, 16, 4, 0)],
-    "indirect and next": [(GUEST_BASE, 16, 5, 0)],
-    "indirect in indirect": [(GUEST_BASE + RING_SPACE, 16, 4, 0)],  # the table is descriptor 0 itself
-    "readable after writable": [(GUEST_BASE, 44, 3, 1), (GUEST_BASE, 44, 0, 0)],
+    "loop": ([(GUEST_BASE, 44, 1, 0)], "the chain at descriptor 0 loops"),
+    "long loop": (
+        [(GUEST_BASE, 1, 1, (i + 1) % RING_SIZE) for i in range(RING_SIZE)],
+        "the chain at descriptor 0 loops",
+    ),
+    "next outside": ([(GUEST_BASE, 44, 1, RING_SIZE)], "descriptor 64 in a table of 64"),
+    "below memory": ([(GUEST_BASE - 1, 44, 0, 0)], "44 bytes at guest address 0x3fffffff"),
+    "beyond memory": ([(GUEST_BASE + MEMORY - 43, 44, 0, 0)], "1 bytes at guest address 0x40400000"),
+    "wraps around": ([(2**64 - 10, 44, 0, 0)], "not in the guest's memory"),
+    "endless": ([(GUEST_BASE, 0xFFFFFFFF, 0, 0)], "not in the guest's memory"),
+    "odd indirect table": ([(GUEST_BASE, 17, 4, 0)], "indirect table of 17 bytes"),
+    "empty indirect table": ([(GUEST_BASE, 0, 4, 0)], "indirect table of 0 bytes"),
+    "huge indirect table": ([(GUEST_BASE, 16 * 1025, 4, 0)], "indirect table of 16400 bytes"),
+    "indirect table outside": ([(0, 16, 4, 0)], "16 bytes at guest address 0x0"),
+    "indirect and next": ([(GUEST_BASE, 16, 5, 0)], "an indirect descriptor"),
+    "indirect in indirect": ([(GUEST_BASE + RING_SPACE, 16, 4, 0)], "an indirect descriptor"),  # it is its own table
+    "readable after writable": ([(GUEST_BASE, 44, 3, 1), (GUEST_BASE, 44, 0, 0)], "readable descriptor after"),
 }
 
 
@@ -422,11 +425,12 @@ WRECKS = {
 def test_a_wrecked_ring_stops_the_device_until_it_is_set_up_anew(tmp_path: Path, how: str) -> None:
     with rig(tmp_path, indirect=False) as made:
         sock, _stream = made.connect()
-        for number, fields in enumerate(WRECKS[how]):
+        for number, fields in enumerate(WRECKS[how][0]):
             made.front.tx.descriptor(number, *fields)
         made.front.tx.offer(0)
         made.front.wait(lambda: os.eventfd_read(made.front.tx.error_fd) if made.log else 0)
         assert "ring 1 is malformed" in made.log[-1]
+        assert WRECKS[how][1] in made.log[-1]
         assert made.read(sock) == b""
         assert made.ended == []
         for ring in (made.front.rx, made.front.tx):
