@@ -147,7 +147,8 @@ def mke2fs_argv(image: Path, format: Format) -> list[str]:
         "root_owner": "0:0",
         # initialised now: the guest would start a kernel thread to do it at its first mount
         "lazy_itable_init": 0,
-        "lazy_journal_init": 0,
+        # no zeros written: the file is new, so the journal's blocks are holes and read as zeros
+        "lazy_journal_init": 1,
     }
     return [
         "mke2fs", "-q", "-F", "-t", "ext4", "-b", str(BLOCK_SIZE), "-I", str(INODE_SIZE), "-N", str(format.inodes),

@@ -21,8 +21,9 @@ TIMEOUT = 60.0  # seconds
 _MAGIC, _MAGIC_AT = 0xEF53, 0x38
 _INCOMPAT_AT, _NEEDS_RECOVERY = 0x60, 0x4
 # `ls -p`: /inode/mode/uid/gid/name/size/, with no size for a directory
-_ENTRY = re.compile(r"/(\d+)/([0-7]{6})/(\d+)/(\d+)/(.*)/(\d*)/")
-_STAT = re.compile(r"Mode:\s+(\d+).*?User:\s+(\d+)\s+Group:\s+(\d+).*?Size: (\d+)\n", re.DOTALL)
+_ENTRY = re.compile(r"/(\d+)/([0-7]{6})/(-?\d+)/(-?\d+)/(.*)/(\d*)/")
+_STAT = re.compile(r"Mode:\s+(\d+).*?User:\s+(-?\d+)\s+Group:\s+(-?\d+).*?Size: (\d+)\n", re.DOTALL)
+ID_BITS = 0xFFFFFFFF  # debugfs prints the upper half of the owners' range as negative numbers
 _TYPE = re.compile(r"Type: (.*?)\s+Mode:")
 _MISSING = "File not found by ext2_lookup"
 
@@ -68,7 +69,7 @@ def stat(image: Path, path: str, *, offset: int = 0) -> Stat:
     if kind is None or values is None:
         raise CheckError(f"{path} in {image.name} cannot be looked up", excerpt=output[:2000])
     mode, uid, gid, size = values.groups()
-    return Stat(kind[1], int(mode, 8), int(uid), int(gid), int(size))
+    return Stat(kind[1], int(mode, 8), int(uid) & ID_BITS, int(gid) & ID_BITS, int(size))
 
 
 def list_dir(image: Path, path: str, *, offset: int = 0, limit: int = ENTRIES_LIMIT) -> list[str]:
