@@ -47,13 +47,18 @@ class DriverRing:
         self.available = self.base + RING_SIZE * 16
         self.used = self.base + 0x1000
         self.tables = self.base + 0x2000  # indirect tables, 4 entries a head
-        self.next_available = 0
-        self.seen_used = 0
-        self.free = list(range(0, RING_SIZE, 4))  # heads; each owns 4 descriptors
         self.kick_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.error_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.kicks = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as a driver does after a reset of the device."""
+        self.memory[self.base : self.base + RING_SPACE] = bytes(RING_SPACE)
+        self.next_available = 0
+        self.seen_used = 0
+        self.free = list(range(0, RING_SIZE, 4))  # heads; each owns 4 descriptors
 
     def descriptor(self, number: int, address: int, length: int, flags: int, following: int = 0) -> None:
         struct.pack_into("<QIHH", self.memory, self.descriptors + number * 16, address, length, flags, following)
@@ -188,10 +193,10 @@ class FrontEnd:
     def set_memory(self) -> None:
         self.tell(Request.SET_MEM_TABLE, struct.pack("=II", 1, 0) + self.region(), [self.memfd])
 
-    def start_ring(self, ring: DriverRing) -> None:
+    def start_ring(self, ring: DriverRing, base: int = 0) -> None:
         state = struct.Struct("=II")
         self.tell(Request.SET_VRING_NUM, state.pack(ring.index, RING_SIZE))
-        self.tell(Request.SET_VRING_BASE, state.pack(ring.index, 0))
+        self.tell(Request.SET_VRING_BASE, state.pack(ring.index, base))
         self.tell(Request.SET_VRING_ADDR, self.addresses(ring))
         self.tell(Request.SET_VRING_CALL, protocol.pack_u64(ring.index), [ring.call_fd])
         self.tell(Request.SET_VRING_ERR, protocol.pack_u64(ring.index), [ring.error_fd])

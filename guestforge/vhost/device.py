@@ -40,7 +40,6 @@ class VsockDevice:
         self._uds_path = uds_path
         self._loop = loop
         self._log = log
-        self._rx: Vring | None = None
         self._tx: Vring | None = None
         self._inbox = Inbox()
         self._connections: dict[Key, Connection] = {}
@@ -59,29 +58,24 @@ class VsockDevice:
         return self.guest_cid.to_bytes(8, "little")
 
     def started(self, ring: Vring) -> None:
-        """Begin to use a ring."""
+        """Begin to use a ring; one that does not go on where it stopped has a new driver without any connections."""
         self._told_absent = False
+        if ring.index != EVENT and not ring.resumed:
+            self._forget_all()
         if ring.index == RX:
-            self._rx = ring
-            self._inbox.attach(ring)
+            self._inbox.ring = ring
         elif ring.index == TX:
             self._tx = ring
 
     def stopped(self, ring: Vring) -> None:
-        """Stop using a ring. The driver forgets its connections then, and so do we."""
-        if ring.index == EVENT:
-            return
+        """Stop using a ring. A paused guest keeps its connections; whether it was that shows when the ring starts."""
+        ring.flush()
         if ring.index == RX:
-            ring.flush()
-            self._rx = None
-            self._inbox.attach(None)
-        else:
-            ring.flush()
+            self._inbox.ring = None
+        elif ring.index == TX:
             self._tx = None
-        self._tx_held = False
-        self._waiting.clear()
-        for connection in list(self._all):
-            connection.discard()
+        if ring.broken:
+            self._forget_all()
 
     def kicked(self, ring: Vring) -> None:
         """Serve a ring."""
@@ -92,22 +86,27 @@ class VsockDevice:
 
     def flush(self) -> None:
         """Send what is queued and tell the guest once: called after each batch of events."""
-        if self._rx is not None:
+        if self._inbox.ring is not None:
             all_sent = self._inbox.write_control()
             if self._tx_held and not self._inbox.full:
                 self._serve_tx_later()
             if all_sent and self._waiting:
                 self._wake_waiting()
-        for ring in (self._rx, self._tx):
+        for ring in (self._inbox.ring, self._tx):
             if ring is not None:
                 ring.flush()
 
     def close(self) -> None:
         """Release every socket."""
-        for connection in list(self._all):
-            connection.discard()
+        self._forget_all()
         for handshake in list(self._handshakes):
             handshake.drop()
+
+    def _forget_all(self) -> None:
+        self._tx_held = False
+        for connection in list(self._all):
+            connection.discard()
+        self._inbox.clear()
 
     # Host programs
 
@@ -121,7 +120,7 @@ class VsockDevice:
 
     def _asked(self, handshake: Handshake, port: int) -> None:
         self._handshakes.discard(handshake)
-        if self._rx is None or self._tx is None:
+        if self._inbox.ring is None or self._tx is None:
             if not self._told_absent:  # clients try again until it is: once is enough
                 self._log.say(f"CONNECT {port} refused: the guest's driver is not up")
             self._told_absent = True

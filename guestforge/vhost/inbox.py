@@ -7,9 +7,12 @@ import termios
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from guestforge.vhost.packets import HEADER_SIZE, MAX_PAYLOAD
-from guestforge.vhost.vring import Vring
+
+if TYPE_CHECKING:
+    from guestforge.vhost.vring import Vring
 
 MAX_WAITING = 1024  # control packets; above it the transmit ring is left alone until the guest takes some
 SMALLEST_BUFFER = HEADER_SIZE + 1
@@ -41,12 +44,11 @@ class Inbox:
     """The guest's receive ring. Without a running ring it takes nothing."""
 
     def __init__(self) -> None:
-        self.ring: Vring | None = None
+        self.ring: "Vring | None" = None
         self._control: deque[bytes] = deque()
 
-    def attach(self, ring: Vring | None) -> None:
-        """Use a ring from now on, or none; what waited belongs to the old one and is dropped."""
-        self.ring = ring
+    def clear(self) -> None:
+        """Drop what waits: it was for a driver that is no more."""
         self._control.clear()
 
     @property
@@ -56,8 +58,7 @@ class Inbox:
 
     def put(self, packet: bytes) -> None:
         """Queue a packet without data; it is written with the next `write_control`."""
-        if self.ring is not None:
-            self._control.append(packet)
+        self._control.append(packet)
 
     def write_control(self) -> bool:
         """Write what is queued while there are buffers; return whether all went."""

@@ -100,6 +100,11 @@ class Virtqueue:
         self._used = used.cast("H")
         self._memory = memory
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Where both rings stand: the next available and the next used index."""
+        return self.last_available, self._published
+
     def available(self) -> int:
         """Return how many chains can be popped. Raises RingError for an index that the ring can't have."""
         waiting = (self._known - self.last_available) & 0xFFFF

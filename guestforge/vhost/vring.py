@@ -21,6 +21,7 @@ class Vring:
 
     __slots__ = (
         "_on_failure",
+        "_stopped_at",
         "addresses",
         "base",
         "broken",
@@ -30,6 +31,7 @@ class Vring:
         "index",
         "kick_fd",
         "queue",
+        "resumed",
         "size",
     )
 
@@ -43,6 +45,8 @@ class Vring:
         self.broken = False  # the guest wrecked it; it stays stopped until the front end asks for its base
         self.kick_fd = self.call_fd = self.error_fd = -1
         self.queue: Virtqueue | None = None
+        self.resumed = False  # whether it runs on from where it stopped: the guest was paused, its driver not reset
+        self._stopped_at: tuple[int, int] | None = None
 
     def set_size(self, size: int) -> None:
         """Set the number of descriptors. Raises ProtocolError unless it is a power of two up to 32768."""
@@ -73,6 +77,7 @@ class Vring:
         layout = self._layout()
         if self.queue is None:
             self.queue = Virtqueue(layout, memory, base=self.base, event_idx=event_idx)
+            self.resumed = self.queue.position == self._stopped_at
         else:
             self.queue.map(layout, memory)
 
@@ -80,6 +85,7 @@ class Vring:
         """Drop the virtqueue; `base` then says where it was."""
         if self.queue is not None:
             self.base = self.queue.last_available
+            self._stopped_at = None if self.broken else self.queue.position
             self.queue = None
 
     def pop(self) -> Chain | None:

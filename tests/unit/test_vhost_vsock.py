@@ -388,14 +388,38 @@ def test_a_guest_that_takes_no_packets_is_not_served_without_end(vsock: Rig) -> 
     assert not vsock.device._tx_held
 
 
-def test_a_stopped_device_drops_its_connections_and_starts_anew(vsock: Rig) -> None:
+def stop_rings(made: Rig) -> list[int]:
+    """Stop both rings as QEMU does when the guest pauses, is reset or powers off; return where they were."""
+    answers = [made.front.ask(Request.GET_VRING_BASE, pack_ring_state(index, 0)) for index in (0, 1)]
+    return [struct.unpack("=II", answer)[1] for answer in answers]
+
+
+def test_a_paused_guest_keeps_its_connections(vsock: Rig) -> None:
+    sock, stream = vsock.connect()
+    bases = stop_rings(vsock)
+    assert bases == [1, 1]  # REQUEST went out and RESPONSE came in
+    sock.send(b"in the pause")
+    vsock.front.settle()
+    assert vsock.front.received() == []
+    for ring, base in zip((vsock.front.rx, vsock.front.tx), bases, strict=True):
+        vsock.front.start_ring(ring, base)
+    assert vsock.front.expect(packets.RW).data == b"in the pause"
+    stream.send(packets.RW, b"and after")
+    assert vsock.read(sock, size=9) == b"and after"
+
+
+def test_a_reset_guest_loses_its_connections_and_can_make_new_ones(vsock: Rig) -> None:
     sock, _stream = vsock.connect()
-    front = vsock.front
-    base = front.ask(Request.GET_VRING_BASE, pack_ring_state(0, 0))
-    assert struct.unpack("=II", base) == (0, 1)  # one buffer was used, for REQUEST
-    assert struct.unpack("=II", front.ask(Request.GET_VRING_BASE, pack_ring_state(1, 0))) == (1, 1)
+    stop_rings(vsock)
+    assert vsock.read(vsock.client(1024)) == b""  # nobody there to ask
+    for ring in (vsock.front.rx, vsock.front.tx):
+        ring.reset()
+        vsock.front.start_ring(ring)
+    vsock.front.fill()
     assert vsock.read(sock) == b""
-    assert vsock.read(vsock.client(1024)) == b""
+    sock, _stream = vsock.connect()
+    sock.send(b"anew")
+    assert vsock.front.expect(packets.RW).data == b"anew"
 
 
 # Descriptors 0, 1, ... of a chain that no driver may make: address, length, flags (1 next, 2 write, 4 indirect), next;
