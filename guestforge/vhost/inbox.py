@@ -44,7 +44,7 @@ class Inbox:
     """The guest's receive ring. Without a running ring it takes nothing."""
 
     def __init__(self) -> None:
-        self.ring: "Vring | None" = None
+        self.ring: Vring | None = None
         self._control: deque[bytes] = deque()
 
     def clear(self) -> None:
