@@ -25,7 +25,6 @@ MIB = 1024 * 1024
 BLOCK_SIZE = 4096  # the page size of most guests; DAX needs the two to be equal
 INODE_SIZE = 256
 JOURNAL_MIB = 4  # the smallest that mke2fs makes with this block size: 1024 blocks
-MINIMUM = 9 * MIB  # below 8 MiB mke2fs leaves the journal out, with no more than a remark
 BYTES_PER_INODE = 16 * 1024  # on a disk of a given size, mke2fs's own default
 SPARE_INODES = 64
 FAST_SYMLINK = 60  # bytes of an inode that hold a short link's target; a longer one takes a block
@@ -144,7 +143,6 @@ def mke2fs_argv(image: Path, format: Format) -> list[str]:
     extended = {
         "offset": format.offset,
         "hash_seed": format.uuid,
-        "root_owner": "0:0",
         # initialised now: the guest would start a kernel thread to do it at its first mount
         "lazy_itable_init": 0,
         # no zeros written: the file is new, so the journal's blocks are holes and read as zeros
@@ -181,9 +179,10 @@ def needed_size(tree: Tree, work: Path, *, start: int = 0) -> int:
 def _least(tree: Tree, inodes: int) -> int:
     """Return the bytes below which mke2fs need not be asked."""
     journal = JOURNAL_MIB * MIB
-    # mke2fs takes a journal of up to half of what is free beside its own tables, of which inodes are the most
+    # mke2fs takes a journal of up to half of what is free beside its own tables, of which inodes are the most; and
+    # below 8 MiB it leaves the journal out, with no more than a remark
     contents = max(needed_blocks(tree) * BLOCK_SIZE, journal + MIB // 2)
-    return max(MINIMUM, journal + contents + inodes * INODE_SIZE)
+    return journal + contents + inodes * INODE_SIZE
 
 
 def needed_blocks(tree: Tree) -> int:
