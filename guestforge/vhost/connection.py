@@ -8,7 +8,7 @@ from guestforge.vhost import packets
 from guestforge.vhost.credit import Credit
 from guestforge.vhost.inbox import Got
 from guestforge.vhost.link import Key, Link, State
-from guestforge.vhost.loop import HUP, IN, OUT, Loop, Timer
+from guestforge.vhost.loop import HUP, IN, OUT, Loop, Timer, Watch
 from guestforge.vhost.outbox import Outbox
 from guestforge.vhost.packets import Header
 
@@ -28,6 +28,7 @@ class Connection:
         self._loop = loop
         self._sock = sock
         self._outbox = Outbox(sock)
+        self._events = Watch(loop, sock.fileno(), self._ready)
         self._timer: Timer | None = None
         self._ended = False  # the host program will send no more
         self._deaf = False  # the host program will read no more
@@ -35,7 +36,6 @@ class Connection:
         self._blocked = False  # there may be data to read, but no credit or no buffer for it
         self._asked_credit = False
         self._guest_done = 0  # SHUTDOWN flags that the guest has sent
-        self._watched = -1  # events in the epoll, -1: not there
 
     # From the device
 
@@ -297,9 +297,7 @@ class Connection:
 
     def _close_socket(self) -> None:
         self._outbox.clear()
-        if self._watched >= 0:
-            self._loop.remove(self._sock.fileno())
-            self._watched = -1
+        self._events.want(None)
         self._sock.close()
 
     def _cancel_timer(self) -> None:
@@ -312,17 +310,8 @@ class Connection:
         if self.state in (State.CLOSING, State.GONE):
             return
         wanted = (IN if self._wants_to_read() else 0) | (OUT if self._outbox else 0)
-        if wanted == 0 and self._hung_up:
-            wanted = -1  # a hang-up can't be masked, only left out
-        if wanted == self._watched:
-            return
-        if wanted < 0:
-            self._loop.remove(self._sock.fileno())
-        elif self._watched < 0:
-            self._loop.add(self._sock.fileno(), wanted, self._ready)
-        else:
-            self._loop.modify(self._sock.fileno(), wanted)
-        self._watched = wanted
+        # A hang-up can't be masked, only left out.
+        self._events.want(None if not wanted and self._hung_up else wanted)
 
 
 OPERATIONS: dict[int, Callable[[Connection, Header, list[memoryview]], None]] = {

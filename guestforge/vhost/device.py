@@ -243,11 +243,9 @@ class VsockDevice:
         if len(self._all) >= MAX_CONNECTIONS:
             self._refuse(header, f"{MAX_CONNECTIONS} connections")
             return
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            sock.connect(f"{self._uds_path}_{header.dst_port}")
+            sock = _connected(f"{self._uds_path}_{header.dst_port}")
         except OSError as error:
-            sock.close()
             self._refuse(header, f"host port {header.dst_port}: {error.strerror}")
             return
         connection = self._open((header.src_port, header.dst_port), sock)
@@ -273,3 +271,14 @@ class VsockDevice:
                     0,
                 )
             )
+
+
+def _connected(path: str) -> socket.socket:
+    """Return a non-blocking socket that is connected; a Unix socket is at once or not at all. Raises OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -124,3 +124,27 @@ class Loop:
 
     def _woken(self, _events: int) -> None:
         os.read(self._wake_read, 4096)
+
+
+class Watch:
+    """What one descriptor is watched for, changed only when it changes."""
+
+    __slots__ = ("_events", "_fd", "_handler", "_loop")
+
+    def __init__(self, loop: Loop, fd: int, handler: Callable[[int], None]) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._handler = handler
+        self._events: int | None = None
+
+    def want(self, events: int | None) -> None:
+        """Watch for these events; 0 still reports a hang-up, None reports nothing."""
+        if events == self._events:
+            return
+        if events is None:
+            self._loop.remove(self._fd)
+        elif self._events is None:
+            self._loop.add(self._fd, events, self._handler)
+        else:
+            self._loop.modify(self._fd, events)
+        self._events = events

@@ -1,6 +1,7 @@
 """The vsock device, driven by a front end and a driver of our own (tests/vhost_frontend.py)."""
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -258,6 +259,16 @@ def test_a_host_port_nobody_listens_at_is_reset(vsock: Rig) -> None:
     packet = vsock.front.expect(packets.RST)
     assert (packet.header.src_port, packet.header.dst_port) == (4999, 2000)
     assert "4999" in vsock.log[-1]
+
+
+def test_a_guest_is_refused_when_no_descriptor_is_free(vsock: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("guestforge.vhost.device.socket.socket", fail)
+    vsock.front.transmit(packets.REQUEST, (2000, 5000))
+    vsock.front.expect(packets.RST)
+    assert "Too many open files" in vsock.log[-1]
 
 
 def test_a_packet_of_an_unknown_connection_is_reset_but_a_reset_is_not(vsock: Rig) -> None:
