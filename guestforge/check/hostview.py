@@ -18,6 +18,8 @@ Kind = Literal["file", "directory", "symlink", "other"]
 
 READ_LIMIT = 16 * 1024 * 1024  # bytes; nothing that we look for is larger
 NAMES_LIMIT = 100_000
+SUPERBLOCK = 1024  # bytes from the start of an ext4 file system
+INCOMPAT_RECOVER = 0x4
 DEBUGFS_TIMEOUT = 20.0  # seconds: a guest can leave a damaged file system behind
 
 
@@ -130,6 +132,13 @@ class Ext4Disk:
         """Return the names in a directory, None if there is none."""
         listed = self._list(path)
         return frozenset(listed) - {".", ".."} if listed else None
+
+    def needs_recovery(self) -> bool:
+        """Whether a guest left it mounted: s_feature_incompat has RECOVER (kernel, Documentation/filesystems/ext4)."""
+        with self.image.open("rb") as file:
+            file.seek(SUPERBLOCK + 0x60)
+            incompatible = int.from_bytes(file.read(4), "little")
+        return bool(incompatible & INCOMPAT_RECOVER)
 
     def _list(self, path: str) -> dict[str, Seen]:
         return parse_listing(self._debugfs(f"ls -p /{path}"))

@@ -1,85 +1,13 @@
 """The exercise's verdicts. The guest's part is played by a double on the host that works on the real directory."""
 
-import hashlib
-
 import pytest
+from guest_double import Probe
 
 from guestforge.check import exercise, fixtures
 from guestforge.check.exercise import ExerciseError
 from guestforge.check.hostview import SharedDirectory
 
 NONCE = fixtures.new_nonce()
-
-
-class Guest:
-    """A guest that does what it is told; `lies` changes its answers, `forgets` names commands that it does not do."""
-
-    def __init__(self, root, lies=None, forgets=()):
-        self.root = root
-        self.lies = lies or {}
-        self.forgets = forgets
-
-    def __call__(self, args):
-        command, *words = args
-        if command in self.forgets:
-            return self.answers(command, words)
-        answer = getattr(self, command)(*words)
-        return answer | self.lies.get(tuple(args), self.lies.get(command, {}))
-
-    def answers(self, command, words):
-        if command == "write":
-            return {"size": int(words[1]), "sha256": hashlib.sha256(self.pattern(words)).hexdigest()}
-        return {"ok": True}
-
-    def at(self, path):
-        return self.root / path[1:]
-
-    def pattern(self, words):
-        return exercise.pattern(words[2], int(words[1]))
-
-    def mounts(self):
-        return {"mounts": [{"target": "/", "fstype": "rootfs"}, {"target": "/", "fstype": "virtiofs"}]}
-
-    def read(self, path):
-        data = self.at(path).read_bytes()
-        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-    def stat(self, path):
-        at = self.at(path)
-        if at.is_symlink():
-            return {"type": "symlink", "target": str(at.readlink())}
-        status = at.stat()
-        kind = "directory" if at.is_dir() else "file"
-        return {"type": kind, "mode": status.st_mode & 0o7777, "size": status.st_size, "mtime": int(status.st_mtime)}
-
-    def list(self, path):
-        return {"names": [entry.name for entry in self.at(path).iterdir()]}
-
-    def write(self, *words):
-        self.at(words[0]).write_bytes(self.pattern(words))
-        return self.answers("write", words)
-
-    def rename(self, old, new):
-        self.at(old).rename(self.at(new))
-        return {"ok": True}
-
-    def unlink(self, path):
-        self.at(path).unlink()
-        return {"ok": True}
-
-    def chmod(self, path, mode):
-        self.at(path).chmod(int(mode, 8))
-        return {"ok": True}
-
-    def truncate(self, path, size):
-        with self.at(path).open("r+b") as file:
-            file.truncate(int(size))
-        return {"ok": True}
-
-    def mkdir(self, path, mode):
-        self.at(path).mkdir()
-        self.at(path).chmod(int(mode, 8))
-        return {"ok": True}
 
 
 @pytest.fixture
@@ -96,14 +24,14 @@ def problem(share, **guest):
     root, steps = share
     view = SharedDirectory(root)
     with pytest.raises(ExerciseError) as e:
-        exercise.perform(steps, Guest(root, **guest), view)
+        exercise.perform(steps, Probe(root, **guest), view)
         exercise.look_back(steps, view)
     return str(e.value)
 
 
 def test_true_guest_passes_at_once_and_afterwards(share):
     root, steps = share
-    exercise.perform(steps, Guest(root), SharedDirectory(root))
+    exercise.perform(steps, Probe(root), SharedDirectory(root))
     exercise.look_back(steps, SharedDirectory(root))
 
 
@@ -155,7 +83,7 @@ def test_guest_that_only_claims_to_have_done_it_is_found(share, command, what):
 @pytest.mark.parametrize("spoil", [lambda data: data[:-1], lambda data: bytes(len(data)), lambda data: data + b"x"])
 def test_content_that_was_lost_after_the_guest_wrote_it_is_found(share, spoil):
     root, steps = share
-    exercise.perform(steps, Guest(root), None)
+    exercise.perform(steps, Probe(root), None)
     path = root / "out" / "written"
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ExerciseError, match="a new file, seen by the host"):
@@ -167,7 +95,7 @@ def test_content_of_another_run_is_found(share, tmp_path):
     probe = tmp_path / "probe"
     steps = exercise.steps(NONCE, fixtures.container_tree(fixtures.new_nonce(), probe), "virtiofs")
     with pytest.raises(ExerciseError, match="content of /data/nonce"):
-        exercise.perform(steps, Guest(root), SharedDirectory(root))
+        exercise.perform(steps, Probe(root), SharedDirectory(root))
 
 
 def test_long_value_of_a_guest_is_cut(share):

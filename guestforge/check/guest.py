@@ -1,0 +1,82 @@
+"""What the checks ask of a running guest, be it a machine under QEMU or a test's double."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from guestforge.check.exercise import Answer
+from guestforge.check.options import CheckOptions, GuestArtifacts
+from guestforge.check.report import Artifact, Measurements, Qemu
+from guestforge.check.storages import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The machine to start: what it boots, what is behind its devices, and where its console's log goes."""
+
+    artifacts: GuestArtifacts
+    artifact: Artifact
+    options: CheckOptions
+    share: Path
+    disk: Path
+    console_log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What the agent tells of itself."""
+
+    version: str
+    storage_handlers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """What runs the guest's instructions, and why that."""
+
+    name: str
+    reason: str
+
+
+class Guest(Protocol):
+    """A running guest. Every method raises RunEnded as soon as the guest or a program behind it is beyond use."""
+
+    accelerator: Accelerator
+    qemu: Qemu
+    virtio_fs_server: str
+
+    def wait_console(self, text: str, timeout: float) -> str | None:
+        """Return the console's first line with a text, None if none came within `timeout` seconds."""
+
+    def console_tail(self, lines: int) -> str:
+        """Return the console's last lines, without control characters."""
+
+    def console_faults(self) -> Sequence[str]:
+        """Return the lines of the whole console that no healthy guest prints."""
+
+    def wait_serving(self, timeout: float) -> bool:
+        """Whether the agent said SERVING within `timeout` seconds."""
+
+    def details(self) -> Details:
+        """Ask the agent for its details."""
+
+    def measure(self) -> Measurements:
+        """Measure guest and QEMU as they are now."""
+
+    def create_sandbox(self, storages: Sequence[Storage]) -> None:
+        """Ask for a sandbox with these storages. Raises RefusedError with the agent's words."""
+
+    def run_probe(self, storage: Storage, args: Sequence[str]) -> Answer:
+        """Run the probe in a container on a mounted storage. Raises CheckFailure where it gave no answer."""
+
+    def power_off(self, timeout: float) -> str:
+        """Destroy the sandbox; return how the machine ended, CheckFailure unless it ended itself, and well."""
+
+
+class Starter(Protocol):
+    """Starts a machine; leaving the context ends everything that was started for it."""
+
+    def __call__(self, machine: Machine) -> AbstractContextManager[Guest]:
+        """Raises RunEnded if it does not start, UserError for a missing program."""

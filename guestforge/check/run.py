@@ -1,0 +1,80 @@
+"""Boots what was built, once from each artifact, checks it, and writes and prints the reports."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from guestforge import progress
+from guestforge.check.boot import Boot
+from guestforge.check.checks import BLAME, CHECKS
+from guestforge.check.engine import Run, RunEnded
+from guestforge.check.guest import Machine, Starter
+from guestforge.check.junit import write_junit
+from guestforge.check.options import CheckOptions, GuestArtifacts
+from guestforge.check.report import Artifact, Report, write_report
+from guestforge.check.storages import prepare
+from guestforge.check.table import boot_line, table
+from guestforge.store import atomic_copy
+
+FILES = REPORT, JUNIT, CONSOLE = ("report.json", "junit.xml", "console.log")
+
+
+def check_with(start: Starter, artifacts: GuestArtifacts, out: Path, options: CheckOptions) -> tuple[Report, ...]:
+    """Check each artifact on a machine of its own; `out` gets a directory for each (see docs/checks.md).
+
+    A failed check is in the report and raises nothing; `report.failed` makes an error of it.
+    Raises UserError when options ask for what this host cannot do.
+    """
+    return tuple(_check(start, artifacts, artifact, out / artifact, options) for artifact in options.artifacts)
+
+
+def _check(start: Starter, artifacts: GuestArtifacts, artifact: Artifact, out: Path, options: CheckOptions) -> Report:
+    for name in FILES:  # a report of before must not pass for one of now
+        (out / name).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="guestforge-check-") as scratch:
+        log = Path(scratch, CONSOLE)
+        try:
+            report = _boot(start, artifacts, artifact, Path(scratch), options)
+        finally:  # also when the user ends it: the console is what to look at
+            if log.is_file():
+                atomic_copy(log, out / CONSOLE)
+    write_report(report, out / REPORT)
+    write_junit(report, out / JUNIT)
+    progress.say(table(report))
+    progress.say(boot_line(report))
+    return report
+
+
+def _boot(
+    start: Starter, artifacts: GuestArtifacts, artifact: Artifact, scratch: Path, options: CheckOptions
+) -> Report:
+    storages = prepare(artifacts.arch, artifacts.probe, scratch)
+    places = {storage.check: storage.place for storage in storages}
+    machine = Machine(
+        artifacts=artifacts,
+        artifact=artifact,
+        options=options,
+        share=places["virtio-fs"],
+        disk=places["virtio-blk"],
+        console_log=scratch / CONSOLE,
+    )
+    boot = Boot(machine, storages)
+    label = f"checking {artifacts.arch.name} {artifact}"
+    with progress.bar(label, len(CHECKS), "checks") as bar:
+        run = Run(CHECKS, boot, BLAME, lambda _: bar.update())
+        with _ends(run), start(machine) as guest:
+            boot.has_started(guest)
+            run.on_guest()
+        run.on_remains()
+    boot.reached("done")
+    return boot.report(run.results)
+
+
+@contextlib.contextmanager
+def _ends(run: Run[Boot]) -> Iterator[None]:
+    """Give the run what ends it outside of any check: a machine that does not start, or does not stop."""
+    try:
+        yield
+    except RunEnded as e:
+        run.end(e)

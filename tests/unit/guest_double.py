@@ -1,0 +1,164 @@
+"""A guest's part, played on the host: it works on real directories and disk files, and lies where a test has it lie."""
+
+import contextlib
+import hashlib
+import shutil
+import subprocess
+
+from guestforge.check import exercise
+from guestforge.check.engine import RunEnded
+from guestforge.check.guest import Accelerator, Details
+from guestforge.check.report import Measurements, Qemu
+from guestforge.check.sandbox import RefusedError
+
+
+class Probe:
+    """A probe that does what it is told; `lies` changes its answers, `forgets` names commands that it does not do."""
+
+    def __init__(self, root, lies=None, forgets=()):
+        self.root = root
+        self.lies = lies or {}
+        self.forgets = forgets
+
+    def __call__(self, args):
+        command, *words = args
+        if command in self.forgets:
+            return self.answers(command, words)
+        answer = getattr(self, command)(*words)
+        return answer | self.lies.get(tuple(args), self.lies.get(command, {}))
+
+    def answers(self, command, words):
+        if command == "write":
+            return {"size": int(words[1]), "sha256": hashlib.sha256(self.pattern(words)).hexdigest()}
+        return {"ok": True}
+
+    def at(self, path):
+        return self.root / path[1:]
+
+    def pattern(self, words):
+        return exercise.pattern(words[2], int(words[1]))
+
+    def mounts(self):
+        return {"mounts": [{"target": "/", "fstype": "rootfs"}, {"target": "/", "fstype": "virtiofs"}]}
+
+    def read(self, path):
+        data = self.at(path).read_bytes()
+        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def stat(self, path):
+        at = self.at(path)
+        if at.is_symlink():
+            return {"type": "symlink", "target": str(at.readlink())}
+        status = at.stat()
+        kind = "directory" if at.is_dir() else "file"
+        return {"type": kind, "mode": status.st_mode & 0o7777, "size": status.st_size, "mtime": int(status.st_mtime)}
+
+    def list(self, path):
+        return {"names": [entry.name for entry in self.at(path).iterdir()]}
+
+    def write(self, *words):
+        self.at(words[0]).write_bytes(self.pattern(words))
+        return self.answers("write", words)
+
+    def rename(self, old, new):
+        self.at(old).rename(self.at(new))
+        return {"ok": True}
+
+    def unlink(self, path):
+        self.at(path).unlink()
+        return {"ok": True}
+
+    def chmod(self, path, mode):
+        self.at(path).chmod(int(mode, 8))
+        return {"ok": True}
+
+    def truncate(self, path, size):
+        with self.at(path).open("r+b") as file:
+            file.truncate(int(size))
+        return {"ok": True}
+
+    def mkdir(self, path, mode):
+        self.at(path).mkdir()
+        self.at(path).chmod(int(mode, 8))
+        return {"ok": True}
+
+
+class Guest:
+    """A machine with an agent. Each parameter is a fault, named for it; `at` ends the run at that method."""
+
+    def __init__(self, machine, *, at=None, lies=None, forgets=(), refuses=(), console=None, loses=None):
+        self.machine = machine
+        self.accelerator = Accelerator("tcg", "a double")
+        self.qemu = Qemu("0", ("qemu",))
+        self.virtio_fs_server = "double"
+        self.at = at or {}
+        self.probe = {"lies": lies, "forgets": forgets}
+        self.refuses = refuses
+        self.console = console if console is not None else ["Linux version 6.12.1 (x)"]
+        self.loses = loses
+        self.roots = {"virtio-fs": machine.share, "virtio-blk": machine.disk.parent / "mounted"}
+        self.roots["virtio-blk"].mkdir()
+        subprocess.run(["debugfs", "-R", f"rdump / {self.roots['virtio-blk']}", machine.disk], check=True)
+        machine.console_log.write_text("\n".join(self.console))
+
+    def _meet(self, method):
+        if method in self.at:
+            raise self.at[method]
+
+    def wait_console(self, text, _timeout):
+        self._meet("wait_console")
+        return next((line for line in self.console if text in line), None)
+
+    def console_tail(self, lines):
+        return "\n".join(self.console[-lines:])
+
+    def console_faults(self):
+        return [line for line in self.console if "WARNING" in line]
+
+    def wait_serving(self, _timeout):
+        self._meet("wait_serving")
+        return "hung" not in self.console
+
+    def details(self):
+        self._meet("details")
+        return Details("1", frozenset({"blk", "virtio-fs"}) - set(self.refuses if "details" in self.console else ()))
+
+    def measure(self):
+        return Measurements(guest_memory_used_kib=1)
+
+    def create_sandbox(self, storages):
+        self._meet("create_sandbox")
+        for storage in storages:
+            if storage.driver in self.refuses:
+                raise RefusedError(f"no such device for {storage.driver}")
+
+    def run_probe(self, storage, args):
+        self._meet(f"run_probe {storage.check}")
+        fstype = {"virtio-fs": "virtiofs", "virtio-blk": "ext4"}[storage.check]
+        truth = {"mounts": {"mounts": [{"target": "/", "fstype": fstype}]}}
+        return Probe(self.roots[storage.check], truth | (self.probe["lies"] or {}), self.probe["forgets"])(args)
+
+    def power_off(self, _timeout):
+        self._meet("power_off")
+        root = self.roots["virtio-blk"]
+        if self.loses:
+            shutil.rmtree(root / self.loses)
+        self.machine.disk.unlink()
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, self.machine.disk, "24m"], check=True)
+        return "off"
+
+
+def starter(start_error=None, **faults):
+    """Return what starts the double in place of QEMU."""
+
+    @contextlib.contextmanager
+    def start(machine):
+        if start_error:
+            raise start_error
+        yield Guest(machine, **faults)
+
+    return start
+
+
+def ended(kind):
+    return RunEnded(kind, f"the {kind}", "an excerpt")
