@@ -34,7 +34,6 @@ class Connection:
         self._deaf = False  # the host program will read no more
         self._hung_up = False  # the host program has closed, perhaps with data left to read
         self._blocked = False  # there may be data to read, but no credit or no buffer for it
-        self._asked_credit = False
         self._guest_done = 0  # SHUTDOWN flags that the guest has sent
 
     # From the device
@@ -63,7 +62,7 @@ class Connection:
     def resume(self) -> None:
         """Go on reading: there is credit, or there are buffers, again."""
         if self._blocked and self.state is State.OPEN:
-            self._blocked = self._asked_credit = False
+            self._blocked = False
             self._read()
             self._watch()
 
@@ -256,7 +255,7 @@ class Connection:
             self._link.wait_for_buffers(self)
         elif not free:
             self._blocked = True
-            self._ask_credit()
+            self._link.send(self, packets.CREDIT_REQUEST)
 
     def _on_end(self) -> None:
         """The host program has sent its last byte."""
@@ -269,11 +268,6 @@ class Connection:
     def _data_header(self, length: int) -> bytes:
         self.credit.sent = (self.credit.sent + length) & 0xFFFFFFFF
         return self.header(packets.RW, length=length)
-
-    def _ask_credit(self) -> None:
-        if not self._asked_credit:
-            self._asked_credit = True
-            self._link.send(self, packets.CREDIT_REQUEST)
 
     # Ends
 

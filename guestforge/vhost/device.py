@@ -64,6 +64,7 @@ class VsockDevice:
             self._forget_all()
         if ring.index == RX:
             self._inbox.ring = ring
+            ring.spare_kicks()  # buffers are looked for when they are needed; until one is missing
         elif ring.index == TX:
             self._tx = ring
 
@@ -80,7 +81,7 @@ class VsockDevice:
     def kicked(self, ring: Vring) -> None:
         """Serve a ring."""
         if ring.index == RX:
-            self._buffers_came()
+            self._buffers_came(ring)
         elif ring.index == TX:
             self._serve_tx()
 
@@ -182,7 +183,8 @@ class VsockDevice:
 
     # The guest's packets
 
-    def _buffers_came(self) -> None:
+    def _buffers_came(self, ring: Vring) -> None:
+        ring.spare_kicks()
         if self._inbox.write_control():
             self._wake_waiting()
 

@@ -85,7 +85,7 @@ class Vring:
         """Drop the virtqueue; `base` then says where it was."""
         if self.queue is not None:
             self.base = self.queue.last_available
-            self._stopped_at = None if self.broken else self.queue.position
+            self._stopped_at = self.queue.position
             self.queue = None
 
     def pop(self) -> Chain | None:

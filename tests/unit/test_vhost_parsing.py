@@ -1,5 +1,6 @@
 """Property tests of everything in the vhost-user devices that parses: messages, rings, packets, first lines, credit."""
 
+import itertools
 import os
 import struct
 from collections.abc import Callable
@@ -227,6 +228,16 @@ def test_a_packet_is_split_or_refused(pieces: list[bytes], sane_length: bool, le
     header, data = packets.split(cut)
     assert packets.HEADER.pack(*header) == raw[: packets.HEADER_SIZE]
     assert b"".join(data) == raw[packets.HEADER_SIZE : packets.HEADER_SIZE + length]
+
+
+@pytest.mark.parametrize("cuts", [(44,), (10, 30)])
+def test_a_packet_above_the_limit_is_refused_though_it_is_all_there(cuts: tuple[int, ...]) -> None:
+    raw = packets.HEADER.pack(7, 2, 1, 1, packets.MAX_PAYLOAD + 1, 1, packets.RW, 0, 0, 0) + bytes(
+        packets.MAX_PAYLOAD + 1
+    )
+    edges = [0, *cuts, len(raw)]
+    with pytest.raises(PacketError):
+        packets.split([memoryview(raw)[a:b] for a, b in itertools.pairwise(edges)])
 
 
 @given(st.binary(max_size=40))
