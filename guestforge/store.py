@@ -9,6 +9,7 @@ in tmp/ is removed by the next one that finds its lock free.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -27,6 +28,8 @@ from guestforge.progress import say
 Inputs = Mapping[str, Any]  # JSON values only
 READ_SIZE = 1024 * 1024
 KEY_LENGTH = 32  # hex digits, 128 bits of SHA-256
+SYNC_ONE_BY_ONE = 1000  # files; a larger tree is synced with its file system
+_syncfs = ctypes.CDLL(None, use_errno=True).syncfs
 
 
 def user_cache_dir() -> Path:
@@ -260,16 +263,30 @@ def _extents(file: IO[bytes]) -> Iterator[tuple[int, int]]:
 def sync_tree(root: Path) -> None:
     """Force a tree's files and directories to disk.
 
-    One sync of the file system where the tree is large would be cheaper, but it would also wait for everybody
-    else's writes.
+    A large tree is synced with its whole file system: measured on a kernel's 90,000 files, that takes 1.4 s and
+    one fsync a file takes 44 s. For a few files it is the other way round, for it waits for everybody else's writes.
     """
-    for directory, _, names in os.walk(root):
-        for name in names:
-            path = Path(directory, name)
-            if path.is_file() and not path.is_symlink():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+    paths = [Path(directory, name) for directory, _, names in os.walk(root) for name in names]
+    if len(paths) > SYNC_ONE_BY_ONE:
+        _sync_file_system(root)
+        return
+    for path in paths:
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for directory, _, _ in os.walk(root):
         sync_directory(Path(directory))
+
+
+def _sync_file_system(path: Path) -> None:
+    """Call syncfs(2), which Python has no name for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

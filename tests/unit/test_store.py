@@ -1,3 +1,4 @@
+import ctypes
 import errno
 import hashlib
 import json
@@ -6,9 +7,11 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from guestforge import store as store_module
 from guestforge.errors import BuildError
 from guestforge.store import FileFacts, Store, atomic_copy, atomic_file, digest_tree, disk_errors, key_of
 
@@ -180,3 +183,35 @@ def test_a_copy_has_the_same_bytes_and_keeps_its_holes(tmp_path, pieces):
     atomic_copy(source, target)
     assert target.read_bytes() == source.read_bytes()
     assert target.stat().st_blocks * 512 <= sum(len(data) + 3 * 4096 for data in pieces.values())
+
+
+def make_files(path, count):
+    for number in range(count):
+        (path / str(number)).write_text("x")
+
+
+@pytest.mark.parametrize(("count", "whole_system"), [(3, 0), (6, 1)])
+def test_a_large_tree_is_synced_with_its_file_system(store, monkeypatch, count, whole_system):
+    calls = []
+    monkeypatch.setattr(store_module, "SYNC_ONE_BY_ONE", 5)
+    monkeypatch.setattr(store_module, "_syncfs", lambda descriptor: calls.append(os.fstat(descriptor)) or 0)
+    store.get_or_build("step", {}, lambda path: make_files(path, count))
+    assert len(calls) == whole_system
+
+
+def test_a_failed_sync_publishes_nothing(store, monkeypatch):
+    def fail(_):
+        ctypes.set_errno(errno.ENOSPC)
+        return -1
+
+    monkeypatch.setattr(store_module, "SYNC_ONE_BY_ONE", 5)
+    monkeypatch.setattr(store_module, "_syncfs", fail)
+    with pytest.raises(BuildError, match="No space left on device"):
+        store.get_or_build("step", {}, lambda path: make_files(path, 6))
+    assert store.find("step", {}) is None
+
+
+def test_the_real_sync_of_a_file_system_works(tmp_path):
+    store_module._sync_file_system(tmp_path)
+    with pytest.raises(NotADirectoryError):
+        store_module._sync_file_system(Path(__file__))
