@@ -235,12 +235,18 @@ class FrontEnd:
 
     def transmit_raw(self, packet: bytes, cuts: Sequence[int] = (44,)) -> None:
         """Send bytes as a chain cut into descriptors at these places."""
-        self.wait(lambda: self.tx.take_used() or self.tx.free)
+        self.wait(lambda: self.reclaim() or self.tx.free)
         offset = TX_BUFFERS + (self.tx.free[0] // 4) * TX_BUFFER
         self.memory[offset : offset + len(packet)] = packet
         edges = [0, *(cut for cut in cuts if cut < len(packet)), len(packet)]
         parts = [(GUEST_BASE + offset + a, b - a) for a, b in itertools.pairwise(edges)]
         self.tx.add(parts, writable=False)
+
+    def reclaim(self) -> None:
+        """Take sent buffers back and overwrite them at once: nobody may look at them any more."""
+        for head, _ in self.tx.take_used():
+            offset = TX_BUFFERS + (head // 4) * TX_BUFFER
+            self.memory[offset : offset + TX_BUFFER] = b"\xa5" * TX_BUFFER
 
     def received(self, *, refill: bool = True) -> list[Packet]:
         """Return the packets that have come; their buffers are offered again."""

@@ -64,7 +64,6 @@ class VsockDevice:
             self._forget_all()
         if ring.index == RX:
             self._inbox.ring = ring
-            ring.spare_kicks()  # buffers are looked for when they are needed; until one is missing
         elif ring.index == TX:
             self._tx = ring
 
@@ -81,7 +80,7 @@ class VsockDevice:
     def kicked(self, ring: Vring) -> None:
         """Serve a ring."""
         if ring.index == RX:
-            self._buffers_came(ring)
+            ring.spare_kicks()  # `flush` uses the buffers; the next kick is of interest when one is missing
         elif ring.index == TX:
             self._serve_tx()
 
@@ -182,11 +181,6 @@ class VsockDevice:
         self._log.say(message)
 
     # The guest's packets
-
-    def _buffers_came(self, ring: Vring) -> None:
-        ring.spare_kicks()
-        if self._inbox.write_control():
-            self._wake_waiting()
 
     def _wake_waiting(self) -> None:
         """Let each connection that waits for buffers try once; those that get none wait again."""

@@ -236,3 +236,11 @@ def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
     with program(tmp_path, *arguments(tmp_path / "missing")) as made:
         code, error = made.end()
     assert (code, "can't listen at" in error, "No such file" in error) == (1, True, True)
+
+
+def test_a_path_that_is_no_longer_ours_is_not_removed(running: Program) -> None:
+    running.socket.unlink()
+    running.socket.write_text("another's")
+    running.process.terminate()
+    assert running.end()[0] == 0
+    assert running.socket.read_text() == "another's"
