@@ -119,6 +119,13 @@ def test_disk_that_is_left_mounted_has_proven_nothing(check, monkeypatch):
     assert failures(check()) == ["virtio-blk"]
 
 
+def test_disk_that_debugfs_cannot_finish_is_a_failed_check(check, monkeypatch):
+    monkeypatch.setattr("guestforge.check.hostview.DEBUGFS_TIMEOUT", 0.0)
+    report = check()
+    assert failures(report) == ["virtio-blk"]
+    assert "debugfs did not finish" in detail(report, "virtio-blk")
+
+
 def test_nothing_is_left_in_the_temporary_directory(check, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
