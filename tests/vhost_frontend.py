@@ -193,7 +193,7 @@ class FrontEnd:
     def set_memory(self) -> None:
         self.tell(Request.SET_MEM_TABLE, struct.pack("=II", 1, 0) + self.region(), [self.memfd])
 
-    def start_ring(self, ring: DriverRing, base: int = 0) -> None:
+    def start_ring(self, ring: DriverRing, base: int = 0, *, enable: bool = True) -> None:
         state = struct.Struct("=II")
         self.tell(Request.SET_VRING_NUM, state.pack(ring.index, RING_SIZE))
         self.tell(Request.SET_VRING_BASE, state.pack(ring.index, base))
@@ -201,7 +201,8 @@ class FrontEnd:
         self.tell(Request.SET_VRING_CALL, protocol.pack_u64(ring.index), [ring.call_fd])
         self.tell(Request.SET_VRING_ERR, protocol.pack_u64(ring.index), [ring.error_fd])
         self.tell(Request.SET_VRING_KICK, protocol.pack_u64(ring.index), [ring.kick_fd])
-        self.tell(Request.SET_VRING_ENABLE, state.pack(ring.index, 1))
+        if enable:
+            self.tell(Request.SET_VRING_ENABLE, state.pack(ring.index, 1))
 
     def addresses(self, ring: DriverRing) -> bytes:
         parts = (USER_BASE + ring.descriptors, USER_BASE + ring.used, USER_BASE + ring.available)

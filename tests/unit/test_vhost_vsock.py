@@ -598,3 +598,23 @@ def test_the_device_tells_its_cid(vsock: Rig) -> None:
     assert answer == struct.pack("=III", 0, 8, 0) + struct.pack("<Q", 7)
     assert vsock.front.ask(Request.GET_CONFIG, struct.pack("=III", 4, 8, 0) + bytes(8)) == b""
     assert vsock.front.ask(Request.GET_QUEUE_NUM) == pack_u64(3)
+
+
+def test_a_driver_from_before_virtio_1_is_refused(tmp_path: Path) -> None:
+    with rig(tmp_path, up=False) as made:
+        made.front.tell(Request.SET_FEATURES, pack_u64(0))
+        made.front.set_memory()
+        made.front.start_ring(made.front.rx)
+        made.front.wait(lambda: made.ended)
+        assert "before 1.0" in str(made.ended[0])
+
+
+def test_a_front_end_without_protocol_features_has_its_rings_enabled_at_once(tmp_path: Path) -> None:
+    with rig(tmp_path, up=False) as made:
+        made.front.tell(Request.SET_FEATURES, pack_u64(1 << 32 | 1 << 29 | 1 << 28))
+        made.front.set_memory()
+        for ring in (made.front.rx, made.front.tx):
+            made.front.start_ring(ring, enable=False)
+        made.front.fill()
+        made.front.transmit(packets.RW, (1, 2))
+        made.front.expect(packets.RST)
