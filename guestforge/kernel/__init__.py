@@ -1,0 +1,1 @@
+"""A kernel: fragments to a request, the request to a .config, the .config verified, and make."""

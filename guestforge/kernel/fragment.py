@@ -1,0 +1,107 @@
+"""Fragments: small files of kernel options, one feature a file, which recipes choose by name.
+
+`kernel-configs/common/<name>.conf` holds what all architectures ask for, `kernel-configs/<arch>/<name>.conf` what one
+asks for besides. A name exists in either place or in both.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from guestforge.errors import UserError
+from guestforge.kernel.dotconfig import format_line, parse_line, same_value
+
+FRAGMENTS = Path(__file__).resolve().parents[2] / "kernel-configs"
+COMMON = "common"
+MAX_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An option that a fragment asks for: the value as it spells it (`n` for not set), and where it asks."""
+
+    option: str
+    value: str
+    file: str
+    line: int
+
+    @property
+    def place(self) -> str:
+        """Where it is asked for, `file:line`."""
+        return f"{self.file}:{self.line}"
+
+
+def compose(names: Iterable[str], folder: str, root: Path = FRAGMENTS) -> tuple[Request, ...]:
+    """Return what fragments ask for; `folder` is the architecture's folder under `root`.
+
+    Raises UserError for an unknown fragment, a malformed line, and two lines about one option.
+    """
+    asked: dict[str, Request] = {}
+    for path in _files(names, folder, root):
+        for request in read_fragment(path, root.parent):
+            if earlier := asked.get(request.option):
+                raise _twice(earlier, request)
+            asked[request.option] = request
+    return tuple(asked.values())
+
+
+def composed_text(requests: Iterable[Request]) -> str:
+    """Return requests as one file that Kconfig reads: sorted, so that their order in the recipe changes nothing."""
+    lines = sorted(format_line(request.option, request.value) for request in requests)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def read_fragment(path: Path, base: Path) -> list[Request]:
+    """Read a fragment's requests; its name in messages is relative to `base`. Raises UserError."""
+    name = path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise UserError(f"{name}: {e.strerror}") from e
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{name}: larger than {MAX_BYTES} bytes; this is no fragment")
+    try:
+        return parse_fragment(data.decode(), name)
+    except UnicodeDecodeError as e:
+        raise UserError(f"{name}: byte {e.start} is not UTF-8") from e
+
+
+def parse_fragment(text: str, name: str) -> list[Request]:
+    """Parse a fragment's text; raises UserError with file and line for a malformed one."""
+    requests = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            pair = parse_line(line)
+        except ValueError as e:
+            raise UserError(f"{name}:{number}: {e}", excerpt=line[:200], hint="docs/kernels.md has the format") from e
+        if pair:
+            requests.append(Request(*pair, name, number))
+    return requests
+
+
+def _files(names: Iterable[str], folder: str, root: Path) -> Iterator[Path]:
+    for name in dict.fromkeys(names):
+        found = [path for part in (COMMON, folder) if (path := root / part / f"{name}.conf").is_file()]
+        if not found:
+            raise _unknown(name, folder, root)
+        yield from found
+
+
+def _unknown(name: str, folder: str, root: Path) -> UserError:
+    there = sorted({path.stem for part in (COMMON, folder) for path in (root / part).glob("*.conf")})
+    near = difflib.get_close_matches(name, there, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(there) or 'none'}"
+    return UserError(
+        f"no fragment {name!r}: neither {COMMON}/{name}.conf nor {folder}/{name}.conf in {root}", hint=hint
+    )
+
+
+def _twice(earlier: Request, later: Request) -> UserError:
+    how = "asked for twice" if same_value(earlier.value, later.value) else "asked for with two values"
+    lines = [f"{request.place}: {format_line(request.option, request.value)}" for request in (earlier, later)]
+    return UserError(
+        f"{later.option} is {how}: {earlier.place} and {later.place}",
+        excerpt="\n".join(lines),
+        hint="an option belongs to one fragment: take one of the lines out",
+    )

@@ -1,0 +1,174 @@
+"""The kernel step: from a recipe to the store's entry with the bootable kernel."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from guestforge.arch import Arch
+from guestforge.errors import BuildError
+from guestforge.kernel.buildlog import first_error, is_object
+from guestforge.kernel.configure import CONFIG, configure
+from guestforge.kernel.dotconfig import Config, read_dotconfig
+from guestforge.kernel.estimate import expected_objects
+from guestforge.kernel.fragment import FRAGMENTS, Request, compose, composed_text
+from guestforge.kernel.make import ENVIRONMENT, Make, build_argv
+from guestforge.kernel.toolchain import Toolchain, identify
+from guestforge.kernel.verify import verify
+from guestforge.progress import bar, step
+from guestforge.recipe.models import Kernel
+from guestforge.run import Completed, run
+from guestforge.sources.linux import KernelTree, fetch_tree
+from guestforge.store import Entry, Store, atomic_copy, digest_tree, key_of
+
+STEP = "kernel"
+KERNEL, CONFIG_COPY, SYSTEM_MAP, FACTS = "kernel", "config", "System.map", "kernel.json"
+RELEASE = Path("include/config/kernel.release")
+FINISHED = "finished"  # in a build directory: a whole build has ended there, so the next one compiles what changed
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a kernel is made from."""
+
+    arch: Arch
+    base: str
+    requests: tuple[Request, ...]
+    toolchain: Toolchain
+    source: KernelTree
+    jobs: int
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the inputs of the step's key."""
+        return {
+            "arch": self.arch.name,
+            "target": [self.arch.kernel_arch, self.arch.cross_prefix, self.arch.kernel_target, self.arch.kernel_path],
+            "source": {**self.source.entry.inputs, "date": self.source.date},
+            "base": self.base,
+            "request": hashlib.sha256(composed_text(self.requests).encode()).hexdigest(),
+            "compiler": self.toolchain.compiler,
+            "linker": self.toolchain.linker,
+            "code": _code_version(),
+        }
+
+
+def build_kernel(
+    store: Store,
+    arch: Arch,
+    recipe: Kernel,
+    *,
+    jobs: int,
+    mirror: str | None = None,
+    refresh: bool = False,
+    fragments: Path = FRAGMENTS,
+    source: Callable[[], KernelTree] | None = None,
+) -> Entry:
+    """Return the entry with the files `kernel`, `config`, `System.map` and `kernel.json`.
+
+    `source` takes the place of the recipe's (the tests have a small tree). Raises UserError for wrong fragments or a
+    missing compiler, before anything is fetched, and BuildError for everything that fails later.
+    """
+    requests = compose(recipe.fragments, arch.name, fragments)
+    toolchain = identify(store.cache, arch)
+    tree = source() if source else fetch_tree(store, recipe.source, mirror=mirror, refresh=refresh)
+    plan = Plan(arch, recipe.base, requests, toolchain, tree, jobs)
+    return store.get_or_build(STEP, plan.inputs(), lambda out: _build(store, plan, out))
+
+
+def _build(store: Store, plan: Plan, out: Path) -> None:
+    """Configure, verify and compile in the workspace of this source and architecture, then copy out."""
+    log = _new_log(store.cache, plan)
+    with store.workspace(f"kernel/{plan.source.entry.key}-{plan.arch.name}") as workspace:
+        start = time.monotonic()
+        make = Make(plan.arch, plan.source.path, workspace, plan.source.date)
+        with step(f"configuring the kernel for {plan.arch.name}"):
+            changed = configure(make, plan.base, plan.requests, plan.toolchain, log)
+        config = read_dotconfig(workspace / CONFIG)
+        verify(plan.requests, config, plan.source.path, plan.arch.kernel_arch)
+        objects = _compile(make, plan.jobs, _expected(make, config, changed), log)
+        # what make itself asks of Kconfig while it builds must not have changed what we verified
+        verify(plan.requests, read_dotconfig(workspace / CONFIG), plan.source.path, plan.arch.kernel_arch)
+        _copy_out(make, out)
+        _write_facts(out, plan, make, time.monotonic() - start, objects)
+
+
+def _compile(make: Make, jobs: int, expected: int | None, log: Path) -> int:
+    """Run make; return how many objects it compiled. Raises BuildError with the first real error."""
+    argv = build_argv(make, jobs)
+    with bar(f"compiling the kernel for {make.arch.name}", expected, "objects") as shown:
+
+        def on_line(line: str) -> None:
+            if is_object(line):
+                shown.update()
+
+        done = run(argv, env=ENVIRONMENT, log=log, on_line=on_line, check=False)
+        objects = shown.count
+    if done.returncode != 0:
+        raise _failure(done, make, log)
+    (make.build / FINISHED).touch()
+    return objects
+
+
+def _failure(done: Completed, make: Make, log: Path) -> BuildError:
+    found = first_error(done.output, str(make.tree))
+    if found is None:
+        excerpt = "\n".join(done.output.splitlines()[-20:])
+        return BuildError("the kernel did not compile", excerpt=excerpt, hint=f"the full log is {log}")
+    if found.disk_full:
+        return BuildError(
+            f"no space left on device while compiling the kernel in {make.build}",
+            excerpt=found.excerpt,
+            hint=f"free some space, or set GUESTFORGE_CACHE to a larger disk; the full log is {log}",
+        )
+    message = f"{found.place}: {found.what}" if found.place else found.what
+    return BuildError(message, excerpt=found.excerpt, hint=f"the full log is {log}")
+
+
+def _expected(make: Make, config: Config, changed: bool) -> int | None:
+    """Return about how many objects will be compiled; None after a whole build, where only make can tell."""
+    if (make.build / FINISHED).exists():
+        return None
+    whole = expected_objects(make.tree, make.arch.kernel_arch, config)
+    # An interrupted build goes on where it was, unless the configuration is another one by now. Kbuild writes a `.cmd`
+    # file once an object is whole.
+    there = 0 if changed else sum(1 for _ in make.build.rglob(".*.o.cmd"))
+    return max(whole - there, 1)
+
+
+def _copy_out(make: Make, out: Path) -> None:
+    files = {KERNEL: make.arch.kernel_path, CONFIG_COPY: CONFIG, SYSTEM_MAP: "System.map"}
+    for name, path in files.items():
+        if not (make.build / path).is_file():
+            raise BuildError(f"make {make.arch.kernel_target} ended well but made no {path}")
+        atomic_copy(make.build / path, out / name)
+
+
+def _write_facts(out: Path, plan: Plan, make: Make, seconds: float, objects: int) -> None:
+    facts = {
+        "release": (make.build / RELEASE).read_text().strip(),
+        "source": {"package": plan.source.entry.inputs.get("package"), "version": plan.source.version},
+        "compiler": plan.toolchain.compiler,
+        "linker": plan.toolchain.linker,
+        "size": (out / KERNEL).stat().st_size,  # bytes
+        "seconds": round(seconds, 1),
+        "objects": objects,  # compiled in this run; those of an earlier one in the same workspace are not counted
+    }
+    (out / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+
+
+def _new_log(cache_directory: Path, plan: Plan) -> Path:
+    """Return an empty file for the whole output of this build; it stays when the workspace goes."""
+    key = key_of(STEP, plan.inputs())
+    log = cache_directory / "logs" / f"kernel-{plan.arch.name}-{key[:12]}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("")
+    return log
+
+
+@cache
+def _code_version() -> str:
+    return digest_tree(Path(__file__).parent)
