@@ -54,25 +54,31 @@ def kconfig_files(tree: Path, kernel_arch: str) -> Iterator[Path]:
 def parse(text: str, file: str, wanted: Iterable[str]) -> Iterator[tuple[str, Definition]]:
     """Yield the wanted options that a Kconfig file defines."""
     blocks: list[list[str]] = []  # conditions of the blocks that we are in
-    entry: tuple[str, int, list[str]] | None = None
-    for number, line in enumerate(_joined(text), 1):
-        stripped = line.rstrip()
-        if not stripped or ((condition := _DEPENDS.fullmatch(stripped)) is None and stripped[0] in " \t#"):
+    for name, line, own in _entries(text, blocks):
+        if name in wanted:
+            yield name, Definition(file, line, (*(condition for block in blocks for condition in block), *own))
+
+
+def _entries(text: str, blocks: list[list[str]]) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield each entry's name, line and own conditions at its end, while `blocks` are those around it."""
+    name, start = "", 0
+    conditions: list[str] = []  # of the entry or block that the last line belongs to
+    for number, line in enumerate([*_joined(text), "end"], 1):
+        if match := _DEPENDS.fullmatch(line):
+            conditions.append(" ".join(match[1].split()))
+        if not line or line[0] in " \t#":
             continue
-        if condition is not None:
-            (entry[2] if entry else blocks[-1] if blocks else []).append(condition[1])
-            continue
-        if entry and entry[0] in wanted:
-            yield entry[0], Definition(file, entry[1], (*(c for block in blocks for c in block), *entry[2]))
-        entry = None
-        if match := _ENTRY.match(stripped):
-            entry = (match[2], number, [])
-        elif match := _BLOCK.match(stripped):
-            blocks.append([match[2]] if match[1] == "if" else [])
-        elif _END.match(stripped) and blocks:
+        if name:
+            yield name, start, conditions
+        name, start, conditions = "", number, []
+        if match := _ENTRY.match(line):
+            name = match[2]
+        elif match := _BLOCK.match(line):
+            blocks.append(conditions)
+            if match[1] == "if":
+                conditions.append(match[2])
+        elif _END.match(line) and blocks:
             blocks.pop()
-    if entry and entry[0] in wanted:
-        yield entry[0], Definition(file, entry[1], (*(c for block in blocks for c in block), *entry[2]))
 
 
 def _joined(text: str) -> Iterator[str]:
@@ -82,7 +88,7 @@ def _joined(text: str) -> Iterator[str]:
         if line.endswith("\\"):
             held, empty = held + line[:-1] + " ", empty + 1
             continue
-        yield held + line
+        yield (held + line).rstrip()
         yield from [""] * empty
         held, empty = "", 0
 

@@ -1,0 +1,1 @@
+int open(void) { return 0; }

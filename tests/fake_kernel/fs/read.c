@@ -1,0 +1,1 @@
+int read(void) { return 0; }

@@ -1,0 +1,62 @@
+"""Real configurations of the real tree, from the user's cache (fetched where it is not there)."""
+
+import pytest
+
+from guestforge.arch import ARCHES
+from guestforge.errors import BuildError
+from guestforge.kernel.configure import configure
+from guestforge.kernel.dotconfig import read_dotconfig
+from guestforge.kernel.fragment import Request, compose
+from guestforge.kernel.make import Make
+from guestforge.kernel.toolchain import identify
+from guestforge.kernel.verify import dropped, verify
+from guestforge.recipe.load import load_kernel
+from guestforge.sources.linux import fetch_tree
+from guestforge.store import Store
+
+pytestmark = pytest.mark.slow
+RECIPE = load_kernel("default")
+
+
+@pytest.fixture(scope="module")
+def tree():
+    return fetch_tree(Store(), RECIPE.source).path
+
+
+def final_config(tree, path, arch, requests, base="allnoconfig"):
+    configure(Make(arch, tree, path, 0), base, requests, identify(path, arch), path / "log")
+    return read_dotconfig(path / ".config")
+
+
+@pytest.mark.parametrize("arch", ARCHES.values(), ids=ARCHES)
+def test_the_default_kernel_gets_every_option_it_asks_for(tree, tmp_path, arch):
+    requests = compose(RECIPE.fragments, arch.name)
+    assert dropped(requests, final_config(tree, tmp_path, arch, requests)) == []
+
+
+@pytest.mark.parametrize("base", ["defconfig", "tinyconfig"])
+def test_the_other_bases_take_the_request_too(tree, tmp_path, base):
+    arch = ARCHES["x86_64"]
+    requests = compose(["base", "pci", "virtio", "virtio-fs"], arch.name)
+    assert dropped(requests, final_config(tree, tmp_path, arch, requests, base)) == []
+
+
+def test_virtio_fs_without_fuse_fails_and_names_it(tree, tmp_path):
+    arch = ARCHES["x86_64"]
+    whole = compose(RECIPE.fragments, arch.name)
+    without = tuple(request for request in whole if request.option != "CONFIG_FUSE_FS")
+    config = final_config(tree, tmp_path, arch, without)
+    with pytest.raises(BuildError, match="CONFIG_VIRTIO_FS") as caught:
+        verify(without, config, tree, arch.kernel_arch)
+    wanted = next(request for request in whole if request.option == "CONFIG_VIRTIO_FS")
+    assert f"{wanted.place}: CONFIG_VIRTIO_FS: wanted y, got n" in caught.value.excerpt
+    assert "fs/fuse/Kconfig" in caught.value.excerpt
+    assert "not set: FUSE_FS" in caught.value.excerpt
+
+
+def test_an_option_that_no_kernel_has_is_named(tree, tmp_path):
+    arch = ARCHES["x86_64"]
+    requests = (*compose(["base"], arch.name), Request("CONFIG_NO_SUCH_THING", "y", "f.conf", 1))
+    with pytest.raises(BuildError, match="CONFIG_NO_SUCH_THING") as caught:
+        verify(requests, final_config(tree, tmp_path, arch, requests), tree, arch.kernel_arch)
+    assert "no Kconfig file of this kernel defines it" in caught.value.excerpt
