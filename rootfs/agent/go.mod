@@ -1,0 +1,26 @@
+module guestforge.dev/agent
+
+go 1.26.0
+
+tool google.golang.org/protobuf/cmd/protoc-gen-go
+
+require (
+	github.com/containerd/ttrpc v1.2.10
+	github.com/jsimonetti/rtnetlink v1.4.2
+	github.com/mdlayher/vsock v1.4.0
+	golang.org/x/sys v0.49.0
+)
+
+require (
+	github.com/containerd/log v0.1.0 // indirect
+	github.com/google/go-cmp v0.7.0 // indirect
+	github.com/josharian/native v1.1.0 // indirect
+	github.com/mdlayher/netlink v1.7.2 // indirect
+	github.com/mdlayher/socket v0.8.0 // indirect
+	github.com/sirupsen/logrus v1.9.4 // indirect
+	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260226221140-a57be14db171 // indirect
+	google.golang.org/grpc v1.81.1 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
