@@ -85,16 +85,26 @@ class AptRoot:
         the suite no longer has, BuildError for everything that the network or the mirror does wrong.
         """
         if self._find(wanted.package, wanted.version) != wanted:  # no lists yet, or old ones
-            self.update()
-            if self._find(wanted.package, wanted.version) != wanted:
-                raise self._unknown(wanted.package, wanted.version)
+            self._update_for(wanted)
+        meter = _Meter(wanted.size, on_bytes)
         with tempfile.TemporaryDirectory(dir=self.directory) as place:
-            argv = ["apt-get", "download", "-q", "-o", "APT::Status-Fd=1", f"{wanted.package}={wanted.version}"]
-            meter = _Meter(wanted.size, on_bytes)
-            self._apt(argv, f"{wanted.package} {wanted.version} could not be fetched", Path(place), meter.line)
+            try:
+                self._fetch(wanted, Path(place), meter)
+            except BuildError:
+                self._update_for(wanted)  # the mirror may have dropped the version since the lists were fetched
+                self._fetch(wanted, Path(place), meter)
             deb = _verified(Path(place), wanted)
             meter.to(wanted.size)
             return Path(shutil.move(deb, target / f"{wanted.package}.deb"))
+
+    def _update_for(self, wanted: Resolved) -> None:
+        self.update()
+        if self._find(wanted.package, wanted.version) != wanted:
+            raise self._unknown(wanted.package, wanted.version)
+
+    def _fetch(self, wanted: Resolved, place: Path, meter: "_Meter") -> None:
+        argv = ["apt-get", "download", "-q", "-o", "APT::Status-Fd=1", f"{wanted.package}={wanted.version}"]
+        self._apt(argv, f"{wanted.package} {wanted.version} could not be fetched", place, meter.line)
 
     def _find(self, package: str, version: str | None) -> Resolved | None:
         name = f"{package}={version}" if version else package
