@@ -58,6 +58,10 @@ class Server:
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
+    def join(self) -> None:
+        """Wait until the client has closed the connection."""
+        self._thread.join(10)
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
