@@ -116,6 +116,17 @@ def test_a_request_that_did_not_change_is_not_configured_again(setting, monkeypa
     assert (setting.workspace / ".config").stat().st_mtime_ns == config
 
 
+def test_a_request_that_changes_nothing_leaves_the_config_untouched(setting):
+    setting.build()
+    config, compiled = (setting.workspace / ".config"), (setting.workspace / "init" / "main.o")
+    before = config.stat().st_mtime_ns, compiled.stat().st_mtime_ns
+    setting.ask("more", "# CONFIG_NONE is not set\n")
+    entry = setting.build("more")
+    assert not entry.reused
+    assert (config.stat().st_mtime_ns, compiled.stat().st_mtime_ns) == before
+    assert json.loads((entry.path / "kernel.json").read_text())["objects"] == 0
+
+
 def test_a_config_that_somebody_touched_is_made_again(setting, monkeypatch):
     setting.build()
     (setting.workspace / ".config").write_text("CONFIG_BROKEN=y\n")
