@@ -7,10 +7,11 @@ from guestforge.errors import BuildError
 from guestforge.kernel.configure import configure
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.fragment import Request, compose
-from guestforge.kernel.make import Make
+from guestforge.kernel.make import Make, configure_argv
 from guestforge.kernel.toolchain import identify
 from guestforge.kernel.verify import dropped, verify
 from guestforge.recipe.load import load_kernel
+from guestforge.run import run
 from guestforge.sources.linux import fetch_tree
 from guestforge.store import Store
 
@@ -32,6 +33,13 @@ def final_config(tree, path, arch, requests, base="allnoconfig"):
 def test_the_default_kernel_gets_every_option_it_asks_for(tree, tmp_path, arch):
     requests = compose(RECIPE.fragments, arch.name)
     assert dropped(requests, final_config(tree, tmp_path, arch, requests)) == []
+
+
+def test_olddefconfig_has_nothing_to_add_to_a_base_that_takes_the_request(tree, tmp_path):
+    arch = ARCHES["x86_64"]
+    config = final_config(tree, tmp_path, arch, compose(RECIPE.fragments, arch.name))
+    run(configure_argv(Make(arch, tree, tmp_path, 0), "olddefconfig"))
+    assert read_dotconfig(tmp_path / ".config") == config
 
 
 @pytest.mark.parametrize("base", ["defconfig", "tinyconfig"])
