@@ -75,10 +75,9 @@ class Call(Generic[M]):
         return RpcError(self.method, Code.DEADLINE_EXCEEDED, f"{what} within {self._timeout or 0:g} s")
 
     def end(self, outcome: Response | Ended) -> None:
-        """Give the call its outcome; the first one counts."""
-        if self._outcome is None:
-            self._outcome = outcome
-            self._done.set()
+        """Give the call its outcome, once."""
+        self._outcome = outcome
+        self._done.set()
 
     def _decode(self, payload: bytes) -> M:
         message = self._answer()

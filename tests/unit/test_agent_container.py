@@ -18,7 +18,10 @@ def run(agent: FakeAgent, timeout: float = 5.0, limit: int = 1000) -> Result:
     before = threading.active_count()
     try:
         with talking_to(agent) as client:
-            return run_container(client, "c", "/root", ["/probe", "x"], timeout=timeout, output_limit=limit)
+            try:
+                return run_container(client, "c", "/root", ["/probe", "x"], timeout=timeout, output_limit=limit)
+            finally:
+                assert "stream-reader" not in [thread.name for thread in threading.enumerate()]
     finally:
         assert threading.active_count() == before
 
@@ -84,6 +87,13 @@ def test_a_program_that_hangs_is_killed_at_the_limit_and_removed() -> None:
     assert time.monotonic() - start < 2
     assert "SignalProcess" in agent.methods
     assert agent.methods[-1] == "RemoveContainer"
+
+
+def test_a_guest_that_neither_kills_nor_removes_leaves_no_thread_of_ours() -> None:
+    agent = FakeAgent(Program(hangs=True))
+    agent.refusals |= {method: Refusal(13, "no") for method in ("ReadStdout", "SignalProcess", "RemoveContainer")}
+    with pytest.raises(RpcError, match="ReadStdout"):
+        run(agent, timeout=0.3)
 
 
 @pytest.mark.parametrize("method", ["CreateContainer", "StartContainer", "ReadStdout", "ReadStderr", "WaitProcess"])

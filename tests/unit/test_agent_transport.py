@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from guestforge.agent.errors import ConnectError, NotReadyError
-from guestforge.agent.proto.health_pb2 import HealthCheckResponse
+from guestforge.agent.proto.health_pb2 import HealthCheckResponse, VersionCheckResponse
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.transport import hybrid_connect, unix_connect, vsock_connect
+from tests.fake_agent import FakeAgent, Program
 from tests.ttrpc_server import Server, read_exactly
 
 SOON = 2.0
@@ -237,3 +238,25 @@ def test_the_socket_may_appear_late(tmp_path: Path) -> None:
         assert client.check_health()
     gone.set()
     timer.join()
+
+
+def test_the_example_in_the_documentation_is_true(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "agent-client.md").read_text()
+    example = text.partition("```python\n")[2].partition("```")[0]
+    assert example.count("/tmp/v.sock") == 1
+    agent = FakeAgent(Program(stdout=[b"hello"], status=3))
+    agent.answers["Check"] = HealthCheckResponse(status=HealthCheckResponse.SERVING)
+    agent.answers["Version"] = VersionCheckResponse(agent_version="1.2")
+
+    def serve(sock: socket.socket) -> None:
+        answering(b"OK 5\n")(sock)
+        sock.settimeout(None)
+        agent.server = Server(sock.dup(), agent.handlers())
+        agent.server.join()
+        agent.server.close()
+
+    with listening(tmp_path / "v.sock", serve):
+        exec(example.replace("/tmp/v.sock", str(tmp_path / "v.sock")), {})
+    assert capsys.readouterr().out == "1.2 []\n3 hello\n"
+    assert agent.methods[:4] == ["Check", "Version", "GetGuestDetails", "CreateSandbox"]
+    assert agent.methods[-1] == "DestroySandbox"

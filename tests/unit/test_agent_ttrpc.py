@@ -5,9 +5,11 @@ import logging
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from google.protobuf.message import Message
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from guestforge.agent.errors import AgentError, Code, ConnectionLostError, ProtocolError, RpcError
 from guestforge.agent.proto.ttrpc_pb2 import KeyValue, Request, Response
 from guestforge.agent.ttrpc import LOGGED_STRAYS, Connection
+from guestforge.run import run
 from tests.ttrpc_server import Handler, Refusal, Server, answer_frame, read_request, response_frame
 
 SOON = 2.0  # seconds; everything that is immediate is far below
@@ -139,6 +142,7 @@ def test_a_silent_peer_ends_the_call_at_its_deadline_and_not_the_connection() ->
         assert 0.1 <= time.monotonic() - start < SOON
         assert caught.value.code == Code.DEADLINE_EXCEEDED
         assert "within 0.1 s" in str(caught.value)
+        assert not connection._calls
         stream, _ = read_request(other)
         other.sendall(answer_frame(stream, KeyValue(key="too late")))
         thread, errors = in_background(lambda: say(connection))
@@ -222,7 +226,8 @@ def test_a_reset_connection_is_a_lost_one() -> None:
 
 def test_frames_that_belong_to_no_call_are_dropped_and_logged_a_few_times(caplog: pytest.LogCaptureFixture) -> None:
     with peer() as (connection, other), caplog.at_level(logging.WARNING):
-        thread, errors = in_background(lambda: say(connection))
+        answers: list[str] = []
+        thread, errors = in_background(lambda: answers.append(say(connection)))
         stream, _ = read_request(other)
         for stray in (stream + 2, 0, 2, 2**32 - 1):
             other.sendall(answer_frame(stray, KeyValue(key="stray")))
@@ -233,6 +238,7 @@ def test_frames_that_belong_to_no_call_are_dropped_and_logged_a_few_times(caplog
         other.sendall(answer_frame(stream, KeyValue(key="mine")))
         thread.join(SOON)
         assert not errors
+        assert answers == ["mine"]
     assert len(caplog.records) == LOGGED_STRAYS
 
 
@@ -318,3 +324,12 @@ def test_whatever_the_guest_sends_a_call_ends_with_an_answer_or_our_error(noise:
 def test_requests_are_decodable_by_the_envelope_alone() -> None:
     envelope = Request(service="grpc.Health", method="Check", payload=b"\x01", timeout_nano=5)
     assert envelope.SerializeToString() == b"\x0a\x0bgrpc.Health\x12\x05Check\x1a\x01\x01\x20\x05"
+
+
+def test_the_generated_envelope_is_that_of_its_proto_file(tmp_path: Path) -> None:
+    root, proto = Path(__file__).parents[2], Path("guestforge/agent/proto/ttrpc.proto")
+    plugin = f"--plugin={Path(sys.executable).with_name('protoc-gen-mypy')}"
+    outs = [f"--python_out={tmp_path}", f"--mypy_out=quiet:{tmp_path}"]
+    run([sys.executable, "-m", "grpc_tools.protoc", "-I.", plugin, *outs, proto], cwd=root)
+    for name in ("ttrpc_pb2.py", "ttrpc_pb2.pyi"):
+        assert (tmp_path / proto.with_name(name)).read_text() == (root / proto.with_name(name)).read_text()
