@@ -1,0 +1,126 @@
+"""QEMU's arguments, from a plan: a pure function, with a golden file for each architecture in tests/golden/vmm/."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from guestforge.arch import Arch
+from guestforge.vmm.plan import Disk, MachinePlan, Share, Sockets, Vsock, kernel_cmdline
+
+# Disks get fixed places, so that a runtime's address of one (a PCI slot, a CCW device number) is known beforehand.
+# QEMU fills the other devices in from the lowest free slot up; slots below 8 are left to them.
+FIRST_DISK_SLOT: Final = 0x10
+
+# How each virtio bus puts a device at a fixed place, and how the guest then names that place.
+_PLACES: Final[dict[str, tuple[str, str]]] = {
+    "pci": ("addr={slot:#x}", "{slot:02x}"),
+    "ccw": ("devno=fe.0.{slot:04x}", "0.0.{slot:04x}"),
+}
+
+# We listen and QEMU connects: so nobody polls for a socket to appear, and nothing of the console is missed.
+_CONSOLES: Final[dict[str, Callable[[MachinePlan, Sockets], list[str]]]] = {
+    "log": lambda _, sockets: ["-chardev", f"socket,id=console,path={quoted(sockets.console)},server=off"],
+    "terminal": lambda plan, _: [
+        "-chardev",
+        f"stdio,id=console,mux=on,signal=off,logfile={quoted(plan.console_log)},logappend=off",
+        "-mon",
+        "chardev=console,mode=readline",
+    ],
+}
+
+
+def qemu_argv(plan: MachinePlan, sockets: Sockets) -> list[str]:
+    """Return the command line that starts a machine."""
+    words = [plan.arch.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    words += _machine(plan)
+    words += _boot(plan)
+    words += _CONSOLES[plan.console](plan, sockets)
+    words += plan.arch.console_device
+    words += ["-chardev", f"socket,id=qmp,path={quoted(sockets.qmp)},server=off", "-mon", "chardev=qmp,mode=control"]
+    words += ["-device", f"virtio-rng-{plan.arch.virtio_bus}"]
+    for index, disk in enumerate(plan.disks):
+        words += _disk(plan.arch, index, disk)
+    for index, share in enumerate(plan.shares):
+        words += _share(plan.arch, index, share, sockets)
+    if plan.vsock:
+        words += _vsock(plan.arch, plan.vsock, sockets)
+    return [*words, *plan.extra]
+
+
+def disk_address(arch: Arch, index: int) -> str:
+    """Return how a runtime names the disk at `index` to the agent: a PCI slot in hex (`10`), or a CCW id (`0.0.0010`).
+
+    Those are the sources of the agent's storage drivers blk and blk-ccw.
+    """
+    return _PLACES[arch.virtio_bus][1].format(slot=FIRST_DISK_SLOT + index)
+
+
+def quoted(value: str | os.PathLike[str]) -> str:
+    """Return a value as QEMU's `key=value,...` options take it: a comma is written twice."""
+    return os.fspath(value).replace(",", ",,")
+
+
+def _machine(plan: MachinePlan) -> Iterator[str]:
+    cpu = plan.arch.cpu_kvm if plan.accelerator == "kvm" else plan.arch.cpu_tcg
+    # vhost-user devices are other processes: the guest's memory must be a descriptor that they can map, and shared
+    yield from ("-object", f"memory-backend-memfd,id=ram,size={plan.memory_mib}M,share=on")
+    yield from ("-machine", f"{plan.arch.machine},memory-backend=ram")
+    yield from ("-accel", plan.accelerator)
+    yield from ("-cpu", cpu)
+    yield from ("-smp", str(plan.cpus))
+    yield from ("-m", f"{plan.memory_mib}M")
+    # a guest that breaks out of QEMU may start nothing; vhost-user back ends are started by us, not by QEMU
+    yield from ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny")
+    if plan.icount:
+        yield from ("-icount", "shift=0")
+
+
+def _boot(plan: MachinePlan) -> Iterator[str]:
+    if plan.kernel is None:
+        return
+    yield from ("-kernel", os.fspath(plan.kernel))
+    if plan.initrd:
+        yield from ("-initrd", os.fspath(plan.initrd))
+    yield from ("-append", kernel_cmdline(plan))
+
+
+def _disk(arch: Arch, index: int, disk: Disk) -> Iterator[str]:
+    place = _PLACES[arch.virtio_bus][0].format(slot=FIRST_DISK_SLOT + index)
+    serial = f",serial={disk.serial}" if disk.serial else ""
+    # the host's page cache, without a flush of its own for every write; the guest's flushes reach the disk.
+    # Nobody else may open the file meanwhile: `locking` makes QEMU refuse a disk that another machine has.
+    options = "cache.direct=off,cache.no-flush=off,aio=threads,locking=auto"
+    yield "-blockdev"
+    yield f"driver=file,node-name=file{index},filename={quoted(disk.path)},read-only={_on(disk.read_only)},{options}"
+    yield "-blockdev"
+    yield f"driver=raw,node-name=disk{index},file=file{index},read-only={_on(disk.read_only)}"
+    yield "-device"
+    yield f"virtio-blk-{arch.virtio_bus},drive=disk{index},{place}{serial}"
+
+
+def _share(arch: Arch, index: int, share: Share, sockets: Sockets) -> Iterator[str]:
+    yield from ("-chardev", f"socket,id=fs{index},path={quoted(sockets.share(index))}")
+    yield from ("-device", f"vhost-user-fs-{arch.virtio_bus},chardev=fs{index},tag={quoted(share.tag)}")
+
+
+def _vsock(arch: Arch, vsock: Vsock, sockets: Sockets) -> Iterator[str]:
+    if vsock.kind == "kernel":
+        yield from ("-device", f"vhost-vsock-{arch.virtio_bus},guest-cid={vsock.cid}")
+        return
+    yield from ("-chardev", f"socket,id=vsock,path={quoted(sockets.vhost_vsock)}")
+    yield from ("-device", f"vhost-user-vsock-{arch.vsock_bus},chardev=vsock")
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def as_lines(argv: list[str]) -> str:
+    """Return a command line for people and for golden files: an option and its value a line."""
+    lines: list[str] = []
+    for word in argv:
+        if lines and lines[-1].startswith("-") and " " not in lines[-1] and not word.startswith("-"):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines) + "\n"

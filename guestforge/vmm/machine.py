@@ -1,0 +1,273 @@
+"""A running machine: QEMU and the programs behind its devices, from start to end."""
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from qemu.qmp import QMPError
+
+from guestforge.agent.transport import Dial
+from guestforge.errors import UserError
+from guestforge.run import Process, spawn
+from guestforge.vmm.argv import qemu_argv
+from guestforge.vmm.console import Console, Fault
+from guestforge.vmm.errors import MachineError
+from guestforge.vmm.plan import MachinePlan, Sockets
+from guestforge.vmm.state import Ended, State
+from guestforge.vmm.virtiofsd import Virtiofsd, need_virtiofsd, virtiofsd_argv
+from guestforge.vmm.vsock import dial, vsock_argv
+from guestforge.vmm.watcher import Watched, Watcher
+
+T = TypeVar("T")
+
+START_LIMIT: Final = 30.0  # seconds until QEMU answers; a loaded host takes about one
+HELPER_LIMIT: Final = 15.0  # seconds until a program behind a device listens
+HELPER_STEP: Final = 0.005
+SOCKET_LIMIT: Final = 107  # bytes of a Unix socket's path, unix(7)
+LONGEST_NAME: Final = "/vsock_4294967295"
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """QEMU's memory in KiB, from /proc/<pid>/smaps_rollup: resident, and with shared pages divided by their users."""
+
+    rss_kib: int
+    pss_kib: int
+
+
+class Machine:
+    """A machine that runs while the `with` block does. Nothing is left behind, however that is left.
+
+    `on_line` gets each line of the console, cleaned, in another thread. Entering raises UserError for a program that is
+    not installed, and MachineError (`qemu-failed`, `helper-failed`) for a machine that does not start.
+    """
+
+    def __init__(
+        self,
+        plan: MachinePlan,
+        *,
+        virtiofsd: Virtiofsd | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.argv: tuple[str, ...] = ()
+        self.sockets: Sockets
+        self._virtiofsd = virtiofsd
+        self._stack = contextlib.ExitStack()
+        self._state = State(Console(None), plan.arch.kernel_log_start, on_line)
+        self._watcher: Watcher
+        self._qemu: Process
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End everything that was started; to be called any number of times."""
+        self._state.stopping = True
+        self._stack.close()
+
+    # waiting
+
+    def wait_for(self, ready: Callable[[], T | None], limit: float, what: str) -> T:
+        """Return what `ready` returns, as soon as that is not None; `what` names it for people.
+
+        `ready` is asked at every line of the console and every event, and must not block. Raises MachineError as soon
+        as the machine is beyond use, or with kind `timeout` after `limit` seconds.
+        """
+        return self._state.wait(ready, limit, what)
+
+    def wait_console(self, text: str, limit: float) -> str:
+        """Return the console's first line with a text; raises as `wait_for` does."""
+        return self.wait_for(lambda: self._state.find(text), limit, f"{text!r} on the console")
+
+    def wait_end(self, limit: float) -> Ended:
+        """Wait until the machine has ended by itself; raises as `wait_for` does, but not for that end."""
+        return self._state.wait(lambda: self._state.ended, limit, "end of the machine", needs_qemu=False)
+
+    def verify(self, grace: float = 0.0) -> None:
+        """Raise MachineError if the machine is beyond use, or turns out to be within `grace` seconds.
+
+        For whoever has just lost a connection to the guest: the reason may come a moment later.
+        """
+        self._state.verify(grace)
+
+    def why_ended(self) -> str | None:
+        """Return why the machine is beyond use, None while it is not; a transport's GiveUp."""
+        return self._state.why()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Have a function called, in another thread, as soon as the machine is beyond use."""
+        self._state.on_end(callback)
+
+    # looking
+
+    @property
+    def qemu_version(self) -> str:
+        """QEMU's version, as it says itself."""
+        return self._state.version or "unknown"
+
+    @property
+    def phases(self) -> Mapping[str, float]:
+        """Seconds from the start to `qemu_start` (QEMU answers) and `kernel_up` (the kernel's first line)."""
+        return dict(self._state.phases)
+
+    @property
+    def ended(self) -> Ended | None:
+        """How QEMU ended, None while it runs."""
+        return self._state.ended
+
+    @property
+    def qemu_pid(self) -> int:
+        """QEMU's process id."""
+        return self._qemu.pid
+
+    def console_tail(self, lines: int) -> str:
+        """Return the console's last lines, without control characters."""
+        return self._state.tail(lines)
+
+    def console_faults(self) -> tuple[Fault, ...]:
+        """Return the lines of the whole console that no healthy guest prints."""
+        return self._state.faults()
+
+    def memory(self) -> Memory | None:
+        """Measure QEMU's memory; None if it has ended."""
+        try:
+            text = Path(f"/proc/{self._qemu.pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        rows = {line.split()[0]: line.split()[1] for line in text.splitlines()[1:]}
+        return Memory(int(rows["Rss:"]), int(rows["Pss:"])) if "Rss:" in rows else None
+
+    def instructions(self) -> int:
+        """Return how many instructions the guest has executed; the plan must have `icount`."""
+        answer = self.execute("query-replay")
+        assert isinstance(answer, dict)
+        return int(answer["icount"])
+
+    # doing
+
+    def dial(self, port: int) -> Dial:
+        """Return what connects to a port of the guest, for the agent's client."""
+        if self.plan.vsock is None:
+            raise UserError("this machine has no vsock device")
+        return dial(self.plan.vsock, self.sockets, port)
+
+    def connect(self, port: int, timeout: float) -> socket.socket:
+        """Connect to a port of the guest; gives up as soon as the machine is beyond use. Raises ConnectError."""
+        return self.dial(port)(timeout=timeout, give_up=self.why_ended)
+
+    def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """Run a command of QEMU's machine protocol. Raises MachineError if QEMU refuses it or is gone."""
+        try:
+            return self._watcher.execute(command, arguments)
+        except (QMPError, TimeoutError) as e:
+            self.verify(0.25)
+            raise MachineError("qemu-failed", f"QEMU: {command}: {e}") from e
+
+    # starting
+
+    def _start(self) -> None:
+        plan, stack = self.plan, self._stack
+        self.sockets = Sockets(stack.enter_context(runtime_directory()))
+        self.argv = tuple(qemu_argv(plan, self.sockets))
+        console = Console(plan.console_log if plan.console == "log" else None)
+        stack.callback(console.close)
+        self._state.attach(console)
+        helpers = tuple(self._helpers())
+        for helper, path in helpers:
+            _await_socket(helper, path)
+        qmp = stack.enter_context(listen(self.sockets.qmp))
+        listener = stack.enter_context(listen(self.sockets.console)) if plan.console == "log" else None
+        self._qemu = stack.enter_context(self._spawn_qemu())
+        watched = Watched("qemu-exited", "QEMU", self._qemu)
+        self._watcher = Watcher(self._state, watched, tuple(helper for helper, _ in helpers), qmp, listener)
+        stack.callback(self._watcher.stop)
+        self._watcher.start()
+        self._await_qemu(watched)
+
+    def _spawn_qemu(self) -> contextlib.AbstractContextManager[Process]:
+        if self.plan.console == "terminal":
+            return spawn(self.argv, stdin=0, stdout=1, stderr=2)
+        return spawn(self.argv)
+
+    def _helpers(self) -> Iterator[tuple[Watched, Path]]:
+        vsock = self.plan.vsock
+        if vsock and vsock.kind == "builtin":
+            process = self._stack.enter_context(spawn(vsock_argv(vsock, self.sockets), cwd=REPOSITORY))
+            yield Watched("vsock-died", "the vsock device", process), self.sockets.vhost_vsock
+        for index, share in enumerate(self.plan.shares):
+            path = self.sockets.share(index)
+            server = self._virtiofsd or need_virtiofsd()
+            with listen(path) as listener:
+                argv = virtiofsd_argv(server, share.directory, listener.fileno(), root=os.geteuid() == 0)
+                process = self._stack.enter_context(spawn(argv, pass_fds=(listener.fileno(),)))
+            yield Watched("virtiofsd-died", server.name, process), path
+
+    def _await_qemu(self, watched: Watched) -> None:
+        """Wait until QEMU answers. What it says on standard error is why it does not."""
+        try:
+            self._state.wait(lambda: self._state.version, START_LIMIT, "answer from QEMU")
+        except MachineError as e:
+            if e.kind in {"qemu-exited", "timeout"}:
+                raise MachineError(
+                    "qemu-failed", f"QEMU did not start: {e.message}", excerpt=watched.last_words()
+                ) from e
+            raise
+
+
+@contextlib.contextmanager
+def runtime_directory() -> Iterator[Path]:
+    """Yield a new private directory whose sockets have paths that are short enough, and remove it afterwards."""
+    bases = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]  # noqa: S108 - mkdtemp makes it private
+    for base in bases:
+        longest = len(os.fsencode(base or "")) + len("/gf-12345678") + len(LONGEST_NAME)
+        if base and longest <= SOCKET_LIMIT and os.access(base, os.W_OK | os.X_OK):
+            directory = Path(tempfile.mkdtemp(prefix="gf-", dir=base))
+            try:
+                yield directory
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+            return
+    raise UserError("no directory for sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are too long or not ours to write to")
+
+
+@contextlib.contextmanager
+def listen(path: Path) -> Iterator[socket.socket]:
+    """Yield a listening Unix socket that does not block."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(os.fspath(path))
+        sock.listen(1)
+        sock.setblocking(False)
+        yield sock
+
+
+def _await_socket(helper: Watched, path: Path) -> None:
+    deadline = time.monotonic() + HELPER_LIMIT
+    while not path.exists():
+        code = helper.process.wait(HELPER_STEP)
+        if code is None and time.monotonic() < deadline:
+            continue
+        why = f"does not listen after {HELPER_LIMIT:g} s" if code is None else f"ended with exit code {code}"
+        helper.process.stop()
+        pipe = helper.process.popen.stdout
+        helper.output.extend(pipe.read() if pipe else b"")
+        raise MachineError("helper-failed", f"{helper.name} {why}", excerpt=helper.last_words())

@@ -1,0 +1,184 @@
+"""What a machine is, as data: the guest that it boots, its devices, and the kernel's command line.
+
+Nothing here touches the host. Where the sockets of a running machine are is decided when it starts (`Sockets`).
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from guestforge.arch import Arch
+from guestforge.errors import UserError
+
+AcceleratorName = Literal["tcg", "kvm"]
+VsockKind = Literal["builtin", "kernel"]
+ConsoleKind = Literal["log", "terminal"]
+
+# virtio 1.2, 5.2.6.6 (the serial of a block device) and 5.11.4 (the tag of a file system)
+MAX_SERIAL: Final = 20
+MAX_TAG: Final = 36
+FIRST_GUEST_CID: Final = 3  # 0 to 2 are the hypervisor, loopback and the host, vsock(7)
+LAST_GUEST_CID: Final = 0xFFFF_FFFE
+MIN_MEMORY_MIB: Final = 32
+MAX_MEMORY_MIB: Final = 1024 * 1024
+MAX_DISKS: Final = 12  # as many slots as the PCI root bus of every machine has left; see argv.py
+
+_WORD = re.compile(r"[A-Za-z0-9_.-]+")
+
+# What runtimes send to every guest: the agent expects the unified cgroup hierarchy alone. panic=-1 makes a kernel that
+# panics reset the machine at once, which ends QEMU.
+COMMON_ARGS: Final = ("panic=-1", "cgroup_no_v1=all", "systemd.unified_cgroup_hierarchy=1")
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A raw disk file. The guest sees disks as vda, vdb, ... in their order, and their serials in sysfs."""
+
+    path: Path
+    read_only: bool = False
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A directory that the guest mounts by a tag, with virtio-fs."""
+
+    tag: str
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Vsock:
+    """The vsock device: our own (`builtin`) or the host kernel's vhost-vsock (`kernel`). `cid` is the guest's."""
+
+    kind: VsockKind
+    cid: int = FIRST_GUEST_CID
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The root file system, where it is not an initrd."""
+
+    device: str = "/dev/vda1"
+    fstype: str = "ext4"
+    flags: str = "data=ordered,errors=remount-ro"
+    read_only: bool = True
+
+    def args(self) -> tuple[str, ...]:
+        """Return the kernel's arguments that mount it."""
+        flags = (f"rootflags={self.flags}",) if self.flags else ()
+        return (f"root={self.device}", f"rootfstype={self.fstype}", *flags, "ro" if self.read_only else "rw")
+
+
+@dataclass(frozen=True, slots=True)
+class MachinePlan:
+    """A machine. Making one raises UserError for a value that can't work.
+
+    `kernel` may be None: the machine then stays in its firmware. `memory_mib` is in MiB. `kernel_args` follow all
+    others on the command line, `extra` all others of QEMU's arguments. `console` is where the guest's console goes:
+    to the log alone, or to the terminal too, with QEMU's keys (Ctrl-A X ends it). `icount` makes TCG count
+    instructions, one a nanosecond of the guest's time.
+    """
+
+    arch: Arch
+    accelerator: AcceleratorName
+    kernel: Path | None
+    console_log: Path
+    initrd: Path | None = None
+    root: Root | None = None
+    disks: tuple[Disk, ...] = ()
+    shares: tuple[Share, ...] = ()
+    vsock: Vsock | None = None
+    memory_mib: int = 256
+    cpus: int = 1
+    kernel_args: tuple[str, ...] = ()
+    console: ConsoleKind = "log"
+    icount: bool = False
+    extra: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_processors(self)
+        _check_devices(self)
+        kernel_cmdline(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Where a running machine's sockets are: in a directory of its own, with names that are short."""
+
+    directory: Path
+
+    @property
+    def console(self) -> Path:
+        """We listen, QEMU connects."""
+        return self.directory / "console"
+
+    @property
+    def qmp(self) -> Path:
+        """We listen, QEMU connects."""
+        return self.directory / "qmp"
+
+    @property
+    def vhost_vsock(self) -> Path:
+        """Our vsock device listens, QEMU connects."""
+        return self.directory / "vhost-vsock"
+
+    @property
+    def vsock(self) -> Path:
+        """The hybrid socket: our vsock device listens, host programs connect."""
+        return self.directory / "vsock"
+
+    def share(self, index: int) -> Path:
+        """The virtio-fs server of the share at `index` listens, QEMU connects."""
+        return self.directory / f"fs{index}"
+
+
+def kernel_cmdline(plan: MachinePlan) -> str:
+    """Return the kernel's command line; raises UserError when the kernel would cut it off (Arch.cmdline_max bytes)."""
+    root = plan.root.args() if plan.root else ()
+    line = " ".join((f"console={plan.arch.console}", *plan.arch.kernel_args, *COMMON_ARGS, *root, *plan.kernel_args))
+    limit = plan.arch.cmdline_max
+    if len(line.encode()) >= limit:  # the final NUL counts
+        raise UserError(
+            f"the kernel's command line has {len(line.encode())} bytes; {plan.arch.name} keeps {limit - 1}",
+            hint="give fewer kernel arguments",
+            excerpt=line,
+        )
+    if "\n" in line or "\0" in line:
+        raise UserError("a kernel argument has a line break or a NUL in it", excerpt=repr(line))
+    return line
+
+
+def _check_processors(plan: MachinePlan) -> None:
+    if plan.cpus < 1:
+        raise UserError(f"cpus = {plan.cpus}: a machine has at least one")
+    if plan.accelerator == "tcg" and plan.cpus > plan.arch.max_cpus_tcg:
+        limit = plan.arch.max_cpus_tcg
+        raise UserError(
+            f"cpus = {plan.cpus}: under TCG {plan.arch.name} takes at most {limit}", hint=f"set cpus to {limit} or less"
+        )
+    if plan.icount and plan.accelerator != "tcg":
+        raise UserError("instructions can be counted under TCG alone", hint="--accel tcg")
+    if not MIN_MEMORY_MIB <= plan.memory_mib <= MAX_MEMORY_MIB:
+        raise UserError(f"memory = {plan.memory_mib} MiB: it takes {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}")
+
+
+def _check_devices(plan: MachinePlan) -> None:
+    if len(plan.disks) > MAX_DISKS:
+        raise UserError(f"{len(plan.disks)} disks: a machine takes at most {MAX_DISKS}")
+    for disk in plan.disks:
+        if disk.serial:
+            _check_word("serial", disk.serial, MAX_SERIAL)
+    tags = [share.tag for share in plan.shares]
+    for tag in tags:
+        _check_word("tag", tag, MAX_TAG)
+    if len(set(tags)) != len(tags):
+        raise UserError(f"two shares have the same tag: {', '.join(tags)}")
+    if plan.vsock and not FIRST_GUEST_CID <= plan.vsock.cid <= LAST_GUEST_CID:
+        raise UserError(f"guest CID {plan.vsock.cid} is not in {FIRST_GUEST_CID} to {LAST_GUEST_CID}")
+
+
+def _check_word(what: str, word: str, limit: int) -> None:
+    if not _WORD.fullmatch(word) or len(word) > limit:
+        raise UserError(f"{what} {word!r}: it takes 1 to {limit} letters, digits, dashes, dots and underscores")

@@ -1,0 +1,206 @@
+"""The thread that watches a running machine: QEMU's protocol, console, output and exit, and the programs behind it."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+from qemu.qmp import QMPError
+
+from guestforge.run import Process
+from guestforge.vmm.console import clean
+from guestforge.vmm.errors import Kind
+from guestforge.vmm.qmp import COMMAND_TIMEOUT, Qmp
+from guestforge.vmm.state import State
+
+READ_SIZE: Final = 64 * 1024
+KEPT_OUTPUT: Final = 16 * 1024  # bytes of what a program wrote that an error may show
+LAST_WORDS: Final = 1.0  # seconds for output that is under way when QEMU has ended
+# A program behind a device ends when QEMU does. Only if QEMU is still there after this is it the program's own end.
+HELPER_GRACE: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A program of the machine: what its end means, its name for people, and the last of what it wrote."""
+
+    kind: Kind
+    name: str
+    process: Process
+    output: bytearray = field(default_factory=bytearray)
+
+    def last_words(self) -> str:
+        """Return the last of what it wrote, safe on a terminal."""
+        return "\n".join(clean(line) for line in bytes(self.output).splitlines()[-20:])
+
+
+class Watcher:
+    """Watches from `start` to `stop`. `console` and `qmp` are listening sockets that QEMU connects to."""
+
+    def __init__(
+        self,
+        state: State,
+        qemu: Watched,
+        helpers: tuple[Watched, ...],
+        qmp: socket.socket,
+        console: socket.socket | None,
+    ) -> None:
+        self._state = state
+        self._qemu = qemu
+        self._helpers = helpers
+        self._sockets = {"qmp": qmp, "console": console}
+        self._qmp = Qmp(self._event)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._running = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="guestforge-watcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+        self._running.wait()
+
+    def stop(self) -> None:
+        """End the thread."""
+        if self._loop and self._stop and self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # it has just ended
+                self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
+        """Run a QMP command; raises QMPError, or TimeoutError when QEMU does not answer."""
+        assert self._loop is not None
+        future = asyncio.run_coroutine_threadsafe(self._qmp.execute(command, arguments), self._loop)
+        try:
+            return future.result(COMMAND_TIMEOUT + 1)
+        except concurrent.futures.CancelledError as e:
+            raise TimeoutError(f"QEMU did not answer {command}") from e
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        finally:
+            self._running.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        tasks = [asyncio.create_task(work) for work in (self._watch_qemu(), *map(self._watch_helper, self._helpers))]
+        self._running.set()
+        await self._stop.wait()
+        await self._qmp.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch_qemu(self) -> None:
+        output = asyncio.create_task(_collect(self._qemu))
+        console = asyncio.create_task(self._read_console())
+        protocol = asyncio.create_task(self._open_qmp())
+        try:
+            returncode = await _exit_of(self._qemu.process)
+            protocol.cancel()
+            await self._qmp.drain()
+            await asyncio.wait((output, console), timeout=LAST_WORDS)
+            self._state.has_ended(returncode)
+        finally:
+            for task in (output, console, protocol):
+                task.cancel()
+
+    async def _watch_helper(self, helper: Watched) -> None:
+        output = asyncio.create_task(_collect(helper))
+        try:
+            returncode = await _exit_of(helper.process)
+            await asyncio.wait((output,), timeout=LAST_WORDS)
+            await asyncio.sleep(HELPER_GRACE)
+            if self._qemu.process.poll() is None and self._state.shutdown_reason == "unknown":
+                how = f"exit code {returncode}" if returncode >= 0 else f"signal {-returncode}"
+                self._state.fail(helper.kind, f"{helper.name} died: {how}", helper.last_words)
+        finally:
+            output.cancel()
+
+    async def _read_console(self) -> None:
+        listener = self._sockets["console"]
+        if listener is None:
+            return
+        loop = asyncio.get_running_loop()
+        connection, _ = await loop.sock_accept(listener)
+        with connection:
+            connection.setblocking(False)
+            with contextlib.suppress(ConnectionResetError):
+                while data := await loop.sock_recv(connection, READ_SIZE):
+                    self._state.feed(data)
+
+    async def _open_qmp(self) -> None:
+        listener = self._sockets["qmp"]
+        assert listener is not None
+        connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+        try:
+            self._state.answers(await self._qmp.open(connection))
+        except QMPError as e:
+            self._state.fail("qemu-failed", f"QEMU's machine protocol failed: {e}", self._qemu.last_words)
+
+    def _event(self, name: str, data: Mapping[str, Any]) -> None:
+        if name == "SHUTDOWN":
+            self._state.shutdown_reason = str(data.get("reason", "unknown"))
+        elif name == "GUEST_PANICKED":
+            self._state.fail("panic", "the guest told its machine that it panicked", partial(self._state.tail, 20))
+        elif name == "STOP" and not self._state.stopping:
+            self._asking = asyncio.create_task(self._stopped())  # a task that nobody holds may be dropped
+
+    async def _stopped(self) -> None:
+        """QEMU has stopped the guest's processors: ask why."""
+        with contextlib.suppress(QMPError, TimeoutError):
+            status = await self._qmp.execute("query-status")
+            why = str(status.get("status")) if isinstance(status, dict) else "unknown"
+            if why not in ("running", "shutdown", "paused"):
+                self._state.fail("qemu-stopped", f"QEMU stopped the guest: {why}", self._qemu.last_words)
+
+
+async def _exit_of(process: Process) -> int:
+    """Wait for a program's exit; return its code."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ProcessLookupError):  # somebody has waited for it already
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            exited = asyncio.Event()
+            loop.add_reader(descriptor, exited.set)
+            await exited.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+    return process.popen.wait()
+
+
+async def _collect(watched: Watched) -> None:
+    """Read what a program writes, and keep the end of it."""
+    pipe = watched.process.popen.stdout
+    if pipe is None:
+        return
+    loop = asyncio.get_running_loop()
+    closed: asyncio.Future[None] = loop.create_future()
+    transport, _ = await loop.connect_read_pipe(lambda: _Output(watched.output, closed), pipe)
+    try:
+        await closed
+    finally:
+        transport.close()
+
+
+class _Output(asyncio.Protocol):
+    def __init__(self, kept: bytearray, closed: "asyncio.Future[None]") -> None:
+        self._kept = kept
+        self._closed = closed
+
+    def data_received(self, data: bytes) -> None:
+        self._kept += data
+        del self._kept[:-KEPT_OUTPUT]
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        if not self._closed.done():
+            self._closed.set_result(None)
