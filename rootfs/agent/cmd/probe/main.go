@@ -1,0 +1,101 @@
+// The probe is the program that the boot checks run in containers. It is in no image: the host puts it on the storage
+// under test. It does one thing, and says on standard output in one JSON object what came of it; it judges nothing.
+//
+//	read PATH                      {"size","sha256","mode","uid","gid","mtime","mtime_ns","nlink"}
+//	write PATH SIZE SEED [MODE]    {"size","sha256"}: the content is SHA-256 of "SEED:0", "SEED:1", ..., cut to SIZE
+//	list DIR                       {"count","names","sha256"}: of the sorted names, each with a newline
+//	stat PATH                      {"type","size","mode",...}, and "target" of a symbolic link, which is not followed
+//	rename A B, unlink P, chmod P MODE, truncate P SIZE, mkdir P [MODE]     {}
+//	mounts                         {"mounts":[{"target","fstype","source"}]}
+//	echo-env NAME                  {"value","set","uid","gid","cwd","hostname","pid","args"}
+//	exit CODE, sleep SECONDS       {}, and that exit code, or that pause first
+//
+// Modes are octal, mtime_ns and mtime nanoseconds and seconds since 1970. An answer has "ok": true; a failure is
+// {"ok": false, "error": TEXT} with exit code 1.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+)
+
+type answer map[string]any
+
+type command struct {
+	least, most int // arguments
+	do          func(args []string) (answer, error)
+}
+
+var commands = map[string]command{
+	"read":     {1, 1, read},
+	"write":    {3, 4, write},
+	"list":     {1, 1, list},
+	"stat":     {1, 1, stat},
+	"rename":   {2, 2, func(args []string) (answer, error) { return nil, os.Rename(args[0], args[1]) }},
+	"unlink":   {1, 1, unlink},
+	"chmod":    {2, 2, chmod},
+	"truncate": {2, 2, truncate},
+	"mkdir":    {1, 2, mkdir},
+	"mounts":   {0, 0, mounts},
+	"echo-env": {1, 1, echoEnv},
+	"exit":     {1, 1, exit},
+	"sleep":    {1, 1, sleep},
+}
+
+func main() {
+	said, err := perform(os.Args[1:])
+	if err != nil {
+		said = answer{"ok": false, "error": err.Error()}
+	} else if said == nil {
+		said = answer{"ok": true}
+	} else {
+		said["ok"] = true
+	}
+	if printErr := json.NewEncoder(os.Stdout).Encode(said); printErr != nil || err != nil {
+		os.Exit(1)
+	}
+	if code, ok := said["exit"].(int); ok {
+		os.Exit(code)
+	}
+}
+
+func perform(args []string) (answer, error) {
+	if len(args) == 0 {
+		return nil, fmt.Errorf("no command")
+	}
+	c, known := commands[args[0]]
+	if !known {
+		return nil, fmt.Errorf("no such command: %q", args[0])
+	}
+	if n := len(args) - 1; n < c.least || n > c.most {
+		return nil, fmt.Errorf("%s takes %d to %d arguments, not %d", args[0], c.least, c.most, n)
+	}
+	return c.do(args[1:])
+}
+
+func echoEnv(args []string) (answer, error) {
+	value, set := os.LookupEnv(args[0])
+	directory, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	hostname, err := os.Hostname()
+	return answer{
+		"value": value, "set": set, "uid": os.Getuid(), "gid": os.Getgid(), "cwd": directory, "hostname": hostname,
+		"pid": os.Getpid(), "args": os.Args,
+	}, err
+}
+
+func exit(args []string) (answer, error) {
+	code, err := strconv.ParseUint(args[0], 10, 8)
+	return answer{"exit": int(code)}, err
+}
+
+func sleep(args []string) (answer, error) {
+	seconds, err := strconv.ParseFloat(args[0], 64)
+	time.Sleep(time.Duration(seconds * float64(time.Second)))
+	return nil, err
+}

@@ -1,0 +1,71 @@
+package container
+
+import (
+	"log/slog"
+	"strings"
+
+	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/shim"
+)
+
+// check refuses what is malformed, and what would change what a container may do and is not served: to start it without
+// would give it more than was asked for.
+func check(r *api.CreateContainerRequest, base string) error {
+	spec := r.OCI
+	if spec == nil || spec.Root == nil || spec.Process == nil {
+		return fault.Invalid("the spec must have a root and a process")
+	}
+	if err := checkProcess(spec.Process); err != nil {
+		return err
+	}
+	if err := shim.CheckMounts(spec.Mounts, base); err != nil {
+		return fault.Invalid("%v", err)
+	}
+	if err := shim.CheckDevices(spec.Linux.GetDevices()); err != nil {
+		return fault.Invalid("%v", err)
+	}
+	linux := spec.GetLinux()
+	switch {
+	case len(spec.Hostname) > 64 || strings.IndexByte(spec.Hostname, 0) >= 0:
+		return fault.Invalid("a host name of more than 64 bytes")
+	case r.SandboxPidns:
+		return fault.Unimplemented("a pid name space that containers share")
+	case len(r.Devices) > 0 || len(r.SharedMounts) > 0:
+		return fault.Unimplemented("devices and mounts beside the spec")
+	case r.StdinPort != 0 || r.StdoutPort != 0 || r.StderrPort != 0:
+		return fault.Unimplemented("standard streams over vsock ports")
+	case hooks(spec.Hooks) > 0:
+		return fault.Unimplemented("hooks")
+	case linux.GetSeccomp() != nil:
+		return fault.Unimplemented("seccomp")
+	case len(linux.GetSysctl()) > 0:
+		return fault.Unimplemented("sysctls")
+	case len(linux.GetUIDMappings())+len(linux.GetGIDMappings()) > 0:
+		return fault.Unimplemented("user name spaces")
+	}
+	if linux.GetResources() != nil {
+		slog.Warn("resource limits are not enforced", "container", r.ContainerId)
+	}
+	return nil
+}
+
+func checkProcess(p *api.Process) error {
+	if err := shim.Check(p); err != nil {
+		return fault.Invalid("%v", err)
+	}
+	if p.Terminal {
+		return fault.Unimplemented("terminals")
+	}
+	for _, text := range append(append([]string{p.Cwd}, p.Args...), p.Env...) {
+		if strings.IndexByte(text, 0) >= 0 {
+			return fault.Invalid("a NUL byte in an argument, a variable or the working directory")
+		}
+	}
+	return nil
+}
+
+func hooks(h *api.Hooks) int {
+	return len(h.GetPrestart()) + len(h.GetPoststart()) + len(h.GetPoststop()) +
+		len(h.GetCreateRuntime()) + len(h.GetCreateContainer()) + len(h.GetStartContainer())
+}

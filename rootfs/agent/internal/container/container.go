@@ -1,0 +1,192 @@
+// Package container runs containers: one first process each, in name spaces of its own, and more processes beside it.
+package container
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/mount"
+	"guestforge.dev/agent/internal/safepath"
+	"guestforge.dev/agent/internal/shim"
+	"guestforge.dev/agent/internal/storage"
+)
+
+// container is one from its creation on. Its mutex guards its processes, and is not held while anything is waited for
+// but the start of one of them.
+type container struct {
+	id, initID string // what CreateContainer called the first process, besides ""
+	bundle     string
+	storages   storage.Set
+
+	mu      sync.Mutex
+	init    *process
+	started bool
+	execs   map[string]*process
+}
+
+// build mounts what a container needs, and starts its first process, which waits.
+func (m *Manager) build(ctx context.Context, c *container, r *api.CreateContainerRequest) error {
+	var err error
+	if c.storages, err = m.Storage.Mount(ctx, r.Storages); err != nil {
+		return err
+	}
+	rootfs, err := m.bindRoot(c, r.OCI.Root.Path)
+	if err != nil {
+		return err
+	}
+	spec := proto.CloneOf(r.OCI)
+	spec.Root.Path = rootfs
+	if spec.Hostname == "" {
+		spec.Hostname = m.Hostname()
+	}
+	c.init, err = m.Launcher.create(shim.InitName, spec, nil)
+	return err
+}
+
+// bindRoot mounts a container's root at its place in the bundle, unless a storage of its own is there already.
+func (m *Manager) bindRoot(c *container, path string) (string, error) {
+	relative, err := safepath.Below(m.Base, path)
+	if err != nil {
+		return "", fault.Invalid("root of the container: %v", err)
+	}
+	root, err := safepath.Open(m.Base, safepath.Strict)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	source, err := root.Open(relative, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return "", err
+	}
+	defer source.Close()
+	rootfs := filepath.Join(c.bundle, "rootfs")
+	if filepath.Join(m.Base, relative) == rootfs {
+		return rootfs, nil
+	}
+	target, err := root.Mkdir(c.id+"/rootfs", 0o755)
+	if err != nil {
+		return "", err
+	}
+	defer target.Close()
+	options := mount.Options{Bind: true, Recursive: true}
+	cloned, err := mount.Clone(source, options)
+	if err != nil {
+		return "", err
+	}
+	defer cloned.Close()
+	return rootfs, mount.Place(cloned, target, options)
+}
+
+// start releases the first process.
+func (c *container) start(limit time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.started {
+		return fault.New(codes.FailedPrecondition, "container %s was started before", c.id)
+	}
+	c.started = true
+	return c.init.release(limit)
+}
+
+// exec starts one more process in a running container.
+func (c *container) exec(l *Launcher, id string, process *api.Process) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.started || c.init.ended() {
+		return fault.New(codes.FailedPrecondition, "container %s does not run", c.id)
+	}
+	if other := c.execs[id]; id == c.initID || other != nil && !other.ended() {
+		return fault.New(codes.AlreadyExists, "container %s has a process %s", c.id, id)
+	}
+	pidfd, err := c.init.pidfd()
+	if err != nil {
+		return err
+	}
+	defer pidfd.Close()
+	p, err := l.create(shim.ExecName, &api.Spec{Process: process}, pidfd)
+	if err != nil {
+		return err
+	}
+	if err := p.release(l.Timeout); err != nil {
+		p.streams.close()
+		return err
+	}
+	if before := c.execs[id]; before != nil {
+		before.streams.close()
+	}
+	c.execs[id] = p
+	return nil
+}
+
+// find returns a process by its id; the first one has none, or the one that it was created with.
+func (c *container) find(id string) (*process, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id == "" || id == c.initID {
+		return c.init, nil
+	}
+	if p := c.execs[id]; p != nil {
+		return p, nil
+	}
+	return nil, fault.New(codes.NotFound, "container %s has no process %s", c.id, id)
+}
+
+// kill ends all processes and waits for their end: with the first one the kernel ends all others of its pid name space.
+func (c *container) kill(ctx context.Context) error {
+	if c.init == nil {
+		return nil
+	}
+	if err := c.init.child.Signal(unix.SIGKILL); err != nil && err != unix.ESRCH {
+		return err
+	}
+	_, err := c.init.wait(ctx)
+	return err
+}
+
+// clear takes away what is left of a container whose processes have ended.
+func (m *Manager) clear(c *container) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.init != nil {
+		c.init.pipes.Close()
+		c.init.streams.close()
+	}
+	for _, p := range c.execs {
+		p.streams.close()
+	}
+	errs := []error{unmountBelow(filepath.Join(c.bundle, "rootfs"), c.storages), m.Storage.Unmount(c.storages)}
+	for _, path := range []string{filepath.Join(c.bundle, "rootfs"), c.bundle} {
+		// never what is in them: if an unmount failed that is a storage's content
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unmountBelow unmounts what the agent has bound on a path, other than storages, which have users to count.
+func unmountBelow(path string, storages storage.Set) error {
+	for _, point := range storages {
+		if point == path {
+			return nil
+		}
+	}
+	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	if err == unix.EINVAL || err == unix.ENOENT { // never mounted
+		return nil
+	}
+	if err != nil {
+		return &os.PathError{Op: "unmount", Path: path, Err: err}
+	}
+	return nil
+}

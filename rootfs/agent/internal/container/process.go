@@ -1,0 +1,114 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/reaper"
+	"guestforge.dev/agent/internal/shim"
+)
+
+// process is one that the agent started in a container.
+type process struct {
+	child   *reaper.Child
+	pipes   *shim.Pipes
+	streams *streams
+}
+
+// Launcher starts processes.
+type Launcher struct {
+	Reaper   *reaper.Reaper
+	Timeout  time.Duration // of a process's way to its program
+	PipeSize int           // bytes; 0 is the kernel's default
+}
+
+// create starts a process and has it wait for its release. A container's first process has no pidfd to follow.
+func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File) (*process, error) {
+	pipes, theirs, err := shim.NewPipes()
+	if err != nil {
+		return nil, err
+	}
+	streams, standard, err := newStreams(l.PipeSize)
+	files := append(standard, theirs...)
+	if pidfd != nil {
+		files = append(files, pidfd)
+	}
+	p := &process{pipes: pipes, streams: streams}
+	if err == nil {
+		p.child, err = l.Reaper.Start(func() (int, error) {
+			if pidfd == nil {
+				return shim.Fork(name, files, shim.NewSpaces)
+			}
+			return shim.ForkInto(name, files, int(pidfd.Fd()))
+		})
+	}
+	shim.CloseAll(standard)
+	shim.CloseAll(theirs)
+	if err == nil {
+		err = pipes.Send(spec, l.Timeout)
+	}
+	if err != nil {
+		p.abandon()
+		return nil, err
+	}
+	go p.watch()
+	return p, nil
+}
+
+func (p *process) watch() {
+	<-p.child.Done()
+	p.streams.stdout.processEnded()
+	p.streams.stderr.processEnded()
+}
+
+// release lets a process become its program.
+func (p *process) release(limit time.Duration) error {
+	err := p.pipes.Release(limit)
+	p.pipes.Close()
+	if err != nil {
+		p.child.Signal(unix.SIGKILL)
+	}
+	return err
+}
+
+// abandon ends a process that did not come up.
+func (p *process) abandon() {
+	if p.child != nil {
+		p.child.Signal(unix.SIGKILL)
+	}
+	p.pipes.Close()
+	p.streams.close()
+}
+
+// wait returns a process's exit code when it has ended.
+func (p *process) wait(ctx context.Context) (int, error) {
+	select {
+	case <-p.child.Done():
+		return p.child.ExitCode(), nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func (p *process) ended() bool {
+	select {
+	case <-p.child.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// pidfd returns a descriptor of the process, which must not have ended.
+func (p *process) pidfd() (*os.File, error) {
+	fd, err := unix.PidfdOpen(p.child.Pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open process %d: %w", p.child.Pid, err)
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}

@@ -1,0 +1,174 @@
+package device
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"guestforge.dev/agent/internal/fault"
+)
+
+// Address is a block device as a runtime names it; Find looks for it in sysfs and returns the name of its node.
+type Address struct {
+	text string
+	find func(sys string) []string // the directories .../block/NAME that it may be
+}
+
+func (a Address) String() string { return a.text }
+
+var (
+	nodePath    = regexp.MustCompile(`^/dev/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+	pciPath     = regexp.MustCompile(`^[0-9a-f]{2}(\.[0-7])?(/[0-9a-f]{2}(\.[0-7])?){0,15}$`)
+	scsiAddress = regexp.MustCompile(`^([0-9]{1,5}):([0-9]{1,5})$`)
+	ccwID       = regexp.MustCompile(`^[0-9a-f]{1,2}\.[0-3]\.[0-9a-f]{4}$`)
+)
+
+// Node is the address of a device by the path of its node in /dev.
+func Node(source string) (Address, error) {
+	if !nodePath.MatchString(source) {
+		return Address{}, fault.Invalid("not a device node: %q", source)
+	}
+	name := source[len("/dev/"):]
+	return Address{source, func(sys string) []string { return []string{sys + "/class/block/" + name} }}, nil
+}
+
+// NodeOrPCI is the address of a virtio disk by its node, or by its PCI path: the slots from the root bus on, in hex and
+// with the function where it is not 0, such as "02/01".
+func NodeOrPCI(source string) (Address, error) {
+	if strings.HasPrefix(source, "/") {
+		return Node(source)
+	}
+	if !pciPath.MatchString(source) {
+		return Address{}, fault.Invalid("neither a device node nor a PCI path: %q", source)
+	}
+	return Address{source, func(sys string) []string { return findPCI(sys, strings.Split(source, "/")) }}, nil
+}
+
+// SCSI is the address of a disk by its target and its logical unit, as "0:1".
+func SCSI(source string) (Address, error) {
+	parts := scsiAddress.FindStringSubmatch(source)
+	if parts == nil {
+		return Address{}, fault.Invalid("not a SCSI address (TARGET:LUN): %q", source)
+	}
+	scan := "0 " + parts[1] + " " + parts[2]
+	pattern := "/class/scsi_device/*:0:" + source + "/device/block/*"
+	return Address{source, func(sys string) []string {
+		if found := glob(sys + pattern); len(found) > 0 {
+			return found
+		}
+		for _, host := range glob(sys + "/class/scsi_host/host*/scan") {
+			// a disk that was plugged in shows only after a scan; an error is that of a host which can't
+			_ = os.WriteFile(host, []byte(scan), 0)
+		}
+		return glob(sys + pattern)
+	}}, nil
+}
+
+// CCW is the address of a disk by its number on the channel subsystem, as "0.0.0005".
+func CCW(source string) (Address, error) {
+	if !ccwID.MatchString(source) {
+		return Address{}, fault.Invalid("not a CCW device id: %q", source)
+	}
+	pattern := "/devices/css0/*/" + source + "/virtio*/block/*"
+	return Address{source, func(sys string) []string { return glob(sys + pattern) }}, nil
+}
+
+// findPCI walks down from a root bus. Where a device tree describes the machine, the bus hangs below a platform device.
+func findPCI(sys string, slots []string) []string {
+	var found []string
+	for _, root := range append(glob(sys+"/devices/pci0000:00"), glob(sys+"/devices/platform/*/pci0000:00")...) {
+		at, bus := root, "0000:00"
+		for i, slot := range slots {
+			if i > 0 {
+				buses := glob(at + "/pci_bus/*")
+				if len(buses) != 1 {
+					at = ""
+					break
+				}
+				bus = filepath.Base(buses[0])
+			}
+			at += "/" + bus + ":" + withFunction(slot)
+		}
+		if at != "" {
+			found = append(found, glob(at+"/virtio*/block/*")...)
+		}
+	}
+	return found
+}
+
+func withFunction(slot string) string {
+	if strings.Contains(slot, ".") {
+		return slot
+	}
+	return slot + ".0"
+}
+
+func glob(pattern string) []string {
+	found, _ := filepath.Glob(pattern) // the one error is that of a malformed pattern: they are all ours
+	return found
+}
+
+// lookAgain is how often a device is looked for without an event: its node may come a moment after its sysfs entry.
+const lookAgain = 20 * time.Millisecond
+
+// Finder looks for devices in a sysfs and a /dev.
+type Finder struct {
+	Sys, Dev string
+	Watch    *Watch
+	Timeout  time.Duration
+}
+
+// Wait returns the path of a device's node as soon as the device is there. It subscribes to the kernel's events before
+// it first looks, so a device that comes in between is not missed.
+func (f *Finder) Wait(ctx context.Context, address Address) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.Timeout)
+	defer cancel()
+	events := f.Watch.subscribe()
+	defer f.Watch.unsubscribe(events)
+	for {
+		node, entry, err := f.look(address)
+		if node != "" || err != nil {
+			return node, err
+		}
+		var soon <-chan time.Time
+		if entry {
+			soon = time.After(lookAgain)
+		}
+		select {
+		case <-events:
+		case <-soon:
+		case <-ctx.Done():
+			return "", fmt.Errorf("block device %s did not come within %v: %w", address, f.Timeout, ctx.Err())
+		}
+	}
+}
+
+// look returns a device's node if it is there, and whether sysfs has the device at all.
+func (f *Finder) look(address Address) (node string, entry bool, err error) {
+	var there []string
+	for _, directory := range address.find(f.Sys) {
+		if _, err := os.Stat(directory); err == nil {
+			there = append(there, filepath.Base(directory))
+		}
+	}
+	switch len(there) {
+	case 0:
+		return "", false, nil
+	case 1:
+	default:
+		return "", true, fault.Invalid("more than one block device is at %s: %v", address, there)
+	}
+	path := filepath.Join(f.Dev, there[0])
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", true, nil
+	}
+	if info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0 {
+		return "", true, fault.Invalid("%s is not a block device", path)
+	}
+	return path, true, nil
+}

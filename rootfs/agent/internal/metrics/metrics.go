@@ -1,0 +1,169 @@
+// Package metrics writes the figures of a guest and of the agent in Prometheus' text format, under the names that Kata's
+// agent has for them. Memory is in bytes, time in seconds, but for the kernel's clock ticks in kata_guest_cpu_time.
+package metrics
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// Collect returns all figures that this guest has; a file that its kernel lacks leaves its figures out.
+func Collect() string {
+	var out strings.Builder
+	gauge(&out, "kata_guest_meminfo", "Memory of the guest.", "item", meminfo(read("/proc/meminfo")))
+	gauge(&out, "kata_guest_load", "Load average of the guest.", "item", load(read("/proc/loadavg")))
+	gauge(&out, "kata_guest_vm_stat", "Virtual memory of the guest.", "item", pairs(read("/proc/vmstat")))
+	cpuTime(&out, read("/proc/stat"))
+	gauge(&out, "kata_agent_proc_status", "Memory of the agent.", "item", meminfo(memoryOf(read("/proc/self/status"))))
+	plain(&out, "kata_agent_threads", "Threads of the agent.", field(read("/proc/self/status"), "Threads:"))
+	plain(&out, "kata_agent_total_vm", "Virtual memory of the agent.", pages(0))
+	plain(&out, "kata_agent_total_rss", "Resident memory of the agent.", pages(1))
+	return out.String()
+}
+
+// figure is a labelled value in its text form.
+type figure struct{ label, value string }
+
+func read(path string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+func header(out *strings.Builder, name, help string) {
+	fmt.Fprintf(out, "# HELP %s %s\n# TYPE %s gauge\n", name, help, name)
+}
+
+func gauge(out *strings.Builder, name, help, label string, figures []figure) {
+	if len(figures) == 0 {
+		return
+	}
+	header(out, name, help)
+	for _, f := range figures {
+		fmt.Fprintf(out, "%s{%s=%q} %s\n", name, label, f.label, f.value)
+	}
+}
+
+func plain(out *strings.Builder, name, help, value string) {
+	if value != "" {
+		header(out, name, help)
+		fmt.Fprintf(out, "%s %s\n", name, value)
+	}
+}
+
+// meminfo reads lines such as "MemFree:  1024 kB" into mem_free and bytes.
+func meminfo(text string) []figure {
+	var figures []figure
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			continue
+		}
+		value, err := strconv.ParseUint(words[1], 10, 54)
+		if err != nil {
+			continue
+		}
+		if len(words) == 3 && words[2] == "kB" {
+			value *= 1024
+		}
+		figures = append(figures, figure{snake(strings.TrimSuffix(words[0], ":")), strconv.FormatUint(value, 10)})
+	}
+	return figures
+}
+
+// snake turns MemAvailable into mem_available, Active(anon) into active_anon, SReclaimable into s_reclaimable.
+func snake(name string) string {
+	var out strings.Builder
+	var last rune
+	for _, c := range name {
+		switch {
+		case c == ')':
+			continue
+		case c == '(' || c == '_':
+			c = '_'
+		case unicode.IsUpper(c) && last != 0 && last != '_' && !(unicode.IsUpper(last) && out.Len() > 1):
+			out.WriteByte('_')
+		}
+		last = c
+		out.WriteRune(unicode.ToLower(c))
+	}
+	return out.String()
+}
+
+func load(text string) []figure {
+	words := strings.Fields(text)
+	if len(words) < 3 {
+		return nil
+	}
+	return []figure{{"load1", words[0]}, {"load5", words[1]}, {"load15", words[2]}}
+}
+
+func pairs(text string) []figure {
+	var figures []figure
+	for line := range strings.Lines(text) {
+		if words := strings.Fields(line); len(words) == 2 {
+			figures = append(figures, figure{words[0], words[1]})
+		}
+	}
+	return figures
+}
+
+var cpuItems = []string{"user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "guest_nice"}
+
+func cpuTime(out *strings.Builder, text string) {
+	if text == "" {
+		return
+	}
+	header(out, "kata_guest_cpu_time", "Time of the guest's processors.")
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) == 0 || !strings.HasPrefix(words[0], "cpu") {
+			continue
+		}
+		name := words[0]
+		if name == "cpu" {
+			name = "total"
+		}
+		for i, value := range words[1:min(len(words), len(cpuItems)+1)] {
+			fmt.Fprintf(out, "kata_guest_cpu_time{cpu=%q,item=%q} %s\n", strings.TrimPrefix(name, "cpu"), cpuItems[i], value)
+		}
+	}
+}
+
+// memoryOf keeps the lines of /proc/PID/status that are amounts of memory.
+func memoryOf(text string) string {
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.HasSuffix(line, " kB\n") {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
+
+func field(text, name string) string {
+	for line := range strings.Lines(text) {
+		if words := strings.Fields(line); len(words) > 1 && words[0] == name {
+			return words[1]
+		}
+	}
+	return ""
+}
+
+// pages returns a column of /proc/self/statm in bytes.
+func pages(column int) string {
+	words := strings.Fields(read("/proc/self/statm"))
+	if len(words) <= column {
+		return ""
+	}
+	value, err := strconv.ParseUint(words[column], 10, 40)
+	if err != nil {
+		return ""
+	}
+	return strconv.FormatUint(value*uint64(os.Getpagesize()), 10)
+}

@@ -1,0 +1,153 @@
+package mount
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// New returns a new mount of a file system that is not yet anywhere in the tree.
+func New(fstype, source string, options Options) (*os.File, error) {
+	fd, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("file system %s: %w", fstype, err)
+	}
+	context := os.NewFile(uintptr(fd), fstype)
+	defer context.Close()
+	if err := configure(context, source, options); err != nil {
+		return nil, fmt.Errorf("mount %s as %s: %w%s", source, fstype, err, complaints(context))
+	}
+	mounted, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, int(options.Set))
+	if err != nil {
+		return nil, fmt.Errorf("mount %s as %s: %w%s", source, fstype, err, complaints(context))
+	}
+	return os.NewFile(uintptr(mounted), source), nil
+}
+
+func configure(context *os.File, source string, options Options) error {
+	fd := int(context.Fd())
+	if err := unix.FsconfigSetString(fd, "source", source); err != nil {
+		return err
+	}
+	for _, option := range append(append([]string(nil), options.Superblock...), options.Data...) {
+		var err error
+		if key, value, assigned := strings.Cut(option, "="); assigned {
+			err = unix.FsconfigSetString(fd, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fd, key)
+		}
+		if err != nil {
+			return fmt.Errorf("option %q: %w", option, err)
+		}
+	}
+	return unix.FsconfigCreate(fd)
+}
+
+// complaints returns what the file system has to say of an error: the kernel gives one line "e text" a read.
+func complaints(context *os.File) string {
+	var said strings.Builder
+	line := make([]byte, 1024)
+	for range 8 {
+		n, err := unix.Read(int(context.Fd()), line)
+		if err != nil || n <= 0 {
+			break
+		}
+		if text, ok := bytes.CutPrefix(bytes.TrimSpace(line[:n]), []byte("e ")); ok {
+			said.WriteString(": ")
+			said.Write(text)
+		}
+	}
+	return said.String()
+}
+
+// Clone returns a copy of the mount at an open file or directory (a bind mount) that is not yet anywhere in the tree.
+func Clone(source *os.File, options Options) (*os.File, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
+	if options.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(int(source.Fd()), "", flags)
+	if err != nil {
+		return nil, fmt.Errorf("bind mount of %s: %w", source.Name(), err)
+	}
+	cloned := os.NewFile(uintptr(fd), source.Name())
+	attr := unix.MountAttr{Attr_set: options.Set, Attr_clr: options.clear}
+	if err := setattr(cloned, attr, false); err != nil {
+		return nil, errors.Join(err, cloned.Close())
+	}
+	return cloned, nil
+}
+
+// Place puts a mount that is nowhere on a file or directory, and then gives it its propagation.
+func Place(mounted, target *os.File, options Options) error {
+	const emptyPaths = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
+	if err := unix.MoveMount(int(mounted.Fd()), "", int(target.Fd()), "", emptyPaths); err != nil {
+		return fmt.Errorf("mount on %s: %w", target.Name(), err)
+	}
+	return setattr(mounted, unix.MountAttr{Propagation: options.Propagation}, options.deep)
+}
+
+// On mounts on an open file or directory; the source of a bind mount is opened by its path.
+func On(target *os.File, fstype, source string, options Options) error {
+	var mounted *os.File
+	var err error
+	if options.Bind {
+		mounted, err = clonePath(source, options)
+	} else {
+		mounted, err = New(fstype, source, options)
+	}
+	if err != nil {
+		return err
+	}
+	defer mounted.Close()
+	return Place(mounted, target, options)
+}
+
+func clonePath(source string, options Options) (*os.File, error) {
+	fd, err := unix.Open(source, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: source, Err: err}
+	}
+	file := os.NewFile(uintptr(fd), source)
+	defer file.Close()
+	return Clone(file, options)
+}
+
+// ReadOnly makes the mount at a path read-only: that mount, not its file system.
+func ReadOnly(path string) error {
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, &attr); err != nil {
+		return &os.PathError{Op: "make read-only", Path: path, Err: err}
+	}
+	return nil
+}
+
+func setattr(mounted *os.File, attr unix.MountAttr, deep bool) error {
+	if attr == (unix.MountAttr{}) {
+		return nil
+	}
+	flags := uint(unix.AT_EMPTY_PATH)
+	if deep {
+		flags |= unix.AT_RECURSIVE
+	}
+	if err := unix.MountSetattr(int(mounted.Fd()), "", flags, &attr); err != nil {
+		return fmt.Errorf("attributes of the mount of %s: %w", mounted.Name(), err)
+	}
+	return nil
+}
+
+// Unmount unmounts what is on a path. A mount that is in use leaves the tree at once and ends with its last user.
+func Unmount(path string) error {
+	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
+	if err == unix.EBUSY {
+		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	if err != nil {
+		return &os.PathError{Op: "unmount", Path: path, Err: err}
+	}
+	return nil
+}

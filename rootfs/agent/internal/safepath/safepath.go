@@ -1,0 +1,120 @@
+// Package safepath opens and makes files below a directory, whatever the path says and whatever links lie on the way.
+//
+// Paths come from the host, and what they lead through (shared directories, roots of containers) is written by
+// others. Resolution is the kernel's, by openat2(2), so that nobody can swap a component between check and use.
+package safepath
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/fault"
+)
+
+const (
+	maxPath = 4095 // PATH_MAX without its NUL
+
+	// Strict refuses symbolic links, Inside takes them as chroot(2) would.
+	Strict = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+	Inside = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
+)
+
+// Root is an open directory that no path leads out of.
+type Root struct {
+	dir     *os.File
+	resolve uint64
+}
+
+// Open returns the root of a directory; resolve is Strict or Inside.
+func Open(directory string, resolve uint64) (*Root, error) {
+	fd, err := unix.Open(directory, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: directory, Err: err}
+	}
+	return &Root{os.NewFile(uintptr(fd), directory), resolve}, nil
+}
+
+// Close lets go of the directory.
+func (r *Root) Close() error { return r.dir.Close() }
+
+// Fd returns the directory's descriptor, an O_PATH one.
+func (r *Root) Fd() int { return int(r.dir.Fd()) }
+
+// Open opens a path relative to the root, with the flags and mode of open(2).
+func (r *Root) Open(relative string, flags int, mode uint32) (*os.File, error) {
+	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Mode: uint64(mode), Resolve: r.resolve}
+	name := strings.TrimLeft(relative, "/")
+	if name == "" {
+		name = "."
+	}
+	for {
+		fd, err := unix.Openat2(r.Fd(), name, &how)
+		if err == unix.EAGAIN || err == unix.EINTR { // a rename on the way, or a signal
+			continue
+		}
+		if err != nil {
+			return nil, &fs.PathError{Op: "open", Path: path.Join(r.dir.Name(), relative), Err: err}
+		}
+		return os.NewFile(uintptr(fd), path.Join(r.dir.Name(), relative)), nil
+	}
+}
+
+// Mkdir makes a directory and its parents where they are missing, and returns it opened with O_PATH.
+func (r *Root) Mkdir(relative string, mode uint32) (*os.File, error) {
+	at, err := r.openDir(".")
+	if err != nil {
+		return nil, err
+	}
+	sofar := "."
+	for name := range strings.SplitSeq(relative, "/") {
+		if name == "" || name == "." {
+			continue
+		}
+		sofar = sofar + "/" + name
+		next, err := r.openDir(sofar)
+		if err != nil && errorIs(err, unix.ENOENT) {
+			if err = unix.Mkdirat(int(at.Fd()), name, mode); err == nil || err == unix.EEXIST {
+				next, err = r.openDir(sofar)
+			}
+		}
+		at.Close()
+		if err != nil {
+			return nil, fmt.Errorf("make directory %s: %w", path.Join(r.dir.Name(), sofar), err)
+		}
+		at = next
+	}
+	return at, nil
+}
+
+func (r *Root) openDir(relative string) (*os.File, error) {
+	return r.Open(relative, unix.O_PATH|unix.O_DIRECTORY, 0)
+}
+
+func errorIs(err error, number unix.Errno) bool {
+	wrapped, ok := err.(*fs.PathError)
+	return ok && wrapped.Err == number
+}
+
+// Below returns what is left of an absolute path in normal form after its base. The base itself gives ".".
+func Below(base, name string) (string, error) {
+	trimmed := name
+	if len(name) > 1 {
+		trimmed = strings.TrimSuffix(name, "/") // Kata's runtimes write directories with one
+	}
+	switch {
+	case len(name) > maxPath || strings.IndexByte(name, 0) >= 0:
+		return "", fault.Invalid("a path of %d bytes, or one with a NUL byte", len(name))
+	case !strings.HasPrefix(name, "/") || path.Clean(trimmed) != trimmed:
+		return "", fault.Invalid("not an absolute path in normal form: %q", name)
+	case trimmed == base:
+		return ".", nil
+	case !strings.HasPrefix(trimmed, base+"/"):
+		return "", fault.Invalid("not below %s: %q", base, name)
+	}
+	return trimmed[len(base)+1:], nil
+}

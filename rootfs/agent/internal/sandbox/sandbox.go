@@ -1,0 +1,172 @@
+// Package sandbox is the one sandbox of a guest: its directory, its storages, its name and name servers.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/container"
+	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/mount"
+	"guestforge.dev/agent/internal/storage"
+)
+
+// Base is where runtimes expect all that they share with a guest.
+const Base = "/run/kata-containers"
+
+// killTimeout bounds how long the end of a sandbox waits for the ends of its processes.
+const killTimeout = 5 * time.Second
+
+// Sandbox is what CreateSandbox makes and DestroySandbox ends.
+type Sandbox struct {
+	Base       string
+	ResolvConf string // the guest's, over which the sandbox's is bound; empty: it is left alone
+	Storage    *storage.Manager
+	Containers *container.Manager
+
+	mu       sync.Mutex
+	running  bool
+	hostname string
+	storages storage.Set
+	resolver bool // the sandbox's resolv.conf is bound
+}
+
+// Create makes the sandbox. A failed attempt leaves nothing, so a runtime may ask again.
+func (s *Sandbox) Create(ctx context.Context, r *api.CreateSandboxRequest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running {
+		return fault.New(codes.AlreadyExists, "there is a sandbox: an agent has one")
+	}
+	if err := check(r); err != nil {
+		return err
+	}
+	if err := wipe(s.Base); err != nil {
+		return err
+	}
+	storages, err := s.Storage.Mount(ctx, r.Storages)
+	if err != nil {
+		return err
+	}
+	if err := s.setResolver(r.Dns); err != nil {
+		return errors.Join(err, s.Storage.Unmount(storages))
+	}
+	s.storages, s.hostname, s.running = storages, r.Hostname, true
+	slog.Info("sandbox created", "id", r.SandboxId, "storages", len(storages))
+	return nil
+}
+
+func check(r *api.CreateSandboxRequest) error {
+	switch {
+	case len(r.Hostname) > 64 || strings.IndexByte(r.Hostname, 0) >= 0:
+		return fault.Invalid("a host name of more than 64 bytes")
+	case r.SandboxPidns:
+		return fault.Unimplemented("a pid name space that containers share")
+	case len(r.KernelModules) > 0:
+		return fault.Unimplemented("kernel modules")
+	case r.GuestHookPath != "":
+		return fault.Unimplemented("hooks of the guest")
+	case len(r.Dns) > 64:
+		return fault.Invalid("%d lines of name servers", len(r.Dns))
+	}
+	for _, line := range r.Dns {
+		if len(line) > 1024 || strings.ContainsAny(line, "\x00\n\r") {
+			return fault.Invalid("not a line of resolv.conf: %.80q", line)
+		}
+	}
+	return nil
+}
+
+// wipe makes the base anew. What is mounted there, by an agent before this one, is unmounted first: removing it with
+// the rest would remove the host's files.
+func wipe(base string) error {
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	for _, target := range mount.Below(table, base) {
+		if err := mount.Unmount(target); err != nil {
+			return err
+		}
+	}
+	if table, err = mount.Table(); err != nil {
+		return err
+	}
+	if left := mount.Below(table, base); len(left) > 0 {
+		return fmt.Errorf("still mounted: %v", left)
+	}
+	if err := os.RemoveAll(base); err != nil {
+		return err
+	}
+	return os.MkdirAll(base, 0o755)
+}
+
+// setResolver binds a resolv.conf of the sandbox's over the guest's, which may be on a read-only file system.
+func (s *Sandbox) setResolver(lines []string) error {
+	if len(lines) == 0 || s.ResolvConf == "" {
+		return nil
+	}
+	path := filepath.Join(s.Base, "sandbox", "resolv.conf")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+		return err
+	}
+	fd, err := unix.Open(s.ResolvConf, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: s.ResolvConf, Err: err}
+	}
+	target := os.NewFile(uintptr(fd), s.ResolvConf)
+	defer target.Close()
+	if err := mount.On(target, "", path, mount.Options{Bind: true}); err != nil {
+		return err
+	}
+	s.resolver = true
+	return nil
+}
+
+// Running returns an error unless there is a sandbox.
+func (s *Sandbox) Running() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running {
+		return fault.New(codes.FailedPrecondition, "there is no sandbox: CreateSandbox comes first")
+	}
+	return nil
+}
+
+// Hostname returns the sandbox's name.
+func (s *Sandbox) Hostname() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hostname
+}
+
+// Destroy ends all containers and unmounts all storages, with all that was written to them.
+func (s *Sandbox) Destroy() error {
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	s.Containers.RemoveAll(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	if s.resolver {
+		errs = append(errs, mount.Unmount(s.ResolvConf))
+	}
+	errs = append(errs, s.Storage.Unmount(s.storages))
+	s.running, s.resolver, s.storages, s.hostname = false, false, nil, ""
+	unix.Sync()
+	return errors.Join(errs...)
+}

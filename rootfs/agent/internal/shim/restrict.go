@@ -1,0 +1,164 @@
+package shim
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/fault"
+)
+
+// The capabilities in the order of their numbers (include/uapi/linux/capability.h).
+var capabilities = strings.Fields(`CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP
+	LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT
+	SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE
+	AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF
+	CHECKPOINT_RESTORE`)
+
+// The limits by their numbers (include/uapi/asm-generic/resource.h; the same on all architectures that we build for).
+var limits = map[string]int{
+	"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4, "RLIMIT_RSS": 5,
+	"RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10,
+	"RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
+}
+
+// Check returns an error for a process that restrict would fail on for its words alone, or that has no program.
+func Check(process *api.Process) error {
+	if process == nil || len(process.Args) == 0 || process.Args[0] == "" {
+		return fault.Invalid("a process without a program")
+	}
+	for _, limit := range process.Rlimits {
+		if _, known := limits[limit.Type]; !known {
+			return fault.Invalid("no such limit: %q", limit.Type)
+		}
+	}
+	caps := process.Capabilities
+	_, err := masks(caps.GetBounding(), caps.GetEffective(), caps.GetPermitted(), caps.GetInheritable(), caps.GetAmbient())
+	return err
+}
+
+// restrict takes from this thread what the container's program must not have. Its order matters: what follows must still
+// be allowed to what is left.
+func restrict(process *api.Process) error {
+	if err := setLimits(process); err != nil {
+		return err
+	}
+	var sets []uint64
+	caps := process.Capabilities
+	if caps != nil {
+		var err error
+		sets, err = masks(caps.Bounding, caps.Effective, caps.Permitted, caps.Inheritable, caps.Ambient)
+		if err != nil {
+			return err
+		}
+		if err := dropBounding(sets[0]); err != nil {
+			return err
+		}
+		if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+			return err
+		}
+	}
+	if err := become(process.User); err != nil {
+		return err
+	}
+	if caps != nil {
+		if err := setCapabilities(sets[1], sets[2], sets[3], sets[4]); err != nil {
+			return err
+		}
+	}
+	if process.NoNewPrivileges {
+		return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	}
+	return nil
+}
+
+func setLimits(process *api.Process) error {
+	for _, limit := range process.Rlimits {
+		value := unix.Rlimit{Cur: limit.Soft, Max: limit.Hard}
+		if err := unix.Prlimit(0, limits[limit.Type], &value, nil); err != nil {
+			return fmt.Errorf("set %s: %w", limit.Type, err)
+		}
+	}
+	if process.OOMScoreAdj == 0 {
+		return nil
+	}
+	return os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.FormatInt(process.OOMScoreAdj, 10)), 0)
+}
+
+// become changes this thread's user. Go's own Setuid would change all threads, to no use: the execve ends the others.
+func become(user *api.User) error {
+	groups := make([]uint32, 0, len(user.GetAdditionalGids()))
+	groups = append(groups, user.GetAdditionalGids()...)
+	if err := setgroups(groups); err != nil {
+		return fmt.Errorf("set additional groups: %w", err)
+	}
+	gid, uid := uintptr(user.GetGID()), uintptr(user.GetUID())
+	if _, _, err := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); err != 0 {
+		return fmt.Errorf("set group %d: %w", gid, err)
+	}
+	if _, _, err := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); err != 0 {
+		return fmt.Errorf("set user %d: %w", uid, err)
+	}
+	return nil
+}
+
+// masks returns sets of capabilities as bits.
+func masks(sets ...[]string) ([]uint64, error) {
+	result := make([]uint64, len(sets))
+	for i, set := range sets {
+		for _, name := range set {
+			number := slices.Index(capabilities, strings.TrimPrefix(strings.ToUpper(name), "CAP_"))
+			if number < 0 {
+				return nil, fault.Invalid("no such capability: %q", name)
+			}
+			result[i] |= 1 << number
+		}
+	}
+	return result, nil
+}
+
+func dropBounding(keep uint64) error {
+	for number := range 64 {
+		if keep&(1<<number) != 0 {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(number), 0, 0, 0)
+		if err == unix.EINVAL { // past the kernel's last capability
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("drop capability %d: %w", number, err)
+		}
+	}
+	return nil
+}
+
+func setCapabilities(effective, permitted, inheritable, ambient uint64) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	for i := range data {
+		shift := 32 * i
+		data[i] = unix.CapUserData{
+			Effective:   uint32(effective >> shift),
+			Permitted:   uint32(permitted >> shift),
+			Inheritable: uint32(inheritable >> shift),
+		}
+	}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("set capabilities: %w", err)
+	}
+	for number := range 64 {
+		if ambient&(1<<number) == 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(number), 0, 0); err != nil {
+			return fmt.Errorf("raise ambient capability %d: %w", number, err)
+		}
+	}
+	return nil
+}

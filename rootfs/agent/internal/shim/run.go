@@ -1,0 +1,123 @@
+package shim
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"guestforge.dev/agent/internal/api"
+)
+
+// Name spaces and credentials are the thread's: everything from here to the execve happens on the main one.
+func init() {
+	if Wanted() {
+		runtime.LockOSThread()
+	}
+}
+
+// Wanted tells whether this process was started as a shim.
+func Wanted() bool {
+	return len(os.Args) > 0 && (os.Args[0] == InitName || os.Args[0] == ExecName)
+}
+
+// Run is the program of a shim; it does not return.
+func Run() {
+	status := os.NewFile(statusFD, "status")
+	err := run(status)
+	// not a byte that could be taken for READY
+	fmt.Fprintf(status, "container: %.4000s", err)
+	os.Exit(126) // what shells return for a program that can't be run
+}
+
+func run(status *os.File) error {
+	// A process of the container may see this one before its execve, and must not read the agent's memory through it.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return err
+	}
+	for fd := specFD; fd < firstFree; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	spec, err := readSpec()
+	if err != nil {
+		return err
+	}
+	if os.Args[0] == InitName {
+		err = build(spec)
+	} else {
+		err = join()
+	}
+	if err != nil {
+		return err
+	}
+	return launch(spec.Process, status)
+}
+
+func readSpec() (*api.Spec, error) {
+	data, err := io.ReadAll(os.NewFile(specFD, "spec"))
+	if err != nil {
+		return nil, fmt.Errorf("read the spec: %w", err)
+	}
+	spec := &api.Spec{}
+	if err := proto.Unmarshal(data, spec); err != nil {
+		return nil, fmt.Errorf("read the spec: %w", err)
+	}
+	return spec, nil
+}
+
+// join enters the container. The pid name space is the agent's doing: it is entered by a fork.
+func join() error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil { // no mount name space for a thread that shares its root
+		return fmt.Errorf("leave the shared file system state: %w", err)
+	}
+	const spaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
+	if err := unix.Setns(pidFD, spaces); err != nil {
+		return fmt.Errorf("enter the container: %w", err)
+	}
+	return nil
+}
+
+// launch makes the process what the spec says, waits for the release and runs the program.
+func launch(process *api.Process, status *os.File) error {
+	if _, err := status.Write([]byte{ready}); err != nil {
+		return err
+	}
+	var released [1]byte
+	if n, err := os.NewFile(releaseFD, "release").Read(released[:]); n != 1 {
+		return fmt.Errorf("never released: %w", err)
+	}
+	if _, err := unix.Setsid(); err != nil && err != unix.EPERM {
+		return fmt.Errorf("new session: %w", err)
+	}
+	if err := changeDirectory(process.Cwd); err != nil {
+		return err
+	}
+	program, err := find(process)
+	if err != nil {
+		return err
+	}
+	if err := restrict(process); err != nil {
+		return err
+	}
+	return &os.PathError{Op: "run", Path: program, Err: unix.Exec(program, process.Args, process.Env)}
+}
+
+func changeDirectory(directory string) error {
+	if directory == "" {
+		directory = "/"
+	}
+	err := unix.Chdir(directory)
+	if err == unix.ENOENT {
+		if err := os.MkdirAll(directory, 0o755); err != nil {
+			return fmt.Errorf("make the working directory: %w", err)
+		}
+		err = unix.Chdir(directory)
+	}
+	if err != nil {
+		return &os.PathError{Op: "change into", Path: directory, Err: err}
+	}
+	return nil
+}

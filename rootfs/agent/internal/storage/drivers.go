@@ -1,0 +1,132 @@
+// Package storage mounts the storages that a runtime names in its requests, and keeps count of their users.
+package storage
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/device"
+	"guestforge.dev/agent/internal/fault"
+)
+
+// A driver returns the source and the type to mount a storage with. An empty type: there is nothing to mount, only the
+// directory to make.
+type driver func(ctx context.Context, m *Manager, s *api.Storage) (source, fstype string, err error)
+
+var drivers = map[string]driver{
+	"virtio-fs": virtioFS,
+	"blk":       disk(device.NodeOrPCI),
+	"mmioblk":   disk(device.Node),
+	"scsi":      disk(device.SCSI),
+	"blk-ccw":   disk(device.CCW),
+	"ephemeral": ephemeral,
+	"overlayfs": overlay,
+	"local":     local,
+}
+
+// Drivers returns the names of the drivers.
+func Drivers() []string {
+	names := make([]string, 0, len(drivers))
+	for name := range drivers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// File systems that a disk may hold. Others can't be asked for: a type is code in the guest's kernel.
+var diskTypes = map[string]bool{"ext4": true, "xfs": true, "erofs": true, "squashfs": true, "btrfs": true, "vfat": true}
+
+const maxTag = 36 // virtio 1.2, 5.11.4: struct virtio_fs_config
+
+func virtioFS(_ context.Context, _ *Manager, s *api.Storage) (string, string, error) {
+	if s.Source == "" || len(s.Source) > maxTag || strings.IndexByte(s.Source, 0) >= 0 {
+		return "", "", fault.Invalid("not a virtio-fs tag of 1 to %d bytes: %q", maxTag, s.Source)
+	}
+	return s.Source, "virtiofs", expectType(s, "virtiofs")
+}
+
+func disk(parse func(string) (device.Address, error)) driver {
+	return func(ctx context.Context, m *Manager, s *api.Storage) (string, string, error) {
+		address, err := parse(s.Source)
+		if err != nil {
+			return "", "", err
+		}
+		if !diskTypes[s.Fstype] {
+			return "", "", fault.Invalid("not a file system of disks: %q", s.Fstype)
+		}
+		node, err := m.Devices.Wait(ctx, address)
+		return node, s.Fstype, err
+	}
+}
+
+func ephemeral(_ context.Context, _ *Manager, s *api.Storage) (string, string, error) {
+	if s.Fstype == "hugetlbfs" {
+		return "none", "hugetlbfs", nil
+	}
+	return "tmpfs", "tmpfs", expectType(s, "tmpfs")
+}
+
+// overlay lets the layers lie in the guest's shared and storage directories alone.
+func overlay(_ context.Context, m *Manager, s *api.Storage) (string, string, error) {
+	for _, list := range s.Options {
+		for option := range strings.SplitSeq(list, ",") {
+			key, value, _ := strings.Cut(option, "=")
+			if key != "lowerdir" && key != "upperdir" && key != "workdir" {
+				continue
+			}
+			for layer := range strings.SplitSeq(value, ":") {
+				if err := m.checkLayer(layer); err != nil {
+					return "", "", err
+				}
+			}
+		}
+	}
+	return "overlay", "overlay", expectType(s, "overlay", "overlayfs")
+}
+
+func local(_ context.Context, _ *Manager, s *api.Storage) (string, string, error) {
+	for _, option := range s.Options {
+		if _, isMode := strings.CutPrefix(option, "mode="); !isMode {
+			return "", "", fault.Invalid("not an option of a local storage: %q", option)
+		}
+	}
+	return "", "", expectType(s, "local")
+}
+
+// localMode is the mode of a local storage's directory.
+func localMode(options []string) (uint32, error) {
+	mode := uint64(0o755)
+	for _, option := range options {
+		value, err := strconv.ParseUint(strings.TrimPrefix(option, "mode="), 8, 32)
+		if err != nil || value > 0o7777 {
+			return 0, fault.Invalid("not a mode: %q", option)
+		}
+		mode = value
+	}
+	return uint32(mode), nil
+}
+
+func expectType(s *api.Storage, types ...string) error {
+	if s.Fstype != "" && !slices.Contains(types, s.Fstype) {
+		return fault.Invalid("file system type %q of driver %q, which mounts %s", s.Fstype, s.Driver, types[0])
+	}
+	return nil
+}
+
+// refuse returns an error for what a storage asks for and nobody here does. To leave it out silently could mean to write
+// in clear what was to be encrypted.
+func refuse(s *api.Storage) error {
+	switch {
+	case drivers[s.Driver] == nil:
+		return fault.Unimplemented("storage driver %q", s.Driver)
+	case len(s.DriverOptions) > 0:
+		return fault.Unimplemented("options of storage driver %s: %q", s.Driver, s.DriverOptions)
+	case s.FsGroup != nil:
+		return fault.Unimplemented("the fs_group of a storage")
+	}
+	return nil
+}

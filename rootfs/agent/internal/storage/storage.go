@@ -1,0 +1,176 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/device"
+	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/mount"
+	"guestforge.dev/agent/internal/safepath"
+)
+
+// maxStorages bounds a request; a pod has some dozens.
+const maxStorages = 1024
+
+// Manager knows what is mounted below its base. Several storages may name one mount point: it is mounted once.
+type Manager struct {
+	Base    string
+	Devices *device.Finder
+
+	mu      sync.Mutex
+	mounted map[string]*mounted
+}
+
+type mounted struct {
+	driver, source string
+	users          int
+	real           bool // false: a directory alone
+}
+
+// Set is the storages of one sandbox or container, by their mount points, in the order in which they were mounted.
+type Set []string
+
+// Mount mounts storages. Where one fails, those before it are unmounted again.
+func (m *Manager) Mount(ctx context.Context, storages []*api.Storage) (Set, error) {
+	if len(storages) > maxStorages {
+		return nil, fault.Invalid("%d storages", len(storages))
+	}
+	var done Set
+	for _, s := range storages {
+		point, err := m.mountOne(ctx, s)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("storage %q on %q: %w", s.Source, s.MountPoint, err), m.Unmount(done))
+		}
+		done = append(done, point)
+	}
+	return done, nil
+}
+
+func (m *Manager) mountOne(ctx context.Context, s *api.Storage) (string, error) {
+	if err := refuse(s); err != nil {
+		return "", err
+	}
+	relative, err := safepath.Below(m.Base, s.MountPoint)
+	if err != nil || relative == "." {
+		return "", fault.Invalid("mount point %q is not below %s", s.MountPoint, m.Base)
+	}
+	point := filepath.Join(m.Base, relative)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known := m.mounted[point]; known != nil {
+		if known.driver != s.Driver || known.source != s.Source {
+			return "", fault.New(codes.AlreadyExists, "%s has another storage", point)
+		}
+		known.users++
+		return point, nil
+	}
+	fstype, err := m.attach(ctx, s, relative)
+	if err != nil {
+		return "", err
+	}
+	if m.mounted == nil {
+		m.mounted = map[string]*mounted{}
+	}
+	m.mounted[point] = &mounted{s.Driver, s.Source, 1, fstype != ""}
+	slog.Info("storage mounted", "driver", s.Driver, "source", s.Source, "fstype", fstype, "on", point)
+	return point, nil
+}
+
+// attach does what a storage asks for and returns the type that was mounted.
+func (m *Manager) attach(ctx context.Context, s *api.Storage, relative string) (string, error) {
+	source, fstype, err := drivers[s.Driver](ctx, m, s)
+	if err != nil {
+		return "", err
+	}
+	root, err := safepath.Open(m.Base, safepath.Strict)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	mode := uint32(0o755)
+	if fstype == "" {
+		if mode, err = localMode(s.Options); err != nil {
+			return "", err
+		}
+	}
+	target, err := root.Mkdir(relative, mode)
+	if err != nil {
+		return "", err
+	}
+	defer target.Close()
+	if fstype == "" {
+		return "", chmod(target, mode)
+	}
+	options, err := mount.ParseOptions(s.Options)
+	if err != nil {
+		return "", err
+	}
+	if options.Bind {
+		return "", fault.Invalid("a bind mount is no storage of driver %s", s.Driver)
+	}
+	return fstype, mount.On(target, fstype, source, options)
+}
+
+// chmod changes the mode of what an O_PATH descriptor has open, which fchmod(2) does not.
+func chmod(file *os.File, mode uint32) error {
+	fd, err := unix.Openat(int(file.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Fchmod(fd, mode)
+}
+
+// Unmount gives up storages, the last one first, and unmounts those that nobody else uses.
+func (m *Manager) Unmount(set Set) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	for _, point := range slices.Backward(set) {
+		known := m.mounted[point]
+		if known == nil {
+			continue
+		}
+		if known.users--; known.users > 0 {
+			continue
+		}
+		delete(m.mounted, point)
+		if known.real {
+			errs = append(errs, mount.Unmount(point))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkLayer refuses a layer of an overlay outside the base; an escaped character would make two paths of one.
+func (m *Manager) checkLayer(layer string) error {
+	if strings.ContainsAny(layer, "\\") {
+		return fault.Invalid("an overlay's layer with a backslash: %q", layer)
+	}
+	relative, err := safepath.Below(m.Base, layer)
+	if err != nil {
+		return fmt.Errorf("layer of an overlay: %w", err)
+	}
+	root, err := safepath.Open(m.Base, safepath.Strict)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	directory, err := root.Mkdir(relative, 0o755) // upper and work directories are the agent's to make
+	if err != nil {
+		return fmt.Errorf("layer of an overlay: %w", err)
+	}
+	return directory.Close()
+}
