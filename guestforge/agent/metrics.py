@@ -12,7 +12,9 @@ from guestforge.agent.errors import ProtocolError, printable
 
 MAX_SAMPLES = 50_000  # an agent of a guest with 64 processors sends some 3,000
 MAX_LINE = 4096  # characters
-MEMINFO = "kata_guest_meminfo"  # a family of /proc/meminfo's entries, in KiB, by the label `item`
+# A family of /proc/meminfo's entries by the label `item`; in bytes, unlike the file: the procfs library that kata-agents
+# read it with converts (https://github.com/eminence/procfs).
+MEMINFO = "kata_guest_meminfo"
 
 # Possessive throughout: a guest must not be able to make the matching go back and forth over a long line.
 _LABEL = re.compile(r'\s*+([a-zA-Z_][a-zA-Z0-9_]*+)\s*+=\s*+"((?:[^"\\]++|\\.)*+)"\s*+(?:,|$)', re.ASCII)
@@ -65,7 +67,7 @@ def guest_memory(samples: Iterable[Sample]) -> GuestMemory:
     total, available = items.get("mem_total", math.nan), items.get("mem_available", math.nan)
     if not 0 <= available <= total < math.inf:
         raise ProtocolError(f"the guest's metrics have no sensible {MEMINFO}: total {total:g}, available {available:g}")
-    return GuestMemory(int(total), int(available))
+    return GuestMemory(int(total) // 1024, int(available) // 1024)
 
 
 def _sample(number: int, line: str) -> Sample:

@@ -14,8 +14,8 @@ TEXT = """\
 # HELP kata_guest_meminfo Statistics about memory usage on the system.
 # TYPE kata_guest_meminfo gauge
 kata_guest_meminfo{item="active"} 1234
-kata_guest_meminfo{item="mem_available"} 229376
-kata_guest_meminfo{item="mem_total"} 250880
+kata_guest_meminfo{item="mem_available"} 234881024
+kata_guest_meminfo{item="mem_total"} 256901120
 
 kata_agent_scrape_count 1 1700000000000
 """
@@ -62,8 +62,8 @@ def test_what_is_no_sample_is_refused_with_its_line(line: str) -> None:
     [
         "",
         "kata_guest_meminfo 5",
-        *(TEXT.replace("250880", total) for total in ("1", "NaN", "Inf")),
-        TEXT.replace(" 229", " -2"),
+        *(TEXT.replace("256901120", total) for total in ("1", "NaN", "Inf")),
+        TEXT.replace(" 234", " -2"),
     ],
 )
 def test_memory_that_makes_no_sense_is_refused(text: str) -> None:
