@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from guestforge.agent.errors import ProtocolError, printable
 
-MAX_SAMPLES = 50_000  # an agent of a guest with 64 processors sends some 3,000
+MAX_SAMPLES = 50_000
 MAX_LINE = 4096  # characters
-# A family of /proc/meminfo's entries by the label `item`; in bytes, unlike the file: the procfs library that kata-agents
-# read it with converts (https://github.com/eminence/procfs).
+# A family of /proc/meminfo's entries by the label `item`; in bytes, unlike the file: the procfs library that
+# kata-agents read it with converts (https://github.com/eminence/procfs).
 MEMINFO = "kata_guest_meminfo"
 
 # Possessive throughout: a guest must not be able to make the matching go back and forth over a long line.
