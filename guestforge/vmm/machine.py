@@ -21,7 +21,7 @@ from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.plan import MachinePlan, Sockets
-from guestforge.vmm.state import Ended, State
+from guestforge.vmm.state import Ended, State, how_it_ended
 from guestforge.vmm.virtiofsd import Virtiofsd, need_virtiofsd, virtiofsd_argv
 from guestforge.vmm.vsock import dial, vsock_argv
 from guestforge.vmm.watcher import Watched, Watcher
@@ -202,7 +202,7 @@ class Machine:
         self._watcher = Watcher(self._state, watched, tuple(helper for helper, _ in helpers), qmp, listener)
         stack.callback(self._watcher.stop)
         self._watcher.start()
-        self._await_qemu(watched)
+        self._await_qemu(watched, [helper for helper, _ in helpers])
 
     def _spawn_qemu(self) -> contextlib.AbstractContextManager[Process]:
         if self.plan.console == "terminal":
@@ -217,21 +217,23 @@ class Machine:
         for index, share in enumerate(self.plan.shares):
             path = self.sockets.share(index)
             server = self._virtiofsd or need_virtiofsd()
-            with listen(path) as listener:
+            with listen(path, blocking=True) as listener:  # it is the server's; none can do without
                 argv = virtiofsd_argv(server, share.directory, listener.fileno(), root=os.geteuid() == 0)
                 process = self._stack.enter_context(spawn(argv, pass_fds=(listener.fileno(),)))
             yield Watched("virtiofsd-died", server.name, process), path
 
-    def _await_qemu(self, watched: Watched) -> None:
-        """Wait until QEMU answers. What it says on standard error is why it does not."""
+    def _await_qemu(self, qemu: Watched, helpers: list[Watched]) -> None:
+        """Wait until QEMU answers. If it does not, its standard error says why, or that of a program that it needs."""
         try:
             self._state.wait(lambda: self._state.version, START_LIMIT, "answer from QEMU")
         except MachineError as e:
-            if e.kind in {"qemu-exited", "timeout"}:
-                raise MachineError(
-                    "qemu-failed", f"QEMU did not start: {e.message}", excerpt=watched.last_words()
-                ) from e
-            raise
+            if e.kind not in {"qemu-exited", "qemu-failed", "timeout"}:
+                raise
+            for helper in helpers:
+                if code := helper.process.poll():
+                    message = f"{helper.name} ended with {how_it_ended(code)}"
+                    raise MachineError("helper-failed", message, excerpt=helper.last_words()) from e
+            raise MachineError("qemu-failed", f"QEMU did not start: {e.message}", excerpt=qemu.last_words()) from e
 
 
 @contextlib.contextmanager
@@ -251,12 +253,12 @@ def runtime_directory() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def listen(path: Path) -> Iterator[socket.socket]:
-    """Yield a listening Unix socket that does not block."""
+def listen(path: Path, *, blocking: bool = False) -> Iterator[socket.socket]:
+    """Yield a listening Unix socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(os.fspath(path))
         sock.listen(1)
-        sock.setblocking(False)
+        sock.setblocking(blocking)
         yield sock
 
 
@@ -266,7 +268,7 @@ def _await_socket(helper: Watched, path: Path) -> None:
         code = helper.process.wait(HELPER_STEP)
         if code is None and time.monotonic() < deadline:
             continue
-        why = f"does not listen after {HELPER_LIMIT:g} s" if code is None else f"ended with exit code {code}"
+        why = f"does not listen after {HELPER_LIMIT:g} s" if code is None else f"ended with {how_it_ended(code)}"
         helper.process.stop()
         pipe = helper.process.popen.stdout
         helper.output.extend(pipe.read() if pipe else b"")

@@ -1,5 +1,6 @@
 """What is known of a running machine: fed by the watcher's thread, waited on by others."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -34,8 +35,14 @@ class Ended:
     returncode: int
 
     def __str__(self) -> str:
-        how = f"exit code {self.returncode}" if self.returncode >= 0 else f"signal {-self.returncode}"
-        return f"QEMU ended with {how}" + ("" if self.reason == "unknown" else f" after {self.reason}")
+        return f"QEMU ended with {how_it_ended(self.returncode)}" + (
+            "" if self.reason == "unknown" else f" after {self.reason}"
+        )
+
+
+def how_it_ended(returncode: int) -> str:
+    """Return a program's exit code in words: negative ones are signals."""
+    return f"exit code {returncode}" if returncode >= 0 else signal.Signals(-returncode).name
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,15 @@ from guestforge.run import Process
 from guestforge.vmm.console import clean
 from guestforge.vmm.errors import Kind
 from guestforge.vmm.qmp import COMMAND_TIMEOUT, Qmp
-from guestforge.vmm.state import State
+from guestforge.vmm.state import State, how_it_ended
 
 READ_SIZE: Final = 64 * 1024
 KEPT_OUTPUT: Final = 16 * 1024  # bytes of what a program wrote that an error may show
 LAST_WORDS: Final = 1.0  # seconds for output that is under way when QEMU has ended
-# A program behind a device ends when QEMU does. Only if QEMU is still there after this is it the program's own end.
-HELPER_GRACE: Final = 0.25
+# A program behind a device ends well when QEMU does. Only if QEMU is still there a moment later is it the program's own
+# end; one that ends badly has hardly been left by QEMU.
+GRACE_AFTER_GOOD_END: Final = 0.25  # seconds
+GRACE_AFTER_BAD_END: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +120,9 @@ class Watcher:
         try:
             returncode = await _exit_of(helper.process)
             await asyncio.wait((output,), timeout=LAST_WORDS)
-            await asyncio.sleep(HELPER_GRACE)
+            await asyncio.sleep(GRACE_AFTER_BAD_END if returncode else GRACE_AFTER_GOOD_END)
             if self._qemu.process.poll() is None and self._state.shutdown_reason == "unknown":
-                how = f"exit code {returncode}" if returncode >= 0 else f"signal {-returncode}"
-                self._state.fail(helper.kind, f"{helper.name} died: {how}", helper.last_words)
+                self._state.fail(helper.kind, f"{helper.name} died with {how_it_ended(returncode)}", helper.last_words)
         finally:
             output.cancel()
 
