@@ -1,6 +1,7 @@
 """The Python client against the real Go agent, as a process of the host: not init, on a Unix socket, without a guest.
 
 Only what leaves the host as it is: a sandbox wipes /run/kata-containers, and containers need root. Real boots do these.
+Never as PID 1 of a namespace either: it would set the machine up, and devtmpfs is the host's in every mount namespace.
 """
 
 import sys
