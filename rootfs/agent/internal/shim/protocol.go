@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -122,7 +124,32 @@ func (p *Pipes) complaint(begun []byte) error {
 		return fmt.Errorf("the process's start: %w", err)
 	}
 	if text := append(begun, rest...); len(text) > 0 {
-		return errors.New(string(text))
+		return parseComplaint(string(text))
 	}
 	return nil
 }
+
+// complain says an error: its number, or 0, and its words.
+func complain(status io.Writer, err error) {
+	var number unix.Errno
+	errors.As(err, &number)
+	fmt.Fprintf(status, "%d %.4000s", int(number), err)
+}
+
+func parseComplaint(text string) error {
+	number, words, _ := strings.Cut(text, " ")
+	errno, err := strconv.ParseUint(number, 10, 12)
+	if err != nil || errno == 0 {
+		return fmt.Errorf("process: %s", text)
+	}
+	return &startError{unix.Errno(errno), words}
+}
+
+// startError is an error that happened in a shim.
+type startError struct {
+	number unix.Errno
+	words  string
+}
+
+func (e *startError) Error() string { return "process: " + e.words }
+func (e *startError) Unwrap() error { return e.number }

@@ -27,9 +27,7 @@ func Wanted() bool {
 // Run is the program of a shim; it does not return.
 func Run() {
 	status := os.NewFile(statusFD, "status")
-	err := run(status)
-	// not a byte that could be taken for READY
-	fmt.Fprintf(status, "container: %.4000s", err)
+	complain(status, run(status))
 	os.Exit(126) // what shells return for a program that can't be run
 }
 

@@ -1,0 +1,256 @@
+package server
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"guestforge.dev/agent/internal/api"
+)
+
+func startSandbox(t *testing.T) *agent {
+	t.Helper()
+	needRoot(t)
+	a := startAgent(t)
+	a.do("CreateSandbox", &api.CreateSandboxRequest{Hostname: "sandbox", SandboxId: "s"})
+	return a
+}
+
+func (a *agent) answer(id, exec string) map[string]any {
+	a.Helper()
+	text := a.output("ReadStdout", id, exec)
+	said := map[string]any{}
+	if err := json.Unmarshal([]byte(text), &said); err != nil {
+		a.Fatalf("answer %q (stderr %q): %v", text, a.output("ReadStderr", id, exec), err)
+	}
+	return said
+}
+
+func (a *agent) expect(got any, want any, what string) {
+	a.Helper()
+	if got != want {
+		a.Errorf("%s is %v, not %v", what, got, want)
+	}
+}
+
+func TestAContainerFromStartToFinish(t *testing.T) {
+	a := startSandbox(t)
+	request := a.create("one", "echo-env", "A")
+	request.OCI.Process.User = &api.User{UID: 12, GID: 34}
+	a.do("CreateContainer", request)
+	a.do("StartContainer", &api.StartContainerRequest{ContainerId: "one"})
+	said := a.answer("one", "")
+	for key, want := range map[string]any{
+		"value": "b", "uid": 12.0, "gid": 34.0, "cwd": "/data", "hostname": "box", "pid": 1.0,
+	} {
+		a.expect(said[key], want, key)
+	}
+	a.expect(a.exitCode("one", ""), int32(0), "exit code")
+	a.do("RemoveContainer", &api.RemoveContainerRequest{ContainerId: "one"})
+	if _, err := os.Stat(filepath.Join(a.base, "one")); !os.IsNotExist(err) {
+		t.Errorf("the bundle is still there: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(a.base, "shared", "containers", "one", "probe")); err != nil {
+		t.Errorf("what held the root has lost its files: %v", err)
+	}
+	if text, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(text), a.base) {
+		t.Errorf("something is still mounted:\n%s", text)
+	}
+}
+
+func TestExitCodesAreThePrograms(t *testing.T) {
+	a := startSandbox(t)
+	a.run(a.create("code", "exit", "42"))
+	a.expect(a.exitCode("code", "code"), int32(42), "exit code")
+	a.run(a.create("killed", "sleep", "100"))
+	a.do("SignalProcess", &api.SignalProcessRequest{ContainerId: "killed", Signal: 9})
+	a.expect(a.exitCode("killed", ""), int32(128+9), "exit code of a killed process")
+}
+
+func TestExecRunsBesideTheFirstProcess(t *testing.T) {
+	a := startSandbox(t)
+	a.run(a.create("two", "sleep", "100"))
+	process := &api.Process{Args: []string{"probe", "echo-env", "X"}, Env: []string{"X=y", "PATH=/nowhere:/"}}
+	a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "two", ExecId: "e", Process: process})
+	said := a.answer("two", "e")
+	a.expect(said["value"], "y", "value")
+	a.expect(said["hostname"], "box", "host name")
+	a.expect(said["cwd"], "/", "working directory")
+	a.expect(a.exitCode("two", "e"), int32(0), "exit code")
+	if said["pid"] == 1.0 || said["pid"].(float64) > 1000 {
+		t.Errorf("pid %v is not one of the container's name space", said["pid"])
+	}
+	process.Args = []string{"/nothing"}
+	a.refused(codes.NotFound, "/nothing", "ExecProcess", &api.ExecProcessRequest{ContainerId: "two", ExecId: "f", Process: process})
+	a.do("RemoveContainer", &api.RemoveContainerRequest{ContainerId: "two", Timeout: 5})
+	a.refused(codes.NotFound, "two", "StartContainer", &api.StartContainerRequest{ContainerId: "two"})
+}
+
+func TestASignalEndsEveryProcessOfAContainer(t *testing.T) {
+	a := startSandbox(t)
+	a.run(a.create("three", "sleep", "100"))
+	process := &api.Process{Args: []string{"/probe", "sleep", "100"}}
+	a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "three", ExecId: "e", Process: process})
+	a.do("SignalProcess", &api.SignalProcessRequest{ContainerId: "three", ExecId: "e", Signal: 9})
+	a.expect(a.exitCode("three", "e"), int32(128+9), "exit code")
+	a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "three", ExecId: "e", Process: process})
+	a.do("SignalProcess", &api.SignalProcessRequest{ContainerId: "three", Signal: 15})
+	if a.exitCode("three", "e") == 0 || a.exitCode("three", "") == 0 {
+		t.Error("a process ended well")
+	}
+}
+
+func TestAContainerKeepsToItself(t *testing.T) {
+	a := startSandbox(t)
+	request := a.create("four", "mounts")
+	request.OCI.Root.Readonly = true
+	request.OCI.Linux = &api.Linux{MaskedPaths: []string{"/data", "/not/there"}, ReadonlyPaths: []string{"/proc/sys"}}
+	request.OCI.Mounts = append(request.OCI.Mounts, &api.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"})
+	a.run(request)
+	targets := map[string]string{}
+	for _, mount := range a.answer("four", "")["mounts"].([]any) {
+		m := mount.(map[string]any)
+		targets[m["target"].(string)] = m["fstype"].(string) + " " + strings.Split(m["options"].(string), ",")[0]
+	}
+	root := targets["/"]
+	delete(targets, "/")
+	if !strings.HasSuffix(root, " ro") {
+		t.Errorf("root is %s", root)
+	}
+	want := map[string]string{
+		"/proc": "proc rw", "/dev": "tmpfs rw", "/tmp": "tmpfs rw", "/data": "tmpfs ro", "/proc/sys": "proc ro",
+	}
+	for target, kind := range want {
+		a.expect(targets[target], kind, target)
+	}
+	a.expect(len(targets), len(want), "the number of mounts")
+	if entries, _ := os.ReadDir(filepath.Join(a.base, "shared", "containers", "four", "dev")); len(entries) != 0 {
+		t.Errorf("devices were written into the storage: %v", entries)
+	}
+}
+
+func TestStdinReachesTheProcess(t *testing.T) {
+	a := startSandbox(t)
+	a.run(a.create("five", "read", "/dev/stdin"))
+	answer := &api.WriteStreamResponse{}
+	a.must(a.call(AgentService, "WriteStdin", &api.WriteStreamRequest{ContainerId: "five", Data: []byte("12345")}, answer))
+	a.expect(answer.Len, uint32(5), "bytes written")
+	a.do("CloseStdin", &api.CloseStdinRequest{ContainerId: "five"})
+	a.expect(a.answer("five", "")["size"], 5.0, "bytes read")
+}
+
+func TestAReadThatGaveUpTakesNothing(t *testing.T) {
+	a := startSandbox(t)
+	a.run(a.create("six", "read", "/dev/stdin"))
+	short := make(chan error, 1)
+	go func() { short <- a.shortRead("six") }()
+	if err := <-short; err == nil {
+		t.Fatal("a read without output came to an end")
+	}
+	a.do("CloseStdin", &api.CloseStdinRequest{ContainerId: "six"})
+	a.expect(a.answer("six", "")["size"], 0.0, "bytes read")
+}
+
+func TestWhatIsNotServedIsRefused(t *testing.T) {
+	a := startSandbox(t)
+	for words, change := range map[string]func(*api.CreateContainerRequest){
+		"seccomp":   func(r *api.CreateContainerRequest) { r.OCI.Linux = &api.Linux{Seccomp: &api.LinuxSeccomp{}} },
+		"hooks":     func(r *api.CreateContainerRequest) { r.OCI.Hooks = &api.Hooks{Prestart: []*api.Hook{{}}} },
+		"terminals": func(r *api.CreateContainerRequest) { r.OCI.Process.Terminal = true },
+		"pid name":  func(r *api.CreateContainerRequest) { r.SandboxPidns = true },
+	} {
+		request := a.create("seven", "exit", "0")
+		change(request)
+		a.refused(codes.Unimplemented, words, "CreateContainer", request)
+	}
+}
+
+func TestMalformedContainersAreRefused(t *testing.T) {
+	a := startSandbox(t)
+	for words, change := range map[string]func(*api.CreateContainerRequest){
+		"not an id":         func(r *api.CreateContainerRequest) { r.ContainerId = "../x" },
+		"container id":      func(r *api.CreateContainerRequest) { r.ContainerId = "shared" },
+		"root of the":       func(r *api.CreateContainerRequest) { r.OCI.Root.Path = "/etc" },
+		"without a program": func(r *api.CreateContainerRequest) { r.OCI.Process.Args = nil },
+		"a root and a":      func(r *api.CreateContainerRequest) { r.OCI.Root = nil },
+		"no such limit":     func(r *api.CreateContainerRequest) { r.OCI.Process.Rlimits = []*api.POSIXRlimit{{Type: "X"}} },
+		"no such capability": func(r *api.CreateContainerRequest) {
+			r.OCI.Process.Capabilities = &api.LinuxCapabilities{Bounding: []string{"X"}}
+		},
+		"not below": func(r *api.CreateContainerRequest) {
+			r.OCI.Mounts = []*api.Mount{{Destination: "/x", Type: "bind", Source: "/etc/passwd"}}
+		},
+	} {
+		request := a.create("eight", "exit", "0")
+		change(request)
+		a.refused(codes.InvalidArgument, words, "CreateContainer", request)
+	}
+	a.run(a.create("eight", "exit", "0"))
+}
+
+// A root that is a link to the guest's own files is refused by the kernel, whatever the checks of its words say.
+func TestALinkIsNoRoot(t *testing.T) {
+	a := startSandbox(t)
+	request := a.create("nine", "exit", "0")
+	link := filepath.Join(a.base, "shared", "containers", "link")
+	a.must(os.Symlink("/", link))
+	request.OCI.Root.Path = link
+	a.refused(codes.Internal, "too many levels", "CreateContainer", request)
+	request.OCI.Root.Path = link + "/etc"
+	a.refused(codes.Internal, "too many levels", "CreateContainer", request)
+}
+
+// A link inside the root leads a mount to where it points inside the root, not in the guest.
+func TestALinkInTheRootLeadsNowhereElse(t *testing.T) {
+	a := startSandbox(t)
+	request := a.create("ten", "mounts")
+	a.must(os.Symlink("/", filepath.Join(request.OCI.Root.Path, "up")))
+	request.OCI.Mounts = append(request.OCI.Mounts, &api.Mount{Destination: "/up/tmp", Type: "tmpfs", Source: "inside"})
+	a.run(request)
+	found := false
+	for _, mount := range a.answer("ten", "")["mounts"].([]any) {
+		m := mount.(map[string]any)
+		found = found || m["target"] == "/tmp" && m["source"] == "inside"
+	}
+	if !found {
+		t.Error("the mount is not on the container's /tmp")
+	}
+}
+
+func TestPrivilegesAreTaken(t *testing.T) {
+	a := startSandbox(t)
+	request := a.create("eleven", "chmod", "/data", "0700")
+	request.OCI.Process.User = &api.User{UID: 1000, GID: 1000}
+	request.OCI.Process.Capabilities = &api.LinuxCapabilities{}
+	a.run(request)
+	a.expect(a.exitCode("eleven", ""), int32(1), "exit code without CAP_FOWNER")
+	request = a.create("twelve", "chmod", "/data", "0700")
+	request.OCI.Process.User = &api.User{UID: 1000, GID: 1000}
+	owner := []string{"CAP_FOWNER"}
+	request.OCI.Process.Capabilities = &api.LinuxCapabilities{
+		Bounding: owner, Effective: owner, Permitted: owner, Inheritable: owner, Ambient: owner,
+	}
+	request.OCI.Process.NoNewPrivileges = true
+	a.run(request)
+	a.expect(a.exitCode("twelve", ""), int32(0), "exit code with CAP_FOWNER")
+}
+
+func TestManyContainersLeaveNothing(t *testing.T) {
+	a := startSandbox(t)
+	before, _ := os.ReadDir("/proc/self/fd")
+	for range 20 {
+		a.run(a.create("again", "exit", "3"))
+		a.expect(a.exitCode("again", ""), int32(3), "exit code")
+		a.do("RemoveContainer", &api.RemoveContainerRequest{ContainerId: "again"})
+	}
+	time.Sleep(20 * time.Millisecond)
+	after, _ := os.ReadDir("/proc/self/fd")
+	if len(after) > len(before) {
+		t.Errorf("%d descriptors have become %d", len(before), len(after))
+	}
+}

@@ -1,0 +1,59 @@
+package server
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/log"
+	"guestforge.dev/agent/internal/shim"
+)
+
+const separate = "GUESTFORGE_TEST_MOUNTS"
+
+// The test program is the agent: it is started as a shim too. As root it runs in a mount name space of its own, so that
+// nothing it mounts outlives it.
+func TestMain(m *testing.M) {
+	if shim.Wanted() {
+		shim.Run()
+	}
+	if os.Getuid() == 0 && os.Getenv(separate) == "" {
+		os.Exit(again())
+	}
+	if os.Getuid() == 0 {
+		if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+			fmt.Fprintln(os.Stderr, "private mounts:", err)
+			os.Exit(1)
+		}
+	}
+	if flag.Parse(); testing.Verbose() {
+		log.SetOutput(os.Stderr)
+	} else {
+		log.SetOutput(io.Discard)
+	}
+	os.Exit(m.Run())
+}
+
+func again() int {
+	test := exec.Command("/proc/self/exe", os.Args[1:]...)
+	test.Env = append(os.Environ(), separate+"=1")
+	test.Stdin, test.Stdout, test.Stderr = os.Stdin, os.Stdout, os.Stderr
+	test.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	if err := test.Run(); err != nil {
+		return 1
+	}
+	return 0
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("containers need root: name spaces and mounts")
+	}
+}
