@@ -124,16 +124,19 @@ class Console:
     def excerpt(self, fault: Fault) -> str:
         """Return the lines around a fault, as far as they are here yet."""
         kept = self.lines()
-        at = fault.number if fault.number < len(self._head) else fault.number - (self.count - len(kept))
-        if at < 0:  # long gone: a guest that prints without end
+        gone = self.count - len(kept)  # lines between the first and the last ones that are kept
+        if len(self._head) <= fault.number < len(self._head) + gone:  # a guest that prints without end
             return fault.line
+        at = fault.number if fault.number < len(self._head) else fault.number - gone
         return "\n".join(kept[max(0, at - BEFORE) : at + AFTER + 1])
 
     def _keep(self, data: bytes) -> None:
-        if self._log is None or self._room <= 0:
+        if self._log is None or self._room < 0:
             return
+        _write(self._log, data[: self._room])
         self._room -= len(data)
-        _write(self._log, data if self._room > 0 else data[: self._room] + CUT)
+        if self._room < 0:
+            _write(self._log, CUT)
 
     def _add(self, lines: list[bytes]) -> list[str]:
         pieces = [line[at : at + MAX_LINE] for line in lines for at in range(0, len(line), MAX_LINE)]

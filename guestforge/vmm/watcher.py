@@ -21,6 +21,7 @@ from guestforge.vmm.state import State, how_it_ended
 
 READ_SIZE: Final = 64 * 1024
 KEPT_OUTPUT: Final = 16 * 1024  # bytes of what a program wrote that an error may show
+KEPT_LINES: Final = 60  # KVM's account of an internal error, with all registers, has about 50
 LAST_WORDS: Final = 1.0  # seconds for output that is under way when QEMU has ended
 # A program behind a device ends well when QEMU does. Only if QEMU is still there a moment later is it the program's own
 # end; one that ends badly has hardly been left by QEMU.
@@ -39,7 +40,7 @@ class Watched:
 
     def last_words(self) -> str:
         """Return the last of what it wrote, safe on a terminal."""
-        return "\n".join(clean(line) for line in bytes(self.output).splitlines()[-20:])
+        return "\n".join(clean(line) for line in bytes(self.output).splitlines()[-KEPT_LINES:])
 
 
 class Watcher:
