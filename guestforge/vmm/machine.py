@@ -65,7 +65,7 @@ class Machine:
         self._stack = contextlib.ExitStack()
         self._state = State(Console(None), plan.arch.kernel_log_start, on_line)
         self._watcher: Watcher
-        self._qemu: Process
+        self._programs: list[Watched] = []
 
     def __enter__(self) -> Self:
         try:
@@ -136,9 +136,9 @@ class Machine:
         return self._state.ended
 
     @property
-    def qemu_pid(self) -> int:
-        """QEMU's process id."""
-        return self._qemu.pid
+    def pids(self) -> Mapping[str, int]:
+        """The process ids of QEMU and the programs behind its devices, by the kind of error that their end makes."""
+        return {watched.kind: watched.process.pid for watched in self._programs}
 
     def console_tail(self, lines: int) -> str:
         """Return the console's last lines, without control characters."""
@@ -151,7 +151,7 @@ class Machine:
     def memory(self) -> Memory | None:
         """Measure QEMU's memory; None if it has ended."""
         try:
-            text = Path(f"/proc/{self._qemu.pid}/smaps_rollup").read_text()
+            text = Path(f"/proc/{self.pids['qemu-exited']}/smaps_rollup").read_text()
         except (FileNotFoundError, ProcessLookupError):
             return None
         rows = {line.split()[0]: line.split()[1] for line in text.splitlines()[1:]}
@@ -192,17 +192,22 @@ class Machine:
         console = Console(plan.console_log if plan.console == "log" else None)
         stack.callback(console.close)
         self._state.attach(console)
+        helpers = self._start_helpers()
+        qmp = stack.enter_context(listen(self.sockets.qmp))
+        listener = stack.enter_context(listen(self.sockets.console)) if plan.console == "log" else None
+        qemu = Watched("qemu-exited", "QEMU", stack.enter_context(self._spawn_qemu()))
+        self._programs = [qemu, *helpers]
+        self._watcher = Watcher(self._state, qemu, helpers, qmp, listener)
+        stack.callback(self._watcher.stop)
+        self._watcher.start()
+        self._await_qemu(qemu, helpers)
+
+    def _start_helpers(self) -> tuple[Watched, ...]:
+        """Start the programs behind the devices, all at once; return when each of them listens."""
         helpers = tuple(self._helpers())
         for helper, path in helpers:
             _await_socket(helper, path)
-        qmp = stack.enter_context(listen(self.sockets.qmp))
-        listener = stack.enter_context(listen(self.sockets.console)) if plan.console == "log" else None
-        self._qemu = stack.enter_context(self._spawn_qemu())
-        watched = Watched("qemu-exited", "QEMU", self._qemu)
-        self._watcher = Watcher(self._state, watched, tuple(helper for helper, _ in helpers), qmp, listener)
-        stack.callback(self._watcher.stop)
-        self._watcher.start()
-        self._await_qemu(watched, [helper for helper, _ in helpers])
+        return tuple(helper for helper, _ in helpers)
 
     def _spawn_qemu(self) -> contextlib.AbstractContextManager[Process]:
         if self.plan.console == "terminal":
@@ -222,7 +227,7 @@ class Machine:
                 process = self._stack.enter_context(spawn(argv, pass_fds=(listener.fileno(),)))
             yield Watched("virtiofsd-died", server.name, process), path
 
-    def _await_qemu(self, qemu: Watched, helpers: list[Watched]) -> None:
+    def _await_qemu(self, qemu: Watched, helpers: tuple[Watched, ...]) -> None:
         """Wait until QEMU answers. If it does not, its standard error says why, or that of a program that it needs."""
         try:
             self._state.wait(lambda: self._state.version, START_LIMIT, "answer from QEMU")
