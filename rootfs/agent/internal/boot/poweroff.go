@@ -2,6 +2,7 @@ package boot
 
 import (
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
@@ -26,11 +27,34 @@ func PowerOff() error {
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
+// endProcesses kills all but this one and waits until they have gone, since they keep file systems busy. kill(2) does not
+// tell whether anybody is left: it counts the kernel's own threads.
 func endProcesses() {
 	limit := time.Now().Add(endTimeout)
-	for unix.Kill(-1, unix.SIGKILL) != unix.ESRCH && time.Now().Before(limit) {
+	for programs() > 0 && time.Now().Before(limit) {
+		unix.Kill(-1, unix.SIGKILL)
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+// programs counts the processes besides this one that run a program: kernel threads and zombies have none.
+func programs() int {
+	directory, err := os.Open("/proc")
+	if err != nil {
+		return 0
+	}
+	defer directory.Close()
+	names, _ := directory.Readdirnames(-1)
+	count := 0
+	for _, name := range names {
+		if name[0] < '0' || name[0] > '9' || name == "1" {
+			continue
+		}
+		if _, err := os.Readlink("/proc/" + name + "/exe"); err == nil {
+			count++
+		}
+	}
+	return count
 }
 
 // unmountAll unmounts what is left; a file system that is in use, as the root is, becomes read-only, which leaves it as

@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"guestforge.dev/agent/internal/api"
 	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/shim"
@@ -44,7 +46,7 @@ func check(r *api.CreateContainerRequest, base string) error {
 	case len(linux.GetUIDMappings())+len(linux.GetGIDMappings()) > 0:
 		return fault.Unimplemented("user name spaces")
 	}
-	if linux.GetResources() != nil {
+	if proto.Size(linux.GetResources()) > 0 {
 		slog.Warn("resource limits are not enforced", "container", r.ContainerId)
 	}
 	return nil
