@@ -17,6 +17,7 @@ from qemu.qmp import QMPError
 from guestforge.agent.transport import Dial
 from guestforge.errors import UserError
 from guestforge.run import Process, spawn
+from guestforge.vmm import terminal
 from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
 from guestforge.vmm.errors import MachineError
@@ -209,10 +210,15 @@ class Machine:
             _await_socket(helper, path)
         return tuple(helper for helper, _ in helpers)
 
-    def _spawn_qemu(self) -> contextlib.AbstractContextManager[Process]:
-        if self.plan.console == "terminal":
-            return spawn(self.argv, stdin=0, stdout=1, stderr=2)
-        return spawn(self.argv)
+    @contextlib.contextmanager
+    def _spawn_qemu(self) -> Iterator[Process]:
+        if self.plan.console == "log":
+            with spawn(self.argv) as process:
+                yield process
+            return
+        with terminal.kept(), spawn(self.argv, stdin=0, stdout=1, stderr=2) as process:
+            terminal.lend(process.pid)
+            yield process
 
     def _helpers(self) -> Iterator[tuple[Watched, Path]]:
         vsock = self.plan.vsock
