@@ -70,7 +70,7 @@ def kvm_state(arch: Arch, kernel: Path | None, cache: Path | None = None) -> Kvm
     """Return whether KVM runs guests of an architecture here, by running this kernel, or the firmware without one."""
     if reason := _ruled_out(arch):
         return KvmState(False, reason)
-    kept = (cache or user_cache_dir()) / "kvm" / f"{_key(arch, kernel)}.json"
+    kept = (cache or user_cache_dir()) / "kvm-answers" / f"{_key(arch, kernel)}.json"
     if (state := _kept(kept)) is None:
         state = probe(arch, kernel, "kvm")
         if state.lasting:
