@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"guestforge.dev/agent/internal/fault"
 )
 
@@ -125,8 +127,7 @@ type Finder struct {
 // Wait returns the path of a device's node as soon as the device is there. It subscribes to the kernel's events before
 // it first looks, so a device that comes in between is not missed.
 func (f *Finder) Wait(ctx context.Context, address Address) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.Timeout)
-	defer cancel()
+	limit := time.After(f.Timeout)
 	events := f.Watch.subscribe()
 	defer f.Watch.unsubscribe(events)
 	for {
@@ -141,8 +142,10 @@ func (f *Finder) Wait(ctx context.Context, address Address) (string, error) {
 		select {
 		case <-events:
 		case <-soon:
+		case <-limit:
+			return "", fault.New(codes.NotFound, "block device %s did not come within %v", address, f.Timeout)
 		case <-ctx.Done():
-			return "", fmt.Errorf("block device %s did not come within %v: %w", address, f.Timeout, ctx.Err())
+			return "", fmt.Errorf("block device %s did not come: %w", address, ctx.Err())
 		}
 	}
 }

@@ -157,7 +157,7 @@ func TestAFailedSandboxLeavesNothing(t *testing.T) {
 	a := startAgent(t)
 	good := &api.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: a.base + "/sandbox/shm"}
 	bad := &api.Storage{Driver: "blk", Fstype: "ext4", Source: "1f/1f", MountPoint: a.base + "/sandbox/disk"}
-	a.refused(codes.DeadlineExceeded, "1f/1f did not come", "CreateSandbox", &api.CreateSandboxRequest{Storages: []*api.Storage{good, bad}})
+	a.refused(codes.NotFound, "1f/1f did not come", "CreateSandbox", &api.CreateSandboxRequest{Storages: []*api.Storage{good, bad}})
 	if text, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(text), a.base) {
 		t.Errorf("something is still mounted:\n%s", text)
 	}

@@ -1,0 +1,104 @@
+package safepath
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestIDs(t *testing.T) {
+	for _, id := range []string{"a", "0", "A-b_c.d", strings.Repeat("x", maxID)} {
+		if err := CheckID(id); err != nil {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	for _, id := range []string{"", ".", "..", "-a", "_a", "a/b", "a b", "a\x00", "ä", "a\n", strings.Repeat("x", maxID+1)} {
+		if CheckID(id) == nil {
+			t.Errorf("%q was taken", id)
+		}
+	}
+}
+
+func TestBelow(t *testing.T) {
+	for path, want := range map[string]string{"/b": ".", "/b/": ".", "/b/c": "c", "/b/c/": "c", "/b/c/d": "c/d", "/b/..c": "..c"} {
+		if got, err := Below("/b", path); got != want || err != nil {
+			t.Errorf("%q: %q, %v", path, got, err)
+		}
+	}
+	for _, path := range []string{"", "/", "b", "/bc", "/b/../c", "/b/./c", "/b//c", "/b/c//", "/a/b", "/b/\x00", "/b/" + strings.Repeat("x", maxPath)} {
+		if got, err := Below("/b", path); err == nil {
+			t.Errorf("%.40q: %q", path, got)
+		}
+	}
+}
+
+// tree has a directory and links that lead out of it.
+func tree(t *testing.T) string {
+	base := filepath.Join(t.TempDir(), "base")
+	for _, err := range []error{
+		os.MkdirAll(base+"/in/side", 0o755), os.Symlink("/", base+"/root"), os.Symlink("../..", base+"/in/up"),
+		os.Symlink("in", base+"/link"), os.WriteFile(base+"/file", nil, 0o600), os.Symlink("/nowhere", base+"/dangling"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return base
+}
+
+func open(t *testing.T, base string, resolve uint64) *Root {
+	root, err := Open(base, resolve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	return root
+}
+
+func TestStrictTakesNoLink(t *testing.T) {
+	root := open(t, tree(t), Strict)
+	for _, path := range []string{"root/etc", "link/side", "in/up", "..", "in/../.."} {
+		if file, err := root.Open(path, unix.O_PATH, 0); err == nil {
+			t.Errorf("%s: %s", path, file.Name())
+		}
+		if _, err := root.Mkdir(path+"/new", 0o755); err == nil {
+			t.Errorf("made %s/new", path)
+		}
+	}
+	if _, err := root.Open("in/side", unix.O_PATH, 0); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestInsideLinksStayInside(t *testing.T) {
+	base := tree(t)
+	root := open(t, base, Inside)
+	for path, want := range map[string]string{"root/in/side": "in/side", "link/side": "in/side", "in/up/in": "in", "../../in": "in"} {
+		file, err := root.Open(path, unix.O_PATH, 0)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		got, _ := file.Stat()
+		if expected, _ := os.Stat(filepath.Join(base, want)); !os.SameFile(got, expected) {
+			t.Errorf("%s is not %s", path, want)
+		}
+	}
+	if _, err := root.Mkdir("root/made/deep", 0o755); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(base + "/made/deep"); err != nil {
+		t.Error(err)
+	}
+	for _, path := range []string{"file/x", "dangling/x"} {
+		if _, err := root.Mkdir(path, 0o755); err == nil {
+			t.Errorf("made %s", path)
+		}
+	}
+	if _, err := os.Lstat("/nowhere"); err == nil {
+		t.Error("a dangling link was followed out")
+	}
+}
