@@ -36,10 +36,14 @@ func signalAll(init *process, signal unix.Signal) error {
 	return signalOne(init, signal)
 }
 
-// others returns the processes that share the pid name space of one.
+// others returns the processes that share the pid name space of one; none if that is the agent's own, where all that
+// runs in the guest would be among them.
 func others(first int) []int {
 	space, err := os.Readlink("/proc/" + strconv.Itoa(first) + "/ns/pid")
 	if err != nil {
+		return nil
+	}
+	if own, err := os.Readlink("/proc/self/ns/pid"); err != nil || own == space {
 		return nil
 	}
 	directory, err := os.Open("/proc")

@@ -1,11 +1,13 @@
 package server
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -17,8 +19,8 @@ import (
 
 const separate = "GUESTFORGE_TEST_MOUNTS"
 
-// The test program is the agent: it is started as a shim too. As root it runs in a mount name space of its own, so that
-// nothing it mounts outlives it.
+// The test program is the agent: it is started as a shim too. As root it runs in mount and pid name spaces of its own, so
+// that nothing it mounts outlives it, and no signal that goes astray reaches a process of the host.
 func TestMain(m *testing.M) {
 	if shim.Wanted() {
 		shim.Run()
@@ -27,8 +29,11 @@ func TestMain(m *testing.M) {
 		os.Exit(again())
 	}
 	if os.Getuid() == 0 {
-		if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
-			fmt.Fprintln(os.Stderr, "private mounts:", err)
+		err := errors.Join(
+			unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""), unix.Mount("proc", "/proc", "proc", 0, ""),
+		)
+		if err != nil || os.Getpid() != 1 {
+			fmt.Fprintln(os.Stderr, "name spaces for the tests:", err)
 			os.Exit(1)
 		}
 	}
@@ -41,10 +46,11 @@ func TestMain(m *testing.M) {
 }
 
 func again() int {
+	runtime.LockOSThread() // the test must end with this program, and the kernel takes its thread for that
 	test := exec.Command("/proc/self/exe", os.Args[1:]...)
 	test.Env = append(os.Environ(), separate+"=1")
 	test.Stdin, test.Stdout, test.Stderr = os.Stdin, os.Stdout, os.Stderr
-	test.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	test.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL}
 	if err := test.Run(); err != nil {
 		return 1
 	}
