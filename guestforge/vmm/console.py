@@ -87,6 +87,7 @@ class Console:
     def __init__(self, log: Path | None) -> None:
         self.faults: list[Fault] = []
         self.count = 0  # lines so far
+        self.log_error: OSError | None = None  # why the log is not whole
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644) if log else None
         self._room = MAX_LOG
         self._partial = b""
@@ -131,12 +132,15 @@ class Console:
         return "\n".join(kept[max(0, at - BEFORE) : at + AFTER + 1])
 
     def _keep(self, data: bytes) -> None:
-        if self._log is None or self._room < 0:
+        if self._log is None or self._room < 0 or self.log_error:
             return
-        _write(self._log, data[: self._room])
-        self._room -= len(data)
-        if self._room < 0:
-            _write(self._log, CUT)
+        try:
+            _write(self._log, data[: self._room])
+            self._room -= len(data)
+            if self._room < 0:
+                _write(self._log, CUT)
+        except OSError as e:
+            self.log_error = e
 
     def _add(self, lines: list[bytes]) -> list[str]:
         pieces = [line[at : at + MAX_LINE] for line in lines for at in range(0, len(line), MAX_LINE)]

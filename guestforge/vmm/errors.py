@@ -7,7 +7,8 @@ from guestforge.vmm import console
 
 Kind = (
     console.Kind
-    | Literal["qemu-exited", "qemu-stopped", "qemu-failed", "virtiofsd-died", "vsock-died", "helper-failed", "timeout"]
+    | Literal["qemu-exited", "qemu-stopped", "qemu-failed", "virtiofsd-died", "vsock-died", "helper-failed"]
+    | Literal["log-failed", "watcher-failed", "timeout"]
 )
 
 
@@ -16,7 +17,8 @@ class MachineError(CheckError):
 
     `kind` is a kind of console.Fault, or what became of a program: `qemu-failed` (did not start), `qemu-exited`,
     `qemu-stopped` (KVM internal error, an I/O error: QEMU is there and the guest does not run), `helper-failed` (a
-    program behind a device did not start), `virtiofsd-died`, `vsock-died`; or `timeout`.
+    program behind a device did not start), `virtiofsd-died`, `vsock-died`; what became of us: `log-failed` (console.log
+    can't be written), `watcher-failed` (a fault of ours); or `timeout`.
     """
 
     def __init__(self, kind: Kind, message: str, *, hint: str | None = None, excerpt: str | None = None) -> None:

@@ -83,6 +83,8 @@ class State:
             lines = self._console.feed(data)
             self._last_output = time.monotonic()
             self._note(lines)
+            if error := self._console.log_error:
+                self._fail(_Trouble("log-failed", f"the console's log can't be written: {error.strerror}", str))
         self._tell(lines)
 
     def answers(self, version: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -94,7 +94,7 @@ class Watcher:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        tasks = [asyncio.create_task(work) for work in (self._watch_qemu(), *map(self._watch_helper, self._helpers))]
+        tasks = [self._task(work) for work in (self._watch_qemu(), *map(self._watch_helper, self._helpers))]
         self._running.set()
         await self._stop.wait()
         await self._qmp.close()
@@ -102,10 +102,20 @@ class Watcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a part of the watch. Nobody must wait for what a part that has failed would have noticed."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self._state.fail("watcher-failed", f"watching the machine failed: {error!r}", str)
+
     async def _watch_qemu(self) -> None:
-        output = asyncio.create_task(_collect(self._qemu))
-        console = asyncio.create_task(self._read_console())
-        protocol = asyncio.create_task(self._open_qmp())
+        output = self._task(_collect(self._qemu))
+        console = self._task(self._read_console())
+        protocol = self._task(self._open_qmp())
         try:
             returncode = await _exit_of(self._qemu.process)
             protocol.cancel()
@@ -117,7 +127,7 @@ class Watcher:
                 task.cancel()
 
     async def _watch_helper(self, helper: Watched) -> None:
-        output = asyncio.create_task(_collect(helper))
+        output = self._task(_collect(helper))
         try:
             returncode = await _exit_of(helper.process)
             await asyncio.wait((output,), timeout=LAST_WORDS)
@@ -154,7 +164,7 @@ class Watcher:
         elif name == "GUEST_PANICKED":
             self._state.fail("panic", "the guest told its machine that it panicked", partial(self._state.tail, 20))
         elif name == "STOP" and not self._state.stopping:
-            self._asking = asyncio.create_task(self._stopped())  # a task that nobody holds may be dropped
+            self._asking = self._task(self._stopped())  # a task that nobody holds may be dropped
 
     async def _stopped(self) -> None:
         """QEMU has stopped the guest's processors: ask why."""

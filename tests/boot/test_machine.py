@@ -299,3 +299,24 @@ def test_kvm_is_what_a_kernel_proves_it_to_be(built, tmp_path):
     if not state.usable:
         with pytest.raises(UserError, match="KVM can't be used"):
             accel.choose_accelerator("kvm", ARCHES["x86_64"], kernel, tmp_path)
+
+
+def test_failure_of_a_listener_to_the_console_ends_the_wait(built, plan):
+    def on_line(_line):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with (
+        Machine(bare(plan, kernel=built("x86_64").kernel), on_line=on_line) as machine,
+        pytest.raises(MachineError, match="Broken pipe") as caught,
+    ):
+        machine.wait_console("never", 60)
+    assert caught.value.kind == "watcher-failed"
+
+
+def test_console_log_on_a_full_disk_is_a_clear_error(built, plan):
+    with (
+        Machine(bare(plan, kernel=built("x86_64").kernel, console_log=Path("/dev/full"))) as machine,
+        pytest.raises(MachineError, match="log can't be written: No space left on device") as caught,
+    ):
+        machine.wait_console("never", 60)
+    assert caught.value.kind == "log-failed"

@@ -1,5 +1,8 @@
 """What a console's lines speak of, and that nothing of a guest reaches a terminal but text."""
 
+import errno
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -176,3 +179,11 @@ def test_log_of_before_is_not_kept(log):
     log.write_text("old")
     Console(log).close()
     assert log.read_bytes() == b""
+
+
+def test_log_on_a_full_disk_is_noticed_and_lines_are_still_read():
+    watched = Console(Path("/dev/full"))
+    assert watched.feed(b"WARNING: x\n") == ["WARNING: x"]
+    assert watched.log_error.errno == errno.ENOSPC
+    assert watched.feed(b"y\n") == ["y"]
+    watched.close()
