@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from guestforge.agent.proto import agent_pb2, health_pb2
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "rootfs/agent/proto/generate.py"
 
@@ -42,7 +44,5 @@ def test_no_go_file_is_left_of_a_proto_that_is_gone(generated):
 
 
 def test_every_method_of_the_reference_is_declared():
-    from guestforge.agent.proto import agent_pb2, health_pb2
-
     assert len(agent_pb2.DESCRIPTOR.services_by_name["AgentService"].methods) == 42
     assert sorted(health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name) == ["Check", "Version"]

@@ -1,0 +1,40 @@
+"""The Go agent's own tests, and that its programs compile for every architecture of the table."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from guestforge.arch import ARCHES
+from guestforge.rootfs.agent import SOURCES
+
+BIN = Path(sys.executable).parent
+
+
+def go(*args, **env):
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"  # the tests build the probe with `go` of their PATH
+    done = subprocess.run(
+        [BIN / "go", *args],
+        cwd=SOURCES,
+        env=os.environ | {"PATH": path, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_agents_own_tests_pass():
+    code, output = go("test", "./...")
+    assert code == 0, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHES.values(), ids=lambda arch: arch.name)
+def test_the_agent_has_no_faults_that_vet_finds(arch):
+    code, output = go("vet", "./...", GOARCH=arch.go, CGO_ENABLED="0")
+    assert code == 0, output
