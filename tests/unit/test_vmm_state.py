@@ -49,11 +49,11 @@ def test_fault_on_the_console_wakes_within_a_tenth_of_a_second(state):
 
 def test_trace_that_follows_is_in_the_excerpt(state):
     state.feed(b"[ 1.0] BUG: unable\n")
-    later(state.feed, b"trace 1\n", after=0.02)
-    later(state.feed, b"trace 2\n", after=0.04)
+    for number in (1, 2, 3):  # each within the quiet time after the one before, all of them not
+        later(state.feed, b"trace %d\n" % number, after=0.03 * number)
     with pytest.raises(MachineError) as caught:
         state.verify()
-    assert caught.value.excerpt.splitlines() == ["[ 1.0] BUG: unable", "trace 1", "trace 2"]
+    assert caught.value.excerpt.splitlines() == ["[ 1.0] BUG: unable", "trace 1", "trace 2", "trace 3"]
 
 
 def test_endless_trace_does_not_hold_the_wait_up(state):
@@ -75,6 +75,7 @@ def test_endless_trace_does_not_hold_the_wait_up(state):
 
 def test_first_reason_counts(state):
     state.fail("virtiofsd-died", "it died", lambda: "its words")
+    state.fail("vsock-died", "that too", str)
     state.feed(b"WARNING: x\n")
     state.has_ended(1)
     with pytest.raises(MachineError, match="it died") as caught:
