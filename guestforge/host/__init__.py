@@ -1,0 +1,1 @@
+"""The machine that builds run on: what of it they need, whether that is there, and how it gets there."""

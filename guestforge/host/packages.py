@@ -1,0 +1,263 @@
+"""What the steps need of the host's distribution, whether it is there, and its installation where that is missing.
+
+Each step has its own list, so that nobody gets an emulator or a compiler for an architecture that was not asked for.
+Only packages are installed: the host's sources, keys and configuration of apt are its administrator's.
+"""
+
+import contextlib
+import fcntl
+import os
+import platform
+import re
+import shlex
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from guestforge.arch import Arch
+from guestforge.errors import UserError
+from guestforge.progress import Bar, bar, say
+from guestforge.run import Completed, failure, find_tool, run
+from guestforge.store import user_cache_dir
+
+SWITCH: Final = "GUESTFORGE_INSTALL"  # `never`: say what is missing, install nothing
+LOCK: Final = "install.lock"  # below the cache: one installation of ours at a time
+LOCK_TIMEOUT: Final = 300  # seconds that apt-get waits for another apt-get or dpkg
+
+INSTALL: Final = ("apt-get", "install", "--no-install-recommends")
+# No question can be answered, and bars are ours: apt-get writes its progress, for a program, to its standard output.
+UNATTENDED: Final = ("-y", "-q", "-o", f"DPkg::Lock::Timeout={LOCK_TIMEOUT}", "-o", "Dpkg::Use-Pty=0")
+STATUS: Final = ("-o", "APT::Status-Fd=1")
+ENVIRONMENT: Final = {"DEBIAN_FRONTEND": "noninteractive"}
+
+# What apt-get says where its lists are missing or older than the mirror's files, and after an interrupted dpkg.
+_STALE: Final = re.compile(r"Unable to locate package|has no installation candidate|Failed to fetch .* 404 ")
+_INTERRUPTED: Final = re.compile(r"dpkg was interrupted")
+# `dlstatus:3:41.2:Retrieving ...`, later `pmstatus:flex:63.1:Unpacking ...`; the numbers are per cent of that phase.
+_STATUS_LINE: Final = re.compile(r"(?P<phase>dlstatus|pmstatus):[^:]*:(?P<percent>[0-9.]+):")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something of the host that a step uses, and the Debian package that has it.
+
+    It is there when the program `tool` is on PATH or in the system directories, or when `file` exists: an absolute
+    path with globs, or several with colons between, any of which will do.
+    """
+
+    package: str
+    tool: str = ""
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a person would look for: the program, or the file."""
+        return self.tool or self.file.partition(os.pathsep)[0]
+
+
+def kernel_needs(arch: Arch) -> tuple[Need, ...]:
+    """Return what fetching and compiling a kernel of an architecture needs.
+
+    https://docs.kernel.org/process/changes.html has the kernel's own list; ours is what its build calls with our
+    fragments.
+    """
+    compiler = "gcc" if arch.native else arch.debian_compiler
+    return (
+        Need("make", tool="make"),
+        Need("gcc", tool="gcc"),  # for the programs that the build runs here
+        Need("libc6-dev", file="/usr/include/stdio.h"),  # gcc only recommends it
+        Need(compiler, tool=f"{arch.cross_prefix}gcc"),
+        Need("flex", tool="flex"),
+        Need("bison", tool="bison"),
+        Need("bc", tool="bc"),
+        Need("perl", tool="perl"),
+        Need("libelf-dev", file="/usr/include/gelf.h"),  # objtool
+        Need("xz-utils", tool="xz"),  # the source package
+        Need("zstd", tool="zstd"),  # CONFIG_KERNEL_ZSTD
+    )
+
+
+def agent_needs() -> tuple[Need, ...]:
+    """Return what building the agent needs; Go itself comes with our Python packages."""
+    return (Need("ca-certificates", file="/etc/ssl/certs/ca-certificates.crt"),)  # Go fetches modules by HTTPS
+
+
+def image_needs() -> tuple[Need, ...]:
+    """Return what writing and reading file systems needs."""
+    return tuple(Need("e2fsprogs", tool=tool) for tool in ("mke2fs", "debugfs", "e2fsck"))
+
+
+def boot_needs(arch: Arch) -> tuple[Need, ...]:
+    """Return what booting and checking a guest of an architecture needs.
+
+    The firmware of our machines comes with what the emulator's package depends on; no machine has a network card,
+    whose ROM would be another package.
+    """
+    places = "/usr/libexec/virtiofsd:/usr/lib/virtiofsd:/usr/lib/qemu/virtiofsd"
+    return (
+        Need(arch.debian_qemu, tool=arch.qemu),
+        Need(_virtiofsd_package(), tool="virtiofsd", file=places),
+        Need("util-linux", tool="unshare"),  # a user's virtiofsd has a name space of its own
+        *image_needs(),
+    )
+
+
+def test_needs() -> tuple[Need, ...]:
+    """Return what the tests need besides: the other sides that our own readers and writers are compared with."""
+    return (
+        Need("gpg", tool="gpg"),
+        Need("gpgconf", tool="gpgconf"),
+        Need("gpg-agent", tool="gpg-agent"),  # signs; gpg only recommends it
+        Need("cpio", tool="cpio"),
+        Need("dpkg", tool="dpkg-deb"),
+    )
+
+
+def missing(needs: Iterable[Need]) -> tuple[Need, ...]:
+    """Return those of the needs that are not met, each once; a few stat(2) calls each."""
+    return tuple(need for need in dict.fromkeys(needs) if not _there(need))
+
+
+def ensure(needs: Iterable[Need]) -> None:
+    """Install what is missing of the needs, where we may: as root, or by a sudo that asks for no password.
+
+    Raises UserError with the one command that would do it where we may not, and where it failed.
+    """
+    needs = tuple(needs)
+    if not missing(needs):
+        return
+    with _installing():
+        if absent := missing(needs):  # another run of ours may have installed it meanwhile
+            _install(absent)
+            if left := missing(needs):
+                raise UserError(f"{_names(left)} still missing after {_packages(left)} were installed")
+
+
+def command(needs: Iterable[Need]) -> str:
+    """Return the command that a person would type to install the packages of the needs."""
+    words = shlex.join([*INSTALL, *_packages(needs)])
+    if os.geteuid() == 0:
+        return words
+    return f"sudo {words}" if find_tool("sudo") else f"su -c {shlex.quote(words)}"
+
+
+def _there(need: Need) -> bool:
+    if need.tool and find_tool(need.tool):
+        return True
+    places = (place.lstrip("/") for place in need.file.split(os.pathsep))
+    return any(next(Path("/").glob(place), None) for place in places if place)
+
+
+def _packages(needs: Iterable[Need]) -> list[str]:
+    return list(dict.fromkeys(need.package for need in needs))
+
+
+def _names(needs: Iterable[Need]) -> str:
+    names = list(dict.fromkeys(need.name for need in needs))
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+def _virtiofsd_package() -> str:
+    """Return the package with virtiofsd: QEMU 8 dropped its own, and since then it is a package by itself."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    old = {"debian": 12, "ubuntu": 22}.get(release.get("ID", ""), 0)
+    version = re.match("[0-9]+", release.get("VERSION_ID", ""))
+    return "qemu-system-common" if version and int(version[0]) <= old else "virtiofsd"
+
+
+def _install(absent: tuple[Need, ...]) -> None:
+    if not find_tool("apt-get"):
+        raise UserError(
+            f"{_names(absent)} missing, and this host has no apt-get",
+            hint=f"install what has them; Debian's packages are {' '.join(_packages(absent))}",
+        )
+    prefix = _authority()
+    if prefix is None:
+        raise UserError(f"{_names(absent)} missing on this host", hint=f"install with: {command(absent)}")
+    packages = _packages(absent)
+    say(f"installing {' '.join(packages)}: {_names(absent)} missing on this host")
+    done = _apt(prefix, packages)
+    if done.returncode != 0 and _INTERRUPTED.search(done.output):
+        run([*prefix, "dpkg", "--configure", "-a"], env=ENVIRONMENT, error=UserError)
+        done = _apt(prefix, packages)
+    if done.returncode != 0 and _STALE.search(done.output):
+        run([*prefix, "apt-get", "update", "-q"], env=ENVIRONMENT, error=UserError)
+        done = _apt(prefix, packages)
+    if done.returncode != 0:
+        raise failure(done, error=UserError)
+
+
+def _authority() -> list[str] | None:
+    """Return what goes before a command that needs root; None where we may not become root."""
+    setting = os.environ.get(SWITCH, "")
+    if setting not in ("", "auto", "never"):
+        raise UserError(f"{SWITCH}={setting}: not auto or never")
+    if setting == "never":
+        return None
+    if os.geteuid() == 0:
+        return []
+    if find_tool("sudo") and run(["sudo", "-n", "true"], check=False).returncode == 0:
+        proxies = [f"{name}={os.environ[name]}" for name in ("http_proxy", "https_proxy") if name in os.environ]
+        # sudo empties the environment
+        return ["sudo", "-n", "env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), *proxies]
+    return None
+
+
+def _apt(prefix: list[str], packages: list[str]) -> Completed:
+    with bar("installing packages", 100, "%") as shown, _uninterrupted():
+        argv = [*prefix, *INSTALL, *UNATTENDED, *STATUS, *packages]
+        return run(argv, env=ENVIRONMENT, check=False, on_line=_Percent(shown))
+
+
+class _Percent:
+    """Moves a bar of 100 with apt-get's two phases: the first half is the download, the second the installation."""
+
+    def __init__(self, shown: Bar) -> None:
+        self._shown = shown
+
+    def __call__(self, line: str) -> None:
+        if status := _STATUS_LINE.match(line):
+            base = 50 if status["phase"] == "pmstatus" else 0
+            reached = min(base + int(float(status["percent"]) / 2), 100)
+            if reached > self._shown.count:
+                self._shown.update(reached - self._shown.count)
+
+
+@contextlib.contextmanager
+def _installing() -> Iterator[None]:
+    """Hold the lock that lets one installation of this user run at a time: `apt-get update` waits for nobody."""
+    path = user_cache_dir() / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C and the like to the end: an apt-get killed halfway leaves a system that refuses the next one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where Python delivers no signal anyway
+        return
+    caught: list[int] = []
+
+    def later(number: int, _: FrameType | None) -> None:
+        if not caught:
+            say("stopping once the packages are installed: a package system must not be left halfway")
+        caught.append(number)
+
+    before = {number: signal.signal(number, later) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        signal.raise_signal(caught[0])
