@@ -1,35 +1,126 @@
-"""Between Invoke and the library: errors become messages and exit codes, signals become a clean end."""
+"""Between Invoke and the library: the options that tasks take, errors to messages and exit codes, a clean end.
 
+Only the standard library and Invoke are imported here: a start of `./invoke` pays for this module every time.
+"""
+
+import difflib
 import functools
+import inspect
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
 
-from guestforge.errors import GuestforgeError
+from invoke.context import Context
+from invoke.tasks import Task, task
 
-F = TypeVar("F", bound=Callable[..., Any])
+from guestforge.errors import GuestforgeError, UserError
 
 INTERRUPTED = 130  # what shells give for SIGINT
 
+# What an option says of itself, and its default: False makes it a switch.
+OPTIONS: dict[str, tuple[str, str | bool | None]] = {
+    "accel": ("auto, kvm or tcg (default: auto)", None),
+    "agent": ("a binary that takes the place of our agent", None),
+    "arch": ("an architecture, a comma list, or all (default: the host's)", None),
+    "artifact": ("what to boot: initrd, image, or both with a comma (default: both)", None),
+    "fast": ("lint, types and the tests that take seconds; no boots", False),
+    "guest": ("a recipe of recipes/guests (default: minimal)", None),
+    "jobs": ("how many compilers run at once (default: the processors that we may use)", None),
+    "mirror": ("a Debian mirror instead of the host's", None),
+    "output": ("where artifacts go (default: output/)", None),
+    "refresh": ("ask the mirror again for the newest version of the kernel's source", False),
+    "store": ("remove the store and the compilers' caches too, not only output/", False),
+    "timeout": ("seconds that one check may take before the guest counts as hung (default: 60 under TCG)", None),
+    "verbose": ("show the guest's console while it runs", False),
+}
 
-def job(function: F) -> F:
-    """Wrap a task's body: a GuestforgeError or Ctrl-C ends the program with its message and code, no traceback."""
 
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the task takes and gives
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _interrupt)
+class Chosen:
+    """What a user chose, read with checks. Every reader raises UserError that names the option."""
+
+    def __init__(self, given: Mapping[str, str | bool | None]) -> None:
+        self._given = given
+
+    def switch(self, name: str) -> bool:
+        """Return whether a switch is on."""
+        return bool(self._given[name])
+
+    def text(self, name: str, default: str) -> str:
+        """Return an option's text."""
+        return str(self._given[name]) if self._given[name] is not None else default
+
+    def path(self, name: str) -> Path | None:
+        """Return an option's path, from the directory in which the user called us; None if not given."""
+        return Path(str(self._given[name])).absolute() if self._given[name] is not None else None
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return an option's number, None if not given."""
+        if self._given[name] is None:
+            return None
         try:
-            return function(*args, **kwargs)
-        except GuestforgeError as error:
-            print(error.report(), file=sys.stderr)
-            raise SystemExit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("interrupted; what was done is kept, and the next run goes on from there", file=sys.stderr)
-            raise SystemExit(INTERRUPTED) from None
+            value = float(str(self._given[name]))
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:  # nan is never between
+            raise UserError(f"--{name} {self._given[name]}: not a number from {low:g} to {high:g}")
+        return value
 
-    return wrapped  # type: ignore[return-value]
+    def one_of(self, name: str, choices: tuple[str, ...]) -> str:
+        """Return one of the choices; the first is the default."""
+        return _known(name, self.text(name, choices[0]), choices)
+
+    def some_of(self, name: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of the choices that a comma list names; all by default."""
+        words = self.text(name, ",".join(choices)).split(",")
+        return tuple(dict.fromkeys(_known(name, word.strip(), choices) for word in words))
+
+
+def _known(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1)
+        hint = f"did you mean {near[0]}?" if near else None
+        raise UserError(f"--{name} {value}: it takes {', '.join(choices)}", hint=hint)
+    return value
+
+
+def job(*names: str) -> Callable[[Callable[[Chosen], int | None]], Task[Any]]:
+    """Make a task of a function that takes what the user chose of these options and may return an exit code."""
+
+    def decorate(function: Callable[[Chosen], int | None]) -> Task[Any]:
+        @functools.wraps(function)
+        def body(_context: Context, **given: str | bool | None) -> None:
+            code = _guarded(lambda: function(Chosen({name.replace("_", "-"): given[name] for name in given})))
+            if code:
+                raise SystemExit(code)
+
+        body.__signature__ = _signature(names)  # type: ignore[attr-defined]
+        helps = {name: OPTIONS[name][0] for name in names}
+        return cast("Task[Any]", task(body, help=helps, auto_shortflags=False))
+
+    return decorate
+
+
+def _signature(names: tuple[str, ...]) -> inspect.Signature:
+    """Return the signature from which Invoke learns a task's options."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    options = [inspect.Parameter(name.replace("-", "_"), kind, default=OPTIONS[name][1]) for name in names]
+    return inspect.Signature([inspect.Parameter("context", kind), *options])
+
+
+def _guarded(function: Callable[[], int | None]) -> int | None:
+    """Run a task's body; an error or a signal becomes a message and an exit code, without a traceback."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        return function()
+    except GuestforgeError as error:
+        print(error.report(), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; what was done is kept, and the next run goes on from there", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _interrupt(_number: int, _frame: object) -> None:

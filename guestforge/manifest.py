@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from guestforge import __version__
-from guestforge.store import Entry, atomic_copy, atomic_file, digest_file
+from guestforge.files import atomic_copy, atomic_file, digest_file, disk_errors
+from guestforge.store import Entry, FileFacts
 
 SCHEMA = 1
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,25 @@ class Artifact:
     file: str
 
 
-def publish(output: Path, artifacts: tuple[Artifact, ...], steps: tuple[Entry, ...], facts: Mapping[str, Any]) -> None:
-    """Fill an output directory from the store, the manifest last; what is right already is not written again."""
-    rows = {artifact.name: _place(artifact, output / artifact.name) for artifact in artifacts}
-    write_json(output / "manifest.json", manifest(rows, steps, facts))
+def place(output: Path, artifacts: tuple[Artifact, ...]) -> dict[str, FileFacts]:
+    """Copy artifacts from the store to an output directory; return the facts of each by its name.
+
+    What is right already is not written again. A manifest that says otherwise goes before a file changes.
+    """
+    changed = [artifact for artifact in artifacts if not _is_placed(artifact, output / artifact.name)]
+    if changed:
+        (output / MANIFEST).unlink(missing_ok=True)
+    for artifact in changed:
+        with disk_errors(output, "give --output"):
+            atomic_copy(artifact.entry.path / artifact.file, output / artifact.name)
+    return {artifact.name: artifact.entry.files[artifact.file] for artifact in artifacts}
+
+
+def write_manifest(
+    output: Path, artifacts: Mapping[str, FileFacts], steps: tuple[Entry, ...], facts: Mapping[str, Any]
+) -> None:
+    """Write the manifest of an output directory, whose other files are in place."""
+    write_json(output / MANIFEST, manifest({name: asdict(row) for name, row in artifacts.items()}, steps, facts))
 
 
 def manifest(artifacts: Mapping[str, Any], steps: tuple[Entry, ...], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,9 +63,6 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
             file.write(text)
 
 
-def _place(artifact: Artifact, target: Path) -> dict[str, Any]:
-    """Copy an artifact to its place unless the same bytes are there; return its row of the manifest."""
+def _is_placed(artifact: Artifact, target: Path) -> bool:
     facts = artifact.entry.files[artifact.file]
-    if not target.is_file() or target.stat().st_size != facts.size or digest_file(target) != facts.sha256:
-        atomic_copy(artifact.entry.path / artifact.file, target)
-    return asdict(facts)
+    return target.is_file() and target.stat().st_size == facts.size and digest_file(target) == facts.sha256

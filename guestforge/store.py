@@ -9,27 +9,21 @@ in tmp/ is removed by the next one that finds its lock free.
 """
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from guestforge.errors import BuildError
+from guestforge.files import digest_file, disk_errors, remove_tree, sync_directory, sync_tree
 from guestforge.progress import say
 
 Inputs = Mapping[str, Any]  # JSON values only
-READ_SIZE = 1024 * 1024
 KEY_LENGTH = 32  # hex digits, 128 bits of SHA-256
-SYNC_ONE_BY_ONE = 1000  # files; a larger tree is synced with its file system
-_syncfs = ctypes.CDLL(None, use_errno=True).syncfs
 
 
 def user_cache_dir() -> Path:
@@ -134,6 +128,12 @@ class Store:
             yield made
 
 
+def _discard(holder: Path) -> None:
+    """Remove what was being made; whatever of it can't be removed is left to the next sweep."""
+    with contextlib.suppress(OSError):
+        remove_tree(holder)
+
+
 def _facts(path: Path) -> FileFacts:
     return FileFacts(digest_file(path), path.stat().st_size)
 
@@ -154,7 +154,7 @@ def _held_directory(root: Path, step: str) -> Iterator[Path]:
         try:
             yield made
         finally:
-            shutil.rmtree(holder, ignore_errors=True)
+            _discard(holder)
 
 
 def _sweep(root: Path) -> None:
@@ -162,137 +162,10 @@ def _sweep(root: Path) -> None:
     for holder in root.iterdir():
         with contextlib.suppress(BlockingIOError, FileNotFoundError), (holder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(holder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an error that names the place."""
-    remedies = {
-        "ENOSPC": "free some space there (`./invoke clean`), or set GUESTFORGE_CACHE to a larger disk",
-        "EDQUOT": "free some of your quota there, or set GUESTFORGE_CACHE to another disk",
-        "EROFS": "set GUESTFORGE_CACHE to a directory that can be written",
-        "EACCES": "set GUESTFORGE_CACHE to a directory that you may write",
-    }
-    try:
-        yield
-    except OSError as e:
-        name = errno.errorcode.get(e.errno or 0, "")
-        if name not in remedies:
-            raise
-        raise BuildError(f"{e.strerror}: {e.filename or where}", hint=remedies[name]) from e
+            _discard(holder)
 
 
 def key_of(step: str, inputs: Inputs) -> str:
     """Return the key of a step's inputs: a hash of their canonical JSON."""
     text = json.dumps([step, inputs], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
-
-
-def digest_file(path: Path) -> str:
-    """Return a file's SHA-256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_tree(*paths: Path) -> str:
-    """Return a SHA-256 over names, executable bits and contents of files and of all files below directories.
-
-    Byte code and other caches do not count: they follow from what does.
-    """
-    state = hashlib.sha256()
-    for path in paths:
-        for file in sorted(_files(path)):
-            name = file.relative_to(path.parent).as_posix()
-            executable = os.access(file, os.X_OK)
-            state.update(f"{name}\0{executable:d}\0{digest_file(file)}\n".encode())
-    return state.hexdigest()
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    elif path.name != "__pycache__":
-        for child in path.iterdir():
-            yield from _files(child)
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Yield a file that takes the place of `path` once the block is left without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, mode) as file:
-            os.fchmod(file.fileno(), 0o644)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
-
-
-def atomic_copy(source: Path, target: Path) -> None:
-    """Copy a file so that `target` is the old one or the whole new one at any moment; holes stay holes."""
-    with source.open("rb", buffering=0) as reader, atomic_file(target) as writer:
-        for start, end in _extents(reader):
-            writer.seek(start)
-            for at in range(start, end, READ_SIZE):
-                writer.write(os.pread(reader.fileno(), min(READ_SIZE, end - at), at))
-        writer.truncate(os.fstat(reader.fileno()).st_size)
-
-
-def _extents(file: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield where a file has data, as lseek(2) knows it; one extent where the file system records no holes."""
-    size = os.fstat(file.fileno()).st_size
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
-        except OSError as e:
-            if e.errno == errno.ENXIO:  # nothing but a hole to the end
-                return
-            raise
-        end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-        yield start, end
-
-
-def sync_tree(root: Path) -> None:
-    """Force a tree's files and directories to disk.
-
-    A large tree is synced with its whole file system: measured on a kernel's 90,000 files, that takes 1.4 s and
-    one fsync a file takes 44 s. For a few files it is the other way round, for it waits for everybody else's writes.
-    """
-    paths = [Path(directory, name) for directory, _, names in os.walk(root) for name in names]
-    if len(paths) > SYNC_ONE_BY_ONE:
-        _sync_file_system(root)
-        return
-    for path in paths:
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for directory, _, _ in os.walk(root):
-        sync_directory(Path(directory))
-
-
-def _sync_file_system(path: Path) -> None:
-    """Call syncfs(2), which Python has no name for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if _syncfs(descriptor) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(path))
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """Force a directory's entries to disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

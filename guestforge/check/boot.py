@@ -1,7 +1,7 @@
 """One boot under check: what is known of it so far."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -44,6 +44,16 @@ class Boot:
     def virtio_fs_server(self) -> str | None:
         """The server of the share, None before the machine has started."""
         return self._guest.virtio_fs_server if self._guest else None
+
+    @property
+    def vsock_device(self) -> str | None:
+        """The device that carries the agent's connection, None before the machine has started."""
+        return self._guest.vsock_device if self._guest else None
+
+    def countdown(self) -> Callable[[], float]:
+        """Return what tells how many seconds a check that starts now still has."""
+        deadline = time.monotonic() + self.timeout
+        return lambda: max(0.0, deadline - time.monotonic())
 
     def reached(self, phase: str) -> float:
         """Note that a phase is reached now; return the seconds since the start."""

@@ -15,7 +15,7 @@ POWEROFF_TIMEOUT = 15.0  # seconds from the request until QEMU has ended
 EXCERPT_LINES = 20
 
 # What ends a run without being the fault of the check that it struck. Other kinds speak against the one that ran.
-BLAME = {"virtiofsd-died": "virtio-fs", "warning": "console-clean"}
+BLAME = {"virtiofsd-died": "virtio-fs", "virtiofsd-missing": "virtio-fs", "warning": "console-clean"}
 
 
 def kernel_up(boot: Boot) -> str:
@@ -51,9 +51,12 @@ def agent_details(boot: Boot) -> str:
 def use_storage(boot: Boot, name: str) -> str:
     """A container on the storage sees what the host put there, and what it does there is done."""
     storage = boot.storage(name)
+    left = boot.countdown()
     try:
         exercise.perform(
-            storage.steps, lambda args: boot.guest.run_probe(storage, args), storage.view() if storage.live else None
+            storage.steps,
+            lambda args: boot.guest.run_probe(storage, args, left()),
+            storage.view() if storage.live else None,
         )
     except ExerciseError as e:
         raise CheckFailure(str(e), _console(boot)) from e
@@ -107,7 +110,7 @@ def _on_storage(name: str, served_by: str | None = None) -> Check[Boot]:
 
 CHECKS: tuple[Check[Boot], ...] = (
     Check("kernel-up", kernel_up),
-    Check("agent-ready", agent_ready, needs=("kernel-up",)),
+    Check("agent-ready", agent_ready, needs=("kernel-up",), served_by=lambda boot: boot.vsock_device),
     Check("agent-details", agent_details, needs=("agent-ready",)),
     _on_storage("virtio-blk", served_by="qemu"),
     _on_storage("virtio-fs"),

@@ -10,6 +10,7 @@ from guestforge.check.exercise import Answer
 from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import Artifact, Measurements, Qemu
 from guestforge.check.storages import Storage
+from guestforge.vmm.accel import Accelerator
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +33,13 @@ class Details:
     storage_handlers: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Accelerator:
-    """What runs the guest's instructions, and why that."""
-
-    name: str
-    reason: str
-
-
 class Guest(Protocol):
     """A running guest. Every method raises RunEnded as soon as the guest or a program behind it is beyond use."""
 
     accelerator: Accelerator
     qemu: Qemu
     virtio_fs_server: str
+    vsock_device: str
 
     def wait_console(self, text: str, timeout: float) -> str | None:
         """Return the console's first line with a text, None if none came within `timeout` seconds."""
@@ -68,8 +62,11 @@ class Guest(Protocol):
     def create_sandbox(self, storages: Sequence[Storage]) -> None:
         """Ask for a sandbox with these storages. Raises RefusedError with the agent's words."""
 
-    def run_probe(self, storage: Storage, args: Sequence[str]) -> Answer:
-        """Run the probe in a container on a mounted storage. Raises CheckFailure where it gave no answer."""
+    def run_probe(self, storage: Storage, args: Sequence[str], timeout: float) -> Answer:
+        """Run the probe in a container on a mounted storage, for up to `timeout` seconds.
+
+        Raises CheckFailure where it gave no answer.
+        """
 
     def power_off(self, timeout: float) -> str:
         """Destroy the sandbox; return how the machine ended, CheckFailure unless it ended itself, and well."""

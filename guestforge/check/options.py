@@ -5,6 +5,7 @@ from pathlib import Path
 
 from guestforge.arch import Arch
 from guestforge.check.report import Artifact
+from guestforge.vmm.accel import Wanted
 
 ARTIFACTS: tuple[Artifact, ...] = ("initrd", "image")
 
@@ -36,12 +37,10 @@ class GuestArtifacts:
 class CheckOptions:
     """What a user chooses for a check.
 
-    `accel` is auto, kvm or tcg; `timeout` the seconds that one check may take (None: DEFAULT_TIMEOUT of the
-    accelerator); `virtio_fs_server` auto or the name of a server; `verbose` streams the console.
+    `timeout` is the seconds that one check may take (None: DEFAULT_TIMEOUT of the accelerator); `verbose` streams the
+    console.
     """
 
-    accel: str = "auto"
+    accel: Wanted = "auto"
     timeout: float | None = None
-    virtio_fs_server: str = "auto"
-    artifacts: tuple[Artifact, ...] = ARTIFACTS
     verbose: bool = False

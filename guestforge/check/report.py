@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from guestforge.errors import CheckError
-from guestforge.store import atomic_file
+from guestforge.files import atomic_file
 
 SCHEMA = 1  # raised when a key changes its meaning or goes; a new key does not raise it
 
@@ -60,7 +60,6 @@ class Measurements:
     qemu_rss_kib: int | None = None
     qemu_pss_kib: int | None = None
     agent_boot_seconds: float | None = None
-    container_start_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

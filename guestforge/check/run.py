@@ -1,4 +1,4 @@
-"""Boots what was built, once from each artifact, checks it, and writes and prints the reports."""
+"""Boots an artifact, checks it, and writes and prints the report."""
 
 import contextlib
 import tempfile
@@ -15,21 +15,19 @@ from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import Artifact, Report, write_report
 from guestforge.check.storages import prepare
 from guestforge.check.table import boot_line, table
-from guestforge.store import atomic_copy
+from guestforge.files import atomic_copy
 
 FILES = REPORT, JUNIT, CONSOLE = ("report.json", "junit.xml", "console.log")
 
 
-def check_with(start: Starter, artifacts: GuestArtifacts, out: Path, options: CheckOptions) -> tuple[Report, ...]:
-    """Check each artifact on a machine of its own; `out` gets a directory for each (see docs/checks.md).
+def check_artifact(
+    start: Starter, artifacts: GuestArtifacts, artifact: Artifact, out: Path, options: CheckOptions
+) -> Report:
+    """Check one artifact on a machine of its own; `out` gets report, JUnit XML and console log (see docs/checks.md).
 
     A failed check is in the report and raises nothing; `report.failed` makes an error of it.
     Raises UserError when options ask for what this host cannot do.
     """
-    return tuple(_check(start, artifacts, artifact, out / artifact, options) for artifact in options.artifacts)
-
-
-def _check(start: Starter, artifacts: GuestArtifacts, artifact: Artifact, out: Path, options: CheckOptions) -> Report:
     for name in FILES:  # a report of before must not pass for one of now
         (out / name).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="guestforge-check-") as scratch:

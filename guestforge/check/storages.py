@@ -4,15 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from guestforge.agent.storage import SHARE_POINT
 from guestforge.arch import Arch
 from guestforge.check import fixtures
 from guestforge.check.exercise import Step, steps
 from guestforge.check.hostview import Ext4Disk, HostView, SharedDirectory
 from guestforge.rootfs.tree import Tree
 
-# What Kata's runtimes name the share, and where they have it mounted.
-SHARE_TAG = "kataShared"
-SHARE_POINT = "/run/kata-containers/shared/containers/"
 DISK_POINT = "/run/kata-containers/sandbox/storage/guestforge-disk"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from guestforge.arch import Arch
+from guestforge.files import digest_tree
 from guestforge.image import cpio, debugfs, disk, ext4
 from guestforge.image.compress import identity
 from guestforge.progress import step
@@ -11,7 +12,7 @@ from guestforge.recipe.models import Image
 from guestforge.rootfs import tree as tree_module
 from guestforge.rootfs.tree import Tree
 from guestforge.run import run
-from guestforge.store import Entry, Store, digest_tree
+from guestforge.store import Entry, Store
 
 INITRD = "initrd.img"
 IMAGE = "rootfs.img"

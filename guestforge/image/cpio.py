@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import IO
 
 from guestforge.errors import BuildError, UserError
+from guestforge.files import atomic_file
 from guestforge.image.compress import compressed
 from guestforge.rootfs.tree import Device, Directory, File, Node, Symlink, Tree, file_type
-from guestforge.store import atomic_file
 
 FIELD_MAX = 2**32 - 1  # a header's field is eight hexadecimal digits
 FILE_MAX = FIELD_MAX

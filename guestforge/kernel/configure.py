@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from guestforge.errors import BuildError
+from guestforge.files import atomic_file, digest_file
 from guestforge.kernel.fragment import Request, composed_text
 from guestforge.kernel.make import NEXT_CONFIG, Make, configure_argv, configure_environment
 from guestforge.kernel.toolchain import Toolchain
 from guestforge.run import run
-from guestforge.store import atomic_file, digest_file
 
 CONFIG = ".config"
 REQUEST = "request.config"

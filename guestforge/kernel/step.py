@@ -11,6 +11,7 @@ from typing import Any
 
 from guestforge.arch import Arch
 from guestforge.errors import BuildError
+from guestforge.files import atomic_copy, digest_tree
 from guestforge.kernel.buildlog import first_error, is_object
 from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import Config, read_dotconfig
@@ -23,7 +24,7 @@ from guestforge.progress import bar, step
 from guestforge.recipe.models import Kernel
 from guestforge.run import Completed, run
 from guestforge.sources.linux import KernelTree, fetch_tree
-from guestforge.store import Entry, Store, atomic_copy, digest_tree, key_of
+from guestforge.store import Entry, Store, key_of
 
 STEP = "kernel"
 KERNEL, CONFIG_COPY, SYSTEM_MAP, FACTS = "kernel", "config", "System.map", "kernel.json"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from guestforge.arch import Arch
 from guestforge.errors import UserError
+from guestforge.files import atomic_file
 from guestforge.run import find_tool, run
-from guestforge.store import atomic_file
 
 MEMORY = "tools.json"  # below the cache
 MAX_REMEMBERED = 64

@@ -9,10 +9,11 @@ from pathlib import Path
 from guestforge import __version__
 from guestforge.arch import Arch
 from guestforge.errors import BuildError, UserError
+from guestforge.files import atomic_copy, digest_file, digest_tree
 from guestforge.progress import step
 from guestforge.rootfs.elf import require_static
 from guestforge.run import failure, run
-from guestforge.store import Entry, Store, atomic_copy, digest_file, digest_tree
+from guestforge.store import Entry, Store
 
 SOURCES = Path(__file__).resolve().parents[2] / "rootfs" / "agent"
 MODULE = "guestforge.dev/agent"

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from guestforge.errors import BuildError, UserError
-from guestforge.store import digest_file
+from guestforge.files import digest_file
 
 # limits.h of Linux: NAME_MAX; PATH_MAX counts the NUL
 NAME_MAX = 255

@@ -8,8 +8,8 @@ word. The host's proxies, TLS settings and credentials (auth.conf.d) hold; its h
 import os
 from pathlib import Path
 
+from guestforge.files import atomic_file
 from guestforge.sources.hostapt import Mirror
-from guestforge.store import atomic_file
 
 HOST_MAIN = Path("/etc/apt/apt.conf")
 DIRECTORIES = ("lists/partial", "state", "cache/archives/partial", "sources")

@@ -15,10 +15,10 @@ from typing import Final
 
 from guestforge import __version__
 from guestforge.errors import BuildError, GuestforgeError, UserError
+from guestforge.files import digest_file
 from guestforge.run import Completed, failure, run
 from guestforge.sources import aptconf
 from guestforge.sources.hostapt import Mirror
-from guestforge.store import digest_file
 
 OnBytes = Callable[[int], None]
 MAX_SIZE = 8 * 1024**3  # bytes; no package comes near it

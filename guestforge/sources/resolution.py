@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from guestforge.files import atomic_file, disk_errors
 from guestforge.progress import say, step
 from guestforge.sources.aptroot import AptRoot, Resolved
 from guestforge.sources.hostapt import debian_mirror
-from guestforge.store import Store, atomic_file, disk_errors
+from guestforge.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from typing import Any, Final, Literal
 
 from guestforge.arch import Arch, host
 from guestforge.errors import UserError
+from guestforge.files import atomic_file, digest_file
 from guestforge.run import find_tool
-from guestforge.store import atomic_file, digest_file, user_cache_dir
+from guestforge.store import user_cache_dir
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import AcceleratorName, MachinePlan

@@ -141,6 +141,10 @@ class Machine:
         """The process ids of QEMU and the programs behind its devices, by the kind of error that their end makes."""
         return {watched.kind: watched.process.pid for watched in self._programs}
 
+    def find(self, text: str) -> str | None:
+        """Return the console's first line with a text, None while there is none."""
+        return self._state.find(text)
+
     def console_tail(self, lines: int) -> str:
         """Return the console's last lines, without control characters."""
         return self._state.tail(lines)

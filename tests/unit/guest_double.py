@@ -7,9 +7,10 @@ import subprocess
 
 from guestforge.check import exercise
 from guestforge.check.engine import RunEnded
-from guestforge.check.guest import Accelerator, Details
+from guestforge.check.guest import Details
 from guestforge.check.report import Measurements, Qemu
 from guestforge.check.sandbox import RefusedError
+from guestforge.vmm.accel import Accelerator
 
 
 class Probe:
@@ -91,6 +92,7 @@ class Guest:
         self.accelerator = Accelerator("tcg", "a double")
         self.qemu = Qemu("0", ("qemu",))
         self.virtio_fs_server = "double"
+        self.vsock_device = "double"
         self.at = at or {}
         self.probe = {"lies": lies, "forgets": forgets}
         self.refuses = refuses
@@ -132,7 +134,7 @@ class Guest:
             if storage.driver in self.refuses:
                 raise RefusedError(f"no such device for {storage.driver}")
 
-    def run_probe(self, storage, args):
+    def run_probe(self, storage, args, _timeout):
         self._meet(f"run_probe {storage.check}")
         fstype = {"virtio-fs": "virtiofs", "virtio-blk": "ext4"}[storage.check]
         truth = {"mounts": {"mounts": [{"target": "/", "fstype": fstype}]}}

@@ -9,7 +9,7 @@ from guestforge.arch import ARCHES
 from guestforge.check import fixtures
 from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import failed
-from guestforge.check.run import check_with
+from guestforge.check.run import check_artifact
 from guestforge.errors import UserError
 
 
@@ -21,8 +21,7 @@ def check(tmp_path, monkeypatch):
     artifacts = GuestArtifacts(ARCHES["x86_64"], "minimal", probe, "6.12.1", probe, probe, probe)
 
     def run(**faults):
-        options = CheckOptions(artifacts=("initrd",))
-        return check_with(starter(**faults), artifacts, tmp_path / "check", options)[0]
+        return check_artifact(starter(**faults), artifacts, "initrd", tmp_path / "check" / "initrd", CheckOptions())
 
     return run
 

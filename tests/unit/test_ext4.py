@@ -13,11 +13,12 @@ from hypothesis import given, settings
 
 from guestforge.arch import ARCHES
 from guestforge.errors import BuildError, CheckError, UserError
+from guestforge.files import digest_file
 from guestforge.image import debugfs, disk, ext4, readback
 from guestforge.image.build import IMAGE, build_image
 from guestforge.recipe.models import Image
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree
-from guestforge.store import Store, digest_file
+from guestforge.store import Store
 from tests.unit.trees import trees
 
 MIB = 1024 * 1024

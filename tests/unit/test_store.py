@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import store as store_module
+from guestforge import files as files_module
 from guestforge.errors import BuildError
-from guestforge.store import FileFacts, Store, atomic_copy, atomic_file, digest_tree, disk_errors, key_of
+from guestforge.files import atomic_copy, atomic_file, digest_tree, disk_errors, remove_tree
+from guestforge.store import FileFacts, Store, key_of
 
 
 @pytest.fixture
@@ -193,8 +194,8 @@ def make_files(path, count):
 @pytest.mark.parametrize(("count", "whole_system"), [(3, 0), (6, 1)])
 def test_a_large_tree_is_synced_with_its_file_system(store, monkeypatch, count, whole_system):
     calls = []
-    monkeypatch.setattr(store_module, "SYNC_ONE_BY_ONE", 5)
-    monkeypatch.setattr(store_module, "_syncfs", lambda descriptor: calls.append(os.fstat(descriptor)) or 0)
+    monkeypatch.setattr(files_module, "SYNC_ONE_BY_ONE", 5)
+    monkeypatch.setattr(files_module, "_syncfs", lambda descriptor: calls.append(os.fstat(descriptor)) or 0)
     store.get_or_build("step", {}, lambda path: make_files(path, count))
     assert len(calls) == whole_system
 
@@ -204,14 +205,25 @@ def test_a_failed_sync_publishes_nothing(store, monkeypatch):
         ctypes.set_errno(errno.ENOSPC)
         return -1
 
-    monkeypatch.setattr(store_module, "SYNC_ONE_BY_ONE", 5)
-    monkeypatch.setattr(store_module, "_syncfs", fail)
+    monkeypatch.setattr(files_module, "SYNC_ONE_BY_ONE", 5)
+    monkeypatch.setattr(files_module, "_syncfs", fail)
     with pytest.raises(BuildError, match="No space left on device"):
         store.get_or_build("step", {}, lambda path: make_files(path, 6))
     assert store.find("step", {}) is None
 
 
 def test_the_real_sync_of_a_file_system_works(tmp_path):
-    store_module._sync_file_system(tmp_path)
+    files_module._sync_file_system(tmp_path)
     with pytest.raises(NotADirectoryError):
-        store_module._sync_file_system(Path(__file__))
+        files_module._sync_file_system(Path(__file__))
+
+
+def test_read_only_directories_are_removed(tmp_path):
+    inner = tmp_path / "tree" / "sub"
+    inner.mkdir(parents=True)
+    (inner / "file").write_text("x")
+    (tmp_path / "tree" / "link").symlink_to("/")
+    for directory in (inner, inner.parent):
+        directory.chmod(0o555)
+    remove_tree(tmp_path / "tree")
+    assert list(tmp_path.iterdir()) == []

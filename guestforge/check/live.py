@@ -1,0 +1,231 @@
+"""A real guest under check: a machine under QEMU, and its agent, driven as a container runtime does it."""
+
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from guestforge.agent.client import AgentClient
+from guestforge.agent.container import run_container
+from guestforge.agent.errors import AgentError, Code, NotReadyError, RpcError
+from guestforge.agent.metrics import guest_memory, parse_metrics
+from guestforge.agent.ready import wait_ready
+from guestforge.agent.storage import SHARE_TAG
+from guestforge.agent.storage import Storage as AgentStorage
+from guestforge.agent.transport import AGENT_PORT
+from guestforge.check.engine import CheckFailure, RunEnded
+from guestforge.check.exercise import Answer
+from guestforge.check.guest import Details, Machine
+from guestforge.check.probe import EXCERPT_LINES, OUTPUT_LIMIT, parse_answer
+from guestforge.check.report import Measurements, Qemu
+from guestforge.check.sandbox import RefusedError
+from guestforge.check.storages import Storage
+from guestforge.progress import say
+from guestforge.run import find_tool
+from guestforge.vmm import machine as vmm
+from guestforge.vmm.accel import Accelerator, choose_accelerator
+from guestforge.vmm.argv import disk_address
+from guestforge.vmm.errors import MachineError
+from guestforge.vmm.plan import AcceleratorName, Disk, MachinePlan, Root, Share, Vsock
+from guestforge.vmm.virtiofsd import Virtiofsd, find_virtiofsd
+from guestforge.vmm.vsock import VsockChoice, choose_vsock
+
+PROBE: Final = "/probe"  # in a container's root, see fixtures.container_tree
+GRACE: Final = 0.5  # seconds that the reason for a lost connection may take to become known
+ALIVE_LIMIT: Final = 2.0  # seconds in which an agent that is not hung says so
+GUEST_END: Final = "guest-shutdown"  # QMP's word for a guest that powered itself off
+
+# What our agent prints once it listens (docs/agent.md); another agent's line is not known, nor its time
+_READY: Final = re.compile(r'uptime=(\d{1,9}\.\d{1,9}) .*msg="agent ready"')
+
+
+@contextlib.contextmanager
+def start(machine: Machine) -> Iterator["LiveGuest"]:
+    """Start a machine for a check. Raises RunEnded if it does not start, UserError if KVM is asked for in vain."""
+    arch = machine.artifacts.arch
+    if find_tool(arch.qemu) is None:
+        raise RunEnded("qemu-missing", f"{arch.qemu} is not installed", f"the package {arch.debian_qemu} has it")
+    server = _virtiofsd()
+    accelerator = choose_accelerator(machine.options.accel, arch, machine.artifacts.kernel)
+    vsock = choose_vsock()
+    plan = machine_plan(machine, accelerator.name, vsock.vsock)
+    running = vmm.Machine(plan, virtiofsd=server, on_line=say if machine.options.verbose else None)
+    with contextlib.ExitStack() as stack:
+        with _machine_errors():
+            stack.enter_context(running)
+        guest = LiveGuest(running, accelerator, server, vsock)
+        stack.callback(guest.close)
+        yield guest
+
+
+def machine_plan(wanted: Machine, accelerator: AcceleratorName, vsock: Vsock) -> MachinePlan:
+    """Return the machine of a check: what it boots, then the disk under test, the share and vsock."""
+    artifacts = wanted.artifacts
+    image = (Disk(artifacts.image, read_only=True),) if wanted.artifact == "image" else ()
+    return MachinePlan(
+        arch=artifacts.arch,
+        accelerator=accelerator,
+        kernel=artifacts.kernel,
+        console_log=wanted.console_log,
+        initrd=artifacts.initrd if wanted.artifact == "initrd" else None,
+        root=Root() if image else None,
+        disks=(*image, Disk(wanted.disk)),
+        shares=(Share(SHARE_TAG, wanted.share),),
+        vsock=vsock,
+        memory_mib=artifacts.memory_mib,
+        cpus=artifacts.cpus,
+        kernel_args=artifacts.kernel_args,
+    )
+
+
+def agent_storage(storage: Storage, plan: MachinePlan) -> AgentStorage:
+    """Return a storage in the agent's words: the share by its tag, the disk, which is the last one, by its place."""
+    source = SHARE_TAG if storage.live else disk_address(plan.arch, len(plan.disks) - 1)
+    return AgentStorage(storage.driver, source, storage.fstype, storage.mount_point)
+
+
+class LiveGuest:
+    """A running machine and a client of its agent: what `guest.Guest` asks for."""
+
+    def __init__(self, machine: vmm.Machine, accelerator: Accelerator, server: Virtiofsd, vsock: VsockChoice) -> None:
+        self.accelerator = accelerator
+        self.qemu = Qemu(machine.qemu_version, machine.argv)
+        self.virtio_fs_server = server.describe(machine.plan.arch)
+        self.vsock_device = vsock.describe()
+        self._machine = machine
+        self._client: AgentClient | None = None
+        self._numbers = itertools.count(1)
+
+    def close(self) -> None:
+        """Close the connection to the agent."""
+        if self._client is not None:
+            self._client.close()
+
+    # the machine
+
+    def wait_console(self, text: str, timeout: float) -> str | None:
+        """Return the console's first line with a text, None if none came within `timeout` seconds."""
+        with _machine_errors():
+            try:
+                return self._machine.wait_console(text, timeout)
+            except MachineError as e:
+                if e.kind != "timeout":
+                    raise
+        return None
+
+    def console_tail(self, lines: int) -> str:
+        """Return the console's last lines, without control characters."""
+        return self._machine.console_tail(lines)
+
+    def console_faults(self) -> Sequence[str]:
+        """Return the lines of the whole console that no healthy guest prints."""
+        return [fault.line for fault in self._machine.console_faults()]
+
+    def measure(self) -> Measurements:
+        """Measure guest and QEMU as they are now."""
+        with self._agent_errors():
+            memory = guest_memory(parse_metrics(self._agent.metrics()))
+        host = self._machine.memory()
+        ready = _READY.search(self._machine.find('msg="agent ready"') or "")
+        return Measurements(
+            guest_memory_total_kib=memory.total_kib,
+            guest_memory_used_kib=memory.used_kib,
+            qemu_rss_kib=host.rss_kib if host else None,
+            qemu_pss_kib=host.pss_kib if host else None,
+            agent_boot_seconds=float(ready[1]) if ready else None,
+        )
+
+    # the agent
+
+    def wait_serving(self, timeout: float) -> bool:
+        """Whether the agent said SERVING within `timeout` seconds."""
+        try:
+            client = wait_ready(self._machine.dial(AGENT_PORT), timeout, self._machine.why_ended)
+        except NotReadyError:
+            with _machine_errors():
+                self._machine.verify(GRACE)
+            return False
+        client.timeout = timeout
+        self._client = client
+        self._machine.on_end(client.close)  # nobody waits for an answer that can't come
+        return True
+
+    def details(self) -> Details:
+        """Ask the agent for its details."""
+        with self._agent_errors():
+            details = self._agent.guest_details()
+        return Details(details.version, details.storage_handlers)
+
+    def create_sandbox(self, storages: Sequence[Storage]) -> None:
+        """Ask for a sandbox with these storages. Raises RefusedError with the agent's words."""
+        asked = [agent_storage(storage, self._machine.plan) for storage in storages]
+        with self._agent_errors():
+            try:
+                self._agent.create_sandbox("guestforge-check", storages=asked)
+            except RpcError as e:
+                if e.code == Code.DEADLINE_EXCEEDED:
+                    raise
+                raise RefusedError(e.message) from e
+
+    def run_probe(self, storage: Storage, args: Sequence[str], timeout: float) -> Answer:
+        """Run the probe in a container on a mounted storage. Raises CheckFailure where it gave no answer."""
+        with self._agent_errors():
+            result = run_container(
+                self._agent,
+                f"{storage.check}-{next(self._numbers)}",
+                storage.mount_point,
+                [PROBE, *args],
+                timeout=timeout,
+                output_limit=OUTPUT_LIMIT,
+            )
+        return parse_answer(" ".join(args), result.status, result.stdout, result.stderr)
+
+    def power_off(self, timeout: float) -> str:
+        """Destroy the sandbox; return how the machine ended, CheckFailure unless it ended itself, and well."""
+        with self._agent_errors():
+            self._agent.destroy_sandbox(timeout)
+            ended = self._machine.wait_end(timeout)
+        if (ended.reason, ended.returncode) != (GUEST_END, 0):
+            raise CheckFailure(str(ended), self.console_tail(EXCERPT_LINES))
+        return str(ended)
+
+    @property
+    def _agent(self) -> AgentClient:
+        assert self._client is not None, "the checks that need the agent need agent-ready"
+        return self._client
+
+    @contextlib.contextmanager
+    def _agent_errors(self) -> Iterator[None]:
+        """Make check failures of what goes wrong with the agent; the machine's end, if it has, is the reason then."""
+        with _machine_errors():
+            try:
+                yield
+            except AgentError as e:
+                self._machine.verify(GRACE)
+                if isinstance(e, RpcError) and e.code == Code.DEADLINE_EXCEEDED and not self._answers():
+                    raise RunEnded("hang", f"the guest hangs: {e.message}", self.console_tail(EXCERPT_LINES)) from e
+                raise CheckFailure(e.message, self.console_tail(EXCERPT_LINES)) from e
+
+    def _answers(self) -> bool:
+        """Whether the agent still does anything at all."""
+        try:
+            return self._agent.check_health(ALIVE_LIMIT)
+        except AgentError:
+            return False
+
+
+@contextlib.contextmanager
+def _machine_errors() -> Iterator[None]:
+    """Make ends of a run of a machine's errors."""
+    try:
+        yield
+    except MachineError as e:
+        raise RunEnded(e.kind, e.message, e.excerpt or "") from e
+
+
+def _virtiofsd() -> Virtiofsd:
+    found = find_virtiofsd()
+    if found is None:
+        raise RunEnded("virtiofsd-missing", "there is no virtiofsd on this host", "`./invoke doctor` names its package")
+    return found

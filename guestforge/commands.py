@@ -1,0 +1,200 @@
+"""What the tasks do: each for every architecture that was asked for, going on after one that fails."""
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from guestforge.arch import Arch, host, lookup_list
+from guestforge.check.options import ARTIFACTS, CheckOptions
+from guestforge.check.report import failed
+from guestforge.cli import Chosen
+from guestforge.errors import GuestforgeError, UserError
+from guestforge.files import remove_tree
+from guestforge.host.packages import Need, agent_needs, boot_needs, ensure, image_needs, kernel_needs
+from guestforge.manifest import Artifact, place
+from guestforge.pipeline import OUTPUT, Options, Pipeline
+from guestforge.progress import human, say
+from guestforge.rootfs.agent import AGENT
+from guestforge.rootfs.tree import Directory, File, Node, Symlink
+from guestforge.store import user_cache_dir
+from guestforge.vmm.accel import Wanted
+
+MAX_JOBS: Final = 4096
+MAX_TIMEOUT: Final = 86_400.0  # seconds
+ACCELERATORS: Final[tuple[Wanted, ...]] = ("auto", "kvm", "tcg")
+
+Work = Callable[[Pipeline], None]
+
+
+def build(chosen: Chosen) -> int:
+    """Build everything, fill the output directory, and prove it."""
+    options = _check_options(chosen)
+
+    def work(pipeline: Pipeline) -> None:
+        pipeline.publish()
+        _say_sizes(pipeline)
+        _prove(pipeline, chosen, options, again=False)
+
+    return _for_each(chosen, _all_needs, work)
+
+
+def check(chosen: Chosen) -> int:
+    """Boot and check what the recipe makes, which is built first where it has not been."""
+    options = _check_options(chosen)
+
+    def work(pipeline: Pipeline) -> None:
+        pipeline.publish()
+        _prove(pipeline, chosen, options, again=True)
+
+    return _for_each(chosen, _all_needs, work)
+
+
+def kernel(chosen: Chosen) -> int:
+    """Build the kernel and put it into the output directory."""
+    return _for_each(chosen, kernel_needs, lambda pipeline: _place(pipeline, pipeline.kernel_artifacts()))
+
+
+def agent(chosen: Chosen) -> int:
+    """Build the agent and put it into the output directory."""
+    return _for_each(
+        chosen, lambda _: agent_needs(), lambda pipeline: _place(pipeline, (Artifact(AGENT, pipeline.agent, AGENT),))
+    )
+
+
+def rootfs(chosen: Chosen) -> int:
+    """List what the root file system holds."""
+
+    def work(pipeline: Pipeline) -> None:
+        for node in pipeline.disk_tree:
+            print(_listed(node))
+
+    return _for_each(chosen, lambda _: agent_needs(), work)
+
+
+def initrd(chosen: Chosen) -> int:
+    """Build the initrd and put it into the output directory."""
+    return _for_each(
+        chosen,
+        lambda arch: (*kernel_needs(arch), *agent_needs()),
+        lambda pipeline: _place(pipeline, (pipeline.initrd_artifact(),)),
+    )
+
+
+def image(chosen: Chosen) -> int:
+    """Build the disk image and put it into the output directory."""
+    return _for_each(
+        chosen,
+        lambda _: (*agent_needs(), *image_needs()),
+        lambda pipeline: _place(pipeline, (pipeline.image_artifact(),)),
+    )
+
+
+def clean(chosen: Chosen) -> None:
+    """Remove the default output directory, and with --store all that the cache directory holds of ours."""
+    _remove(OUTPUT)
+    if chosen.switch("store"):
+        _remove(user_cache_dir())
+
+
+def options_of(chosen: Chosen, guest: str = "minimal") -> Options:
+    """Read a build's options; `guest` is the default recipe. Raises UserError for one that makes no sense."""
+    defaults = Options()
+    agent = chosen.path("agent")
+    if agent is not None and not agent.is_file():
+        raise UserError(f"--agent {agent}: there is no such file")
+    return Options(
+        guest=chosen.text("guest", guest),
+        jobs=int(chosen.number("jobs", 1, MAX_JOBS) or defaults.jobs),
+        mirror=chosen.text("mirror", "") or None,
+        refresh=chosen.switch("refresh"),
+        agent=agent,
+        output=chosen.path("output") or OUTPUT,
+    )
+
+
+def arches_of(chosen: Chosen) -> tuple[Arch, ...]:
+    """Return the architectures that were asked for, the host's by default; raises UserError for an unknown one."""
+    return lookup_list(chosen.text("arch", host().name))
+
+
+def accelerator_of(chosen: Chosen) -> Wanted:
+    """Return the accelerator that was asked for; raises UserError for an unknown one."""
+    name = chosen.one_of("accel", ACCELERATORS)
+    return next(wanted for wanted in ACCELERATORS if wanted == name)
+
+
+def _check_options(chosen: Chosen) -> CheckOptions:
+    chosen.some_of("artifact", ARTIFACTS)
+    return CheckOptions(
+        accel=accelerator_of(chosen),
+        timeout=chosen.number("timeout", 0.1, MAX_TIMEOUT),
+        verbose=chosen.switch("verbose"),
+    )
+
+
+def _for_each(chosen: Chosen, needs: Callable[[Arch], Iterable[Need]], work: Work) -> int:
+    """Do the work for each architecture; return the worst exit code. A single one's error is raised as it is."""
+    arches, options = arches_of(chosen), options_of(chosen)
+    pipelines = [Pipeline(arch, options) for arch in arches]
+    ensure(tuple(need for arch in arches for need in needs(arch)))
+    if len(pipelines) == 1:
+        work(pipelines[0])
+        return 0
+    errors = {pipeline.arch.name: _attempt(pipeline, work) for pipeline in pipelines}
+    for name, error in errors.items():
+        say(f"{name}: {error.message if error else 'done'}")
+    return max(error.exit_code if error else 0 for error in errors.values())
+
+
+def _attempt(pipeline: Pipeline, work: Work) -> GuestforgeError | None:
+    try:
+        work(pipeline)
+    except GuestforgeError as error:
+        print(f"{pipeline.arch.name}: {error.report()}", file=sys.stderr)
+        return error
+    return None
+
+
+def _all_needs(arch: Arch) -> tuple[Need, ...]:
+    return (*kernel_needs(arch), *agent_needs(), *image_needs())
+
+
+def _prove(pipeline: Pipeline, chosen: Chosen, options: CheckOptions, *, again: bool) -> None:
+    """Check each artifact; raises CheckError once all have been."""
+    try:
+        ensure(boot_needs(pipeline.arch))
+    except UserError as e:  # what was built is there; that it can't be proven is the check's failure
+        print(e.report(), file=sys.stderr)
+    booted = [name for name in ARTIFACTS if name in chosen.some_of("artifact", ARTIFACTS)]
+    reports = [pipeline.check(name, options, again=again) for name in booted]
+    if error := failed(report for report in reports if report):
+        raise error
+
+
+def _place(pipeline: Pipeline, artifacts: tuple[Artifact, ...]) -> None:
+    for name, facts in place(pipeline.output, artifacts).items():
+        say(f"{pipeline.output / name}: {human(facts.size)}")
+
+
+def _say_sizes(pipeline: Pipeline) -> None:
+    files = (pipeline.kernel_artifacts()[0], pipeline.initrd_artifact(), pipeline.image_artifact())
+    sizes = ", ".join(f"{file.name} {human(file.entry.files[file.file].size)}" for file in files)
+    say(f"{pipeline.output}: {sizes}")
+
+
+def _listed(node: Node) -> str:
+    match node:
+        case Symlink():
+            return f"l0777        - {node.path} -> {node.target}"
+        case Directory():
+            return f"d{node.mode:04o}        - {node.path}"
+        case File():
+            return f"-{node.mode:04o} {node.size:8} {node.path}"
+    return f"c{node.mode:04o} {f'{node.major},{node.minor}':>8} {node.path}"
+
+
+def _remove(directory: Path) -> None:
+    if directory.exists():
+        say(f"removing {directory}")
+        remove_tree(directory)

@@ -1,0 +1,226 @@
+"""The whole way, from a recipe to a proven guest. Each step comes from the store where it has been made before.
+
+source --- kernel -----.--- initrd --.
+agent ---- rootfs -----'--- image ---'--- check
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from guestforge import arch as arch_table
+from guestforge.arch import Arch
+from guestforge.check import live
+from guestforge.check.options import CheckOptions, GuestArtifacts
+from guestforge.check.report import Artifact as Booted
+from guestforge.check.report import Report
+from guestforge.check.run import FILES, check_artifact
+from guestforge.files import atomic_copy, digest_tree
+from guestforge.image.build import IMAGE, INITRD, build_image, build_initrd
+from guestforge.kernel.dotconfig import read_dotconfig
+from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP, build_kernel
+from guestforge.manifest import Artifact, place, write_manifest
+from guestforge.progress import say
+from guestforge.recipe.load import load_guest, load_kernel, load_rootfs
+from guestforge.rootfs.agent import AGENT, PROBE, build_agent, build_probe, given_agent, go_version
+from guestforge.rootfs.flavour import disk_tree, initrd_tree
+from guestforge.rootfs.tree import Tree
+from guestforge.run import find_tool, run
+from guestforge.sources.packages import TREE, fetch_package
+from guestforge.store import Entry, Store
+from guestforge.vmm.virtiofsd import find_virtiofsd
+
+OUTPUT: Final = Path(__file__).resolve().parents[1] / "output"
+CHECK_STEP: Final = "check"
+# What a passed check was made with, besides the guest: all of our code that has a part in it
+CHECK_CODE: Final = ("agent", "check", "vhost", "vmm")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user chooses for a build besides the architecture."""
+
+    guest: str = "minimal"
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    mirror: str | None = None  # instead of the host's, for all that apt fetches
+    refresh: bool = False  # ask the mirror again for the newest version of a source
+    agent: Path | None = None  # a binary that takes the place of our agent
+    output: Path = OUTPUT
+
+
+class Pipeline:
+    """The steps of one guest for one architecture; each makes those that it needs, once.
+
+    Raises UserError for a wrong recipe, BuildError for a step that fails.
+    """
+
+    def __init__(self, arch: Arch, options: Options, store: Store | None = None) -> None:
+        self.arch = arch
+        self.options = options
+        self.store = store or Store()
+        self.recipe = load_guest(options.guest)
+        self.output = options.output / arch.name / options.guest
+
+    # steps
+
+    @cached_property
+    def kernel(self) -> Entry:
+        """The kernel: `kernel`, `config`, `System.map`, `kernel.json`."""
+        chosen = self.options
+        return build_kernel(
+            self.store,
+            self.arch,
+            load_kernel(self.recipe.kernel),
+            jobs=chosen.jobs,
+            mirror=chosen.mirror,
+            refresh=chosen.refresh,
+        )
+
+    @cached_property
+    def agent(self) -> Entry:
+        """The agent: ours, or the one that the user gave."""
+        given = self.options.agent
+        return given_agent(self.store, self.arch, given) if given else build_agent(self.store, self.arch)
+
+    @cached_property
+    def probe(self) -> Entry:
+        """The program that the checks run in containers; no image holds it."""
+        return build_probe(self.store, self.arch)
+
+    @cached_property
+    def initrd_tree(self) -> Tree:
+        """What the initrd holds."""
+        return initrd_tree(load_rootfs(self.recipe.rootfs), self.agent.path / AGENT, self._packages)
+
+    @cached_property
+    def disk_tree(self) -> Tree:
+        """What the disk image holds."""
+        return disk_tree(load_rootfs(self.recipe.rootfs), self.agent.path / AGENT, self._packages)
+
+    @cached_property
+    def initrd(self) -> Entry:
+        """The initrd, compressed with what this kernel unpacks."""
+        config = read_dotconfig(self.kernel.path / CONFIG_COPY)
+        return build_initrd(self.store, self.arch, self.initrd_tree, config)
+
+    @cached_property
+    def image(self) -> Entry:
+        """The disk image."""
+        return build_image(self.store, self.arch, self.disk_tree, self.recipe.image)
+
+    @cached_property
+    def _packages(self) -> tuple[Path, ...]:
+        rootfs = load_rootfs(self.recipe.rootfs)
+        chosen = self.options
+        fetched = (
+            fetch_package(
+                self.store, name, rootfs.suite, self.arch.debian, mirror=chosen.mirror, refresh=chosen.refresh
+            )
+            for name in rootfs.packages
+        )
+        return tuple(entry.path / TREE for entry in fetched)
+
+    # output
+
+    def kernel_artifacts(self) -> tuple[Artifact, ...]:
+        """Return the kernel's files as the output directory has them."""
+        return tuple(Artifact(name, self.kernel, name) for name in (KERNEL, CONFIG_COPY, SYSTEM_MAP))
+
+    def initrd_artifact(self) -> Artifact:
+        """Return the initrd as the output directory has it."""
+        return Artifact(INITRD, self.initrd, INITRD)
+
+    def image_artifact(self) -> Artifact:
+        """Return the disk image as the output directory has it."""
+        return Artifact(IMAGE, self.image, IMAGE)
+
+    def publish(self) -> None:
+        """Fill the output directory, the manifest last."""
+        kernel = self.kernel_artifacts()  # before the agent: what takes longest, and fails most, comes first
+        artifacts = (*kernel, self.initrd_artifact(), self.image_artifact())
+        steps = (self.kernel, self.agent, self.initrd, self.image)
+        facts = {"arch": self.arch.name, "guest": self.options.guest, "versions": self._versions()}
+        write_manifest(self.output, place(self.output, artifacts), steps, facts)
+
+    def _versions(self) -> dict[str, str | None]:
+        facts = json.loads((self.kernel.path / FACTS).read_text())
+        return {
+            "kernel": facts["release"],
+            "kernel_source": f"{facts['source']['package']} {facts['source']['version']}",
+            "compiler": facts["compiler"],
+            "linker": facts["linker"],
+            "go": None if self.options.agent else go_version(),
+            "qemu": _qemu_version(self.arch),
+        }
+
+    # proof
+
+    def guest_artifacts(self) -> GuestArtifacts:
+        """Return what a check boots: the store's files, which nobody changes meanwhile."""
+        boot = self.recipe.boot
+        return GuestArtifacts(
+            arch=self.arch,
+            guest=self.options.guest,
+            kernel=self.kernel.path / KERNEL,
+            kernel_release=json.loads((self.kernel.path / FACTS).read_text())["release"],
+            initrd=self.initrd.path / INITRD,
+            image=self.image.path / IMAGE,
+            probe=self.probe.path / PROBE,
+            memory_mib=boot.memory_mib,
+            cpus=boot.cpus,
+            kernel_args=boot.kernel_args,
+        )
+
+    def check(self, booted: Booted, options: CheckOptions, *, again: bool) -> Report | None:
+        """Boot an artifact and check it; None where that was done before with the same result of the same inputs.
+
+        Only a check that passed counts as done; `again` boots in any case.
+        """
+        out = self.output / "check" / booted
+        inputs = self._check_inputs(booted, options)
+        if not again and (entry := self.store.find(CHECK_STEP, inputs)):
+            place(out, tuple(Artifact(name, entry, name) for name in FILES))
+            say(f"{self.arch.name} {booted}: every check passed before, with the same artifacts, QEMU and checks")
+            return None
+        report = check_artifact(live.start, self.guest_artifacts(), booted, out, options)
+        if report.verdict == "pass":
+            self.store.get_or_build(CHECK_STEP, inputs, lambda made: _copy_files(out, made))
+        return report
+
+    def _check_inputs(self, booted: Booted, options: CheckOptions) -> dict[str, Any]:
+        root = self.initrd.files[INITRD] if booted == "initrd" else self.image.files[IMAGE]
+        return {
+            "arch": self.arch.name,
+            "guest": self.options.guest,
+            "artifact": booted,
+            "kernel": self.kernel.files[KERNEL].sha256,
+            "root": root.sha256,
+            "probe": self.probe.files[PROBE].sha256,
+            "boot": self.recipe.boot.model_dump(mode="json"),
+            "options": {name: value for name, value in asdict(options).items() if name != "verbose"},
+            "qemu": _qemu_version(self.arch),
+            "virtiofsd": server.name if (server := find_virtiofsd()) else None,
+            "code": _check_code(),
+        }
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for name in FILES:
+        atomic_copy(source / name, target / name)
+
+
+@cache
+def _check_code() -> str:
+    here = Path(__file__).parent
+    return digest_tree(Path(arch_table.__file__), *(here / package for package in CHECK_CODE))
+
+
+@cache
+def _qemu_version(arch: Arch) -> str | None:
+    """Return the first line of the emulator's `--version`, None where it is not installed."""
+    if find_tool(arch.qemu) is None:
+        return None
+    return run([arch.qemu, "--version"]).output.partition("\n")[0]

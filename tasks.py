@@ -1,0 +1,122 @@
+"""The tasks that a user types. Each reads its options and calls the library; docs/tasks.md describes them.
+
+The library is imported inside the tasks: a task must not pay for what it does not use.
+"""
+
+from invoke import Collection
+
+from guestforge.cli import Chosen, job
+
+STEP = ("arch", "guest", "jobs", "mirror", "refresh", "agent", "output")
+BOOT = ("accel", "timeout", "artifact", "verbose")
+
+
+@job(*STEP, *BOOT)
+def build(chosen: Chosen) -> int:
+    """Build kernel, agent, root file system, initrd and disk image, and prove them by booting."""
+    from guestforge import commands
+
+    return commands.build(chosen)
+
+
+@job(*STEP)
+def kernel(chosen: Chosen) -> int:
+    """Build the kernel alone."""
+    from guestforge import commands
+
+    return commands.kernel(chosen)
+
+
+@job(*STEP)
+def agent(chosen: Chosen) -> int:
+    """Build the agent alone."""
+    from guestforge import commands
+
+    return commands.agent(chosen)
+
+
+@job(*STEP)
+def rootfs(chosen: Chosen) -> int:
+    """Show what the root file system holds, having built what goes into it."""
+    from guestforge import commands
+
+    return commands.rootfs(chosen)
+
+
+@job(*STEP)
+def initrd(chosen: Chosen) -> int:
+    """Build the initrd, and what it needs."""
+    from guestforge import commands
+
+    return commands.initrd(chosen)
+
+
+@job(*STEP)
+def image(chosen: Chosen) -> int:
+    """Build the disk image, and what it needs."""
+    from guestforge import commands
+
+    return commands.image(chosen)
+
+
+@job(*STEP, *BOOT)
+def check(chosen: Chosen) -> int:
+    """Boot what was built and check it, whether it has been checked before or not."""
+    from guestforge import commands
+
+    return commands.check(chosen)
+
+
+@job(*STEP, "accel", "artifact")
+def run(chosen: Chosen) -> int:
+    """Start a guest with its console on the terminal; Ctrl-A X leaves it."""
+    from guestforge import interactive
+
+    return interactive.run(chosen)
+
+
+@job("fast", "arch")
+def test(chosen: Chosen) -> int:
+    """Lint, check types, and run all tests, with real boots unless --fast."""
+    from guestforge.host import selftest
+
+    return selftest.run_tests(chosen)
+
+
+@job("arch")
+def doctor(chosen: Chosen) -> int:
+    """Say what of this machine a build and its checks can use, and what is missing."""
+    from guestforge.host import doctor
+
+    return doctor.run_doctor(chosen)
+
+
+@job("store")
+def clean(chosen: Chosen) -> None:
+    """Remove output/, and with --store the store too."""
+    from guestforge import commands
+
+    commands.clean(chosen)
+
+
+@job("arch")
+def bench_build(chosen: Chosen) -> None:
+    """Measure builds against plain make, and write docs/figures.md."""
+    from guestforge.bench import build
+
+    build.run(chosen)
+
+
+@job("arch")
+def bench_boot(chosen: Chosen) -> None:
+    """Measure boots, sizes and memory, and write docs/figures.md."""
+    from guestforge.bench import boot
+
+    boot.run(chosen)
+
+
+bench = Collection("bench")
+bench.add_task(bench_build, "build")
+bench.add_task(bench_boot, "boot")
+
+namespace = Collection(build, kernel, agent, rootfs, initrd, image, check, run, test, doctor, clean, bench)
