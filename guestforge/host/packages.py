@@ -29,16 +29,16 @@ LOCK: Final = "install.lock"  # below the cache: one installation of ours at a t
 LOCK_TIMEOUT: Final = 300  # seconds that apt-get waits for another apt-get or dpkg
 
 INSTALL: Final = ("apt-get", "install", "--no-install-recommends")
-# No question can be answered, and bars are ours: apt-get writes its progress, for a program, to its standard output.
 UNATTENDED: Final = ("-y", "-q", "-o", f"DPkg::Lock::Timeout={LOCK_TIMEOUT}", "-o", "Dpkg::Use-Pty=0")
-STATUS: Final = ("-o", "APT::Status-Fd=1")
 ENVIRONMENT: Final = {"DEBIAN_FRONTEND": "noninteractive"}
 
 # What apt-get says where its lists are missing or older than the mirror's files, and after an interrupted dpkg.
 _STALE: Final = re.compile(r"Unable to locate package|has no installation candidate|Failed to fetch .* 404 ")
 _INTERRUPTED: Final = re.compile(r"dpkg was interrupted")
-# `dlstatus:3:41.2:Retrieving ...`, later `pmstatus:flex:63.1:Unpacking ...`; the numbers are per cent of that phase.
-_STATUS_LINE: Final = re.compile(r"(?P<phase>dlstatus|pmstatus):[^:]*:(?P<percent>[0-9.]+):")
+# What apt-get writes for people. Its machine-readable progress can't be had on standard output: it would close that for
+# dpkg, and the first maintainer's script that prints a line would fail.
+_PLAN: Final = re.compile(r"(?P<upgraded>[0-9]+) upgraded, (?P<installed>[0-9]+) newly installed")
+_STAGES: Final = ("Get:", "Unpacking ", "Setting up ")  # each package passes through all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,22 +212,25 @@ def _authority() -> list[str] | None:
 
 def _apt(prefix: list[str], packages: list[str]) -> Completed:
     with bar("installing packages", 100, "%") as shown, _uninterrupted():
-        argv = [*prefix, *INSTALL, *UNATTENDED, *STATUS, *packages]
+        argv = [*prefix, *INSTALL, *UNATTENDED, *packages]
         return run(argv, env=ENVIRONMENT, check=False, on_line=_Percent(shown))
 
 
 class _Percent:
-    """Moves a bar of 100 with apt-get's two phases: the first half is the download, the second the installation."""
+    """Moves a bar of 100 as apt-get's lines say how far it is."""
 
     def __init__(self, shown: Bar) -> None:
         self._shown = shown
+        self._stages = 0  # passed, of all packages
+        self._packages = 0
 
     def __call__(self, line: str) -> None:
-        if status := _STATUS_LINE.match(line):
-            base = 50 if status["phase"] == "pmstatus" else 0
-            reached = min(base + int(float(status["percent"]) / 2), 100)
-            if reached > self._shown.count:
-                self._shown.update(reached - self._shown.count)
+        if plan := _PLAN.match(line):
+            self._packages = int(plan["upgraded"]) + int(plan["installed"])
+        elif self._packages and line.startswith(_STAGES):
+            self._stages += 1
+            reached = min(100 * self._stages // (self._packages * len(_STAGES)), 100)
+            self._shown.update(reached - self._shown.count)
 
 
 @contextlib.contextmanager
