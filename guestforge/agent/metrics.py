@@ -15,6 +15,8 @@ MAX_LINE = 4096  # characters
 # A family of /proc/meminfo's entries by the label `item`; in bytes, unlike the file: the procfs library that
 # kata-agents read it with converts (https://github.com/eminence/procfs).
 MEMINFO = "kata_guest_meminfo"
+# Our agent's: free pages that the kernel keeps in the processors' own lists and counts as used, in bytes.
+PERCPU_FREE = "guestforge_guest_percpu_free"
 
 # Possessive throughout: a guest must not be able to make the matching go back and forth over a long line.
 _LABEL = re.compile(r'\s*+([a-zA-Z_][a-zA-Z0-9_]*+)\s*+=\s*+"((?:[^"\\]++|\\.)*+)"\s*+(?:,|$)', re.ASCII)
@@ -38,15 +40,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class GuestMemory:
-    """The guest's memory by its own /proc/meminfo, in KiB."""
+    """The guest's memory by its own /proc/meminfo, in KiB; `percpu_free_kib` is 0 where the agent does not tell it."""
 
     total_kib: int
     available_kib: int
+    percpu_free_kib: int = 0
 
     @property
     def used_kib(self) -> int:
         """What is not available to a program that starts now."""
-        return self.total_kib - self.available_kib
+        return self.total_kib - self.available_kib - self.percpu_free_kib
 
 
 def parse_metrics(text: str) -> list[Sample]:
@@ -63,11 +66,13 @@ def parse_metrics(text: str) -> list[Sample]:
 
 def guest_memory(samples: Iterable[Sample]) -> GuestMemory:
     """Return the guest's memory. Raises ProtocolError where the samples do not tell it, or not sensibly."""
+    samples = list(samples)
     items = {sample.labels.get("item"): sample.value for sample in samples if sample.name == MEMINFO}
+    listed = sum(sample.value for sample in samples if sample.name == PERCPU_FREE)
     total, available = items.get("mem_total", math.nan), items.get("mem_available", math.nan)
-    if not 0 <= available <= total < math.inf:
+    if not (0 <= available <= total < math.inf and 0 <= listed <= total - available):
         raise ProtocolError(f"the guest's metrics have no sensible {MEMINFO}: total {total:g}, available {available:g}")
-    return GuestMemory(int(total) // 1024, int(available) // 1024)
+    return GuestMemory(int(total) // 1024, int(available) // 1024, int(listed) // 1024)
 
 
 def _sample(number: int, line: str) -> Sample:

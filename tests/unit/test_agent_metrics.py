@@ -57,6 +57,11 @@ def test_what_is_no_sample_is_refused_with_its_line(line: str) -> None:
         parse_metrics(f"ok 1\n{line}")
 
 
+def test_free_pages_in_the_processors_lists_are_not_used() -> None:
+    before = guest_memory(parse_metrics(TEXT)).used_kib
+    assert guest_memory(parse_metrics(f"{TEXT}\nguestforge_guest_percpu_free 2048\n")).used_kib == before - 2
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -64,6 +69,8 @@ def test_what_is_no_sample_is_refused_with_its_line(line: str) -> None:
         "kata_guest_meminfo 5",
         *(TEXT.replace("256901120", total) for total in ("1", "NaN", "Inf")),
         TEXT.replace(" 234", " -2"),
+        f"{TEXT}\nguestforge_guest_percpu_free 999999999999",
+        f"{TEXT}\nguestforge_guest_percpu_free NaN",
     ],
 )
 def test_memory_that_makes_no_sense_is_refused(text: str) -> None:

@@ -22,3 +22,11 @@ func TestMemoryIsInBytes(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+func TestFreePagesOfAllProcessorsAndZonesAreSummedUp(t *testing.T) {
+	text := "Node 0, zone DMA32\n  pages free 7\n  pagesets\n    cpu: 0\n              count: 3160\n              high:  4691\n" +
+		"    cpu: 1\n              count:    2\nNode 0, zone Movable\n              count: x\n"
+	if got := percpuFree(text); got != 3162 {
+		t.Error(got)
+	}
+}
