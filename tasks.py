@@ -68,11 +68,11 @@ def check(chosen: Chosen) -> int:
 
 
 @job(*STEP, "accel", "artifact")
-def run(chosen: Chosen) -> int:
+def run(chosen: Chosen) -> None:
     """Start a guest with its console on the terminal; Ctrl-A X leaves it."""
     from guestforge import interactive
 
-    return interactive.run(chosen)
+    interactive.run(chosen)
 
 
 @job("fast", "arch")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from guestforge.progress import say
-from guestforge.vmm.machine import Machine
+from guestforge.vmm.machine import REPOSITORY, Machine
 from guestforge.vmm.plan import MachinePlan
 from guestforge.vmm.state import Ended
 from guestforge.vmm.virtiofsd import Virtiofsd
@@ -39,4 +39,5 @@ def shell_command(machine: Machine) -> list[str] | None:
     if vsock is None:
         return None
     place = str(vsock.cid) if vsock.kind == "kernel" else str(machine.sockets.vsock)
-    return [sys.executable, "-m", "guestforge.vmm.shell", place]
+    # from wherever the user is: the checkout is in no Python's path
+    return ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-m", "guestforge.vmm.shell", place]

@@ -2,7 +2,10 @@
 
 import os
 import pty
+import re
 import select
+import shlex
+import subprocess
 import sys
 import termios
 import time
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(60)]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
 import sys
@@ -29,6 +33,7 @@ class Terminal:
     def __init__(self, *argv):
         self.pid, self.master = pty.fork()
         if self.pid == 0:
+            os.chdir(REPOSITORY)
             os.execv(argv[0], argv)
         self.shown = ""
         self.settings = termios.tcgetattr(self.master)
@@ -96,3 +101,19 @@ def test_killed_qemu_gives_the_terminal_back(terminal):
     guest.wait("ended: QEMU ended with SIGKILL")
     assert termios.tcgetattr(guest.master) == guest.settings
     assert guest.end() == 0
+
+
+@pytest.mark.timeout(900)  # the first of the boot tests builds the kernel
+def test_user_gets_a_shell_in_a_guest_that_was_built(tmp_path):
+    invoke = Path(sys.executable).with_name("invoke")
+    guest = Terminal(str(invoke), "run", "--arch", "x86_64", "--output", str(tmp_path))
+    try:
+        guest.wait("agent ready", 600)
+        command = shlex.split(re.search(r"from another terminal: (.*?)\r", guest.shown)[1])
+        shell = subprocess.run(command, input=b"echo in $((6*7)); exit\n", capture_output=True, timeout=30, cwd="/")
+        assert b"in 42" in shell.stdout
+        guest.type("\x01x")
+        assert guest.end() == 0
+    finally:
+        os.close(guest.master)
+    assert "Linux version" in (tmp_path / "x86_64" / "debug" / "run-console.log").read_text()
