@@ -134,7 +134,7 @@ def ensure(needs: Iterable[Need]) -> None:
         if absent := missing(needs):  # another run of ours may have installed it meanwhile
             _install(absent)
             if left := missing(needs):
-                raise UserError(f"{_names(left)} still missing after {_packages(left)} were installed")
+                raise UserError(f"{_names(left)} still missing, though apt-get installed {' '.join(_packages(left))}")
 
 
 def command(needs: Iterable[Need]) -> str:
