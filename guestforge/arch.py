@@ -31,6 +31,8 @@ class Arch:
     debian_compiler: str  # the package with the (cross) compiler
     debian_qemu: str  # the package with the emulator
     go: str  # GOARCH
+    go_settings: tuple[tuple[str, str], ...]  # what chooses the processor for Go, at Go's own default
+    elf_machine: int  # e_machine, from the registry of the System V ABI
     # the guest's binary interface, as FUSE messages and system calls show it
     byte_order: ByteOrder
     open_flags: OpenFlags  # which of the kernel's asm/fcntl.h it has
@@ -68,6 +70,8 @@ X86_64 = Arch(
     debian_compiler="gcc-x86-64-linux-gnu",
     debian_qemu="qemu-system-x86",
     go="amd64",
+    go_settings=(("GOAMD64", "v1"),),
+    elf_machine=62,
     byte_order="little",
     open_flags="generic",
     qemu="qemu-system-x86_64",
@@ -97,6 +101,8 @@ AARCH64 = Arch(
     debian_compiler="gcc-aarch64-linux-gnu",
     debian_qemu="qemu-system-arm",
     go="arm64",
+    go_settings=(("GOARM64", "v8.0"),),
+    elf_machine=183,
     byte_order="little",
     open_flags="arm64",
     qemu="qemu-system-aarch64",
@@ -126,6 +132,8 @@ PPC64LE = Arch(
     debian_compiler="gcc-powerpc64le-linux-gnu",
     debian_qemu="qemu-system-ppc",
     go="ppc64le",
+    go_settings=(("GOPPC64", "power8"),),
+    elf_machine=21,
     byte_order="little",
     open_flags="powerpc",
     qemu="qemu-system-ppc64",
@@ -154,6 +162,8 @@ S390X = Arch(
     debian_compiler="gcc-s390x-linux-gnu",
     debian_qemu="qemu-system-misc",
     go="s390x",
+    go_settings=(),
+    elf_machine=22,
     byte_order="big",
     open_flags="generic",
     qemu="qemu-system-s390x",

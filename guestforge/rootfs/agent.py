@@ -24,16 +24,12 @@ FLAGS = (
     "-trimpath", "-buildvcs=false", "-ldflags", f"-s -w -buildid= -X {MODULE}/internal/version.Version={__version__}",
 )  # fmt: skip
 # Pinned, so that the user's `go env -w` settings cannot change the result: only where modules come from is theirs.
-# The last three are the processors that Go assumes, at its own defaults.
 SETTINGS = {
     "GOOS": "linux",
     "CGO_ENABLED": "0",
     "GOTOOLCHAIN": "local",
     "GOFLAGS": "-mod=readonly",
     "GOWORK": "off",
-    "GOAMD64": "v1",
-    "GOARM64": "v8.0",
-    "GOPPC64": "power8",
 }
 # The user's, beside what every program gets: where `go env -w` keeps its file, and how modules are fetched.
 PASSED_ON = ("XDG_CONFIG_HOME", "GONOPROXY", "GOINSECURE", "GOAUTH")
@@ -85,7 +81,12 @@ def go_environment(cache: Path, arch: Arch) -> dict[str, str]:
     """Return what Go gets besides the environment of every program; its caches lie below ours."""
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     places = {"GOCACHE": str(cache / "go" / "build"), "GOMODCACHE": str(cache / "go" / "modules")}
-    return passed | SETTINGS | places | {"GOARCH": arch.go}
+    return passed | go_settings(arch) | places
+
+
+def go_settings(arch: Arch) -> dict[str, str]:
+    """Return what decides what Go makes, beside its sources and flags."""
+    return SETTINGS | {"GOARCH": arch.go} | dict(arch.go_settings)
 
 
 def _build(store: Store, arch: Arch, name: str, sources: Path) -> Entry:
@@ -95,7 +96,7 @@ def _build(store: Store, arch: Arch, name: str, sources: Path) -> Entry:
         "arch": arch.name,
         "go": go_version(),
         "flags": list(FLAGS),
-        "settings": SETTINGS,
+        "settings": go_settings(arch),
         "sources": digest_tree(sources),
     }
 

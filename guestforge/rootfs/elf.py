@@ -7,11 +7,9 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestforge.arch import Arch
+from guestforge.arch import ARCHES, Arch
 from guestforge.errors import UserError
 
-# e_machine by Go's name of the architecture
-MACHINES = {"amd64": 62, "arm64": 183, "ppc64le": 21, "s390x": 22}
 CLASS_64 = 2
 BYTE_ORDERS = {1: "little", 2: "big"}
 PT_INTERP = 3
@@ -32,8 +30,8 @@ class Elf:
 def require_static(path: Path, arch: Arch, what: str) -> None:
     """Raise UserError unless a file is a static executable for an architecture; `what` names its role."""
     elf = read_elf(path, what)
-    if (elf.machine, elf.byte_order) != (MACHINES[arch.go], arch.byte_order):
-        names = {number: name for name, number in MACHINES.items()}
+    if (elf.machine, elf.byte_order) != (arch.elf_machine, arch.byte_order):
+        names = {row.elf_machine: row.name for row in ARCHES.values()}
         machine = names.get(elf.machine, f"ELF machine {elf.machine}")
         raise UserError(f"{what} {path} is for {machine} ({elf.byte_order} endian), not for {arch.name}")
     if elf.interpreter is not None:

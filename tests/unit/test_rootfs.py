@@ -16,7 +16,7 @@ from guestforge.errors import BuildError, UserError
 from guestforge.recipe.models import Rootfs
 from guestforge.rootfs import agent as agent_module
 from guestforge.rootfs.agent import AGENT, build_agent, build_probe, given_agent, go_argv, go_environment
-from guestforge.rootfs.elf import MACHINES, read_elf
+from guestforge.rootfs.elf import read_elf
 from guestforge.rootfs.flavour import disk_tree, initrd_tree, package_nodes
 from guestforge.rootfs.tree import Device, Directory, File, Symlink
 from guestforge.store import Store
@@ -109,7 +109,7 @@ def elf(machine=62, order="<", interpreter=None, kind=2):
 @pytest.mark.parametrize("arch", ARCHES.values(), ids=lambda arch: arch.name)
 def test_a_given_agent_is_taken_for_its_own_architecture_and_no_other(tmp_path, arch):
     order = "<" if arch.byte_order == "little" else ">"
-    (tmp_path / "mine").write_bytes(elf(MACHINES[arch.go], order))
+    (tmp_path / "mine").write_bytes(elf(arch.elf_machine, order))
     entry = given_agent(Store(tmp_path / "cache"), arch, tmp_path / "mine")
     assert (entry.path / AGENT).read_bytes() == (tmp_path / "mine").read_bytes()
     assert os.access(entry.path / AGENT, os.X_OK)
