@@ -1,6 +1,7 @@
 """`./invoke run`: a guest of a recipe on the user's terminal."""
 
 from guestforge.arch import Arch
+from guestforge.check.live import guest_plan
 from guestforge.check.options import ARTIFACTS
 from guestforge.check.report import Artifact
 from guestforge.cli import Chosen
@@ -11,7 +12,6 @@ from guestforge.pipeline import Pipeline
 from guestforge.progress import say
 from guestforge.vmm.accel import choose_accelerator
 from guestforge.vmm.interactive import run_interactive
-from guestforge.vmm.plan import AcceleratorName, Disk, MachinePlan, Root, Vsock
 from guestforge.vmm.vsock import choose_vsock
 
 GUEST = "debug"  # the recipe with a shell in it
@@ -28,36 +28,16 @@ def run(chosen: Chosen) -> None:
     wanted = accelerator_of(chosen)
     pipeline = Pipeline(arch, options_of(chosen, GUEST))
     ensure((*kernel_needs(arch), *agent_needs(), *boot_needs(arch)))
-    accelerator = choose_accelerator(wanted, arch, pipeline.guest_artifacts().kernel)
+    artifacts = pipeline.guest_artifacts()
+    accelerator = choose_accelerator(wanted, arch, artifacts.kernel)
     vsock = choose_vsock()
-    plan = interactive_machine(pipeline, booted, accelerator.name, vsock.vsock)
+    plan = guest_plan(artifacts, booted, accelerator.name, vsock.vsock, pipeline.output / CONSOLE_LOG)
     say(f"{arch.name} {booted} of {pipeline.options.guest}: {accelerator.name} ({accelerator.reason})")
     say(f"vsock: {vsock.describe()}; the console is kept in {plan.console_log}")
     plan.console_log.parent.mkdir(parents=True, exist_ok=True)
     ended = run_interactive(plan)
     if ended.returncode != 0:
         raise CheckError(str(ended), hint=f"the console is in {plan.console_log}")
-
-
-def interactive_machine(
-    pipeline: Pipeline, booted: Artifact, accelerator: AcceleratorName, vsock: Vsock
-) -> MachinePlan:
-    """Return the machine that the recipe asks for, without the devices that only checks need."""
-    artifacts = pipeline.guest_artifacts()
-    image = booted == "image"
-    return MachinePlan(
-        arch=artifacts.arch,
-        accelerator=accelerator,
-        kernel=artifacts.kernel,
-        console_log=pipeline.output / CONSOLE_LOG,
-        initrd=None if image else artifacts.initrd,
-        root=Root() if image else None,
-        disks=(Disk(artifacts.image, read_only=True),) if image else (),
-        vsock=vsock,
-        memory_mib=artifacts.memory_mib,
-        cpus=artifacts.cpus,
-        kernel_args=artifacts.kernel_args,
-    )
 
 
 def _one_arch(chosen: Chosen) -> Arch:

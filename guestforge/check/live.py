@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from guestforge.agent.client import AgentClient
@@ -17,8 +19,9 @@ from guestforge.agent.transport import AGENT_PORT
 from guestforge.check.engine import CheckFailure, RunEnded
 from guestforge.check.exercise import Answer
 from guestforge.check.guest import Details, Machine
+from guestforge.check.options import GuestArtifacts
 from guestforge.check.probe import EXCERPT_LINES, OUTPUT_LIMIT, parse_answer
-from guestforge.check.report import Measurements, Qemu
+from guestforge.check.report import Artifact, Measurements, Qemu
 from guestforge.check.sandbox import RefusedError
 from guestforge.check.storages import Storage
 from guestforge.progress import say
@@ -59,24 +62,30 @@ def start(machine: Machine) -> Iterator["LiveGuest"]:
         yield guest
 
 
-def machine_plan(wanted: Machine, accelerator: AcceleratorName, vsock: Vsock) -> MachinePlan:
-    """Return the machine of a check: what it boots, then the disk under test, the share and vsock."""
-    artifacts = wanted.artifacts
-    image = (Disk(artifacts.image, read_only=True),) if wanted.artifact == "image" else ()
+def guest_plan(
+    artifacts: GuestArtifacts, booted: Artifact, accelerator: AcceleratorName, vsock: Vsock, console_log: Path
+) -> MachinePlan:
+    """Return the machine that a guest's recipe asks for, booted from one of its artifacts."""
+    image = booted == "image"
     return MachinePlan(
         arch=artifacts.arch,
         accelerator=accelerator,
         kernel=artifacts.kernel,
-        console_log=wanted.console_log,
-        initrd=artifacts.initrd if wanted.artifact == "initrd" else None,
+        console_log=console_log,
+        initrd=None if image else artifacts.initrd,
         root=Root() if image else None,
-        disks=(*image, Disk(wanted.disk)),
-        shares=(Share(SHARE_TAG, wanted.share),),
+        disks=(Disk(artifacts.image, read_only=True),) if image else (),
         vsock=vsock,
         memory_mib=artifacts.memory_mib,
         cpus=artifacts.cpus,
         kernel_args=artifacts.kernel_args,
     )
+
+
+def machine_plan(wanted: Machine, accelerator: AcceleratorName, vsock: Vsock) -> MachinePlan:
+    """Return the machine of a check: the guest's own, and the disk under test, which is the last one, and the share."""
+    plan = guest_plan(wanted.artifacts, wanted.artifact, accelerator, vsock, wanted.console_log)
+    return replace(plan, disks=(*plan.disks, Disk(wanted.disk)), shares=(Share(SHARE_TAG, wanted.share),))
 
 
 def agent_storage(storage: Storage, plan: MachinePlan) -> AgentStorage:
