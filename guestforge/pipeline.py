@@ -139,8 +139,9 @@ class Pipeline:
 
     def publish(self) -> None:
         """Fill the output directory, the manifest last."""
-        kernel = self.kernel_artifacts()  # before the agent: what takes longest, and fails most, comes first
-        artifacts = (*kernel, self.initrd_artifact(), self.image_artifact())
+        if self.options.agent:
+            _ = self.agent  # a wrong file is told of before a kernel is compiled for it
+        artifacts = (*self.kernel_artifacts(), self.initrd_artifact(), self.image_artifact())
         steps = (self.kernel, self.agent, self.initrd, self.image)
         facts = {"arch": self.arch.name, "guest": self.options.guest, "versions": self._versions()}
         write_manifest(self.output, place(self.output, artifacts), steps, facts)
