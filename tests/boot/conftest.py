@@ -1,0 +1,86 @@
+"""What the tests with real guests share: guests that were built, machines watched for leftovers, a list of the boots."""
+
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+from rig import Rig, Scene
+
+from guestforge.arch import PROVEN, lookup, lookup_list
+from guestforge.check.table import boot_line
+from guestforge.pipeline import Options, Pipeline
+
+HERE = Path(__file__).parent
+BOOTS = pytest.StashKey[list]()
+
+
+def arches():
+    """The architectures to test: $GUESTFORGE_TEST_ARCHES, by default all whose guests are proven."""
+    names = os.environ.get("GUESTFORGE_TEST_ARCHES")
+    return lookup_list(names) if names else PROVEN
+
+
+def pytest_configure(config):
+    config.stash[BOOTS] = []
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes `arch_row` runs once for each architecture."""
+    if "arch_row" in metafunc.fixturenames:
+        metafunc.parametrize("arch_row", arches(), ids=lambda arch: arch.name, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A time limit is the test's alone: whichever test is first to ask for a guest waits for its whole build."""
+    for item in items:
+        if HERE in item.path.parents and (mark := item.get_closest_marker("timeout")):
+            item.add_marker(pytest.mark.timeout(*mark.args, **{**mark.kwargs, "func_only": True}), append=False)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """One line for each boot, shown whatever pytest captures: what ran where, served by what, for how long."""
+    if lines := config.stash[BOOTS]:
+        terminalreporter.section("boots")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def pipeline():
+    """Return the pipeline of an architecture by its name, on the user's own store."""
+    return cache(lambda name: Pipeline(lookup(name), Options()))
+
+
+@pytest.fixture(scope="session")
+def built(pipeline):
+    """Return the guest of an architecture by its name, built where the store has it not."""
+    return cache(lambda name: pipeline(name).guest_artifacts())
+
+
+@pytest.fixture
+def booted(request):
+    """Take a report for the list of boots."""
+    lines = request.config.stash[BOOTS]
+    return lambda report: lines.append(boot_line(report))
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch):
+    """Directories for sockets and temporary files that must be empty in the end, as must be the list of processes."""
+    (tmp_path / "tmp").mkdir()
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as runtime:  # short: sockets have their place in it
+        scene = Scene(Path(runtime), tmp_path / "tmp")
+        for name, value in scene.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(tempfile, "tempdir", None)  # or it would remember the one before
+        yield scene
+        scene.assert_clean()
+
+
+@pytest.fixture
+def rig(built, scene, booted, tmp_path, monkeypatch):
+    """Real machines under check, with faults."""
+    return Rig(built, scene, booted, tmp_path / "check", monkeypatch)

@@ -1,0 +1,187 @@
+"""Real machines under check, in which a test breaks something at a known moment."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from guestforge.check import live
+from guestforge.check.options import CheckOptions
+from guestforge.check.report import Report, failed
+from guestforge.check.run import check_artifact
+from guestforge.errors import CheckError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE = 5.0  # seconds in which all that was ended has gone, on a loaded host
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where a run may leave something behind: its directory for sockets, its one for temporary files, processes."""
+
+    runtime: Path
+    temporary: Path
+
+    @property
+    def environment(self):
+        """What makes a program use them."""
+        return {"XDG_RUNTIME_DIR": str(self.runtime), "TMPDIR": str(self.temporary), "GUESTFORGE_INSTALL": "never"}
+
+    def processes(self):
+        """The processes of this scene that are not ourselves: their command line or their environment names it."""
+        return {pid: words for pid in _pids() if pid != os.getpid() and (words := self._belongs(pid))}
+
+    def assert_clean(self):
+        deadline = time.monotonic() + PATIENCE
+        while (left := self.left()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not left
+
+    def left(self):
+        """What is still there."""
+        return [*self.processes().values(), *self.runtime.iterdir(), *self.temporary.iterdir()]
+
+    def _belongs(self, pid):
+        try:
+            text = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return None
+        mine = any(os.fsencode(path) in text for path in (self.runtime, self.temporary))
+        return f"{pid}: {command}" if mine else None
+
+
+def _pids():
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+@dataclass
+class Event:
+    """When it happened."""
+
+    at: float | None = None
+
+    def now(self):
+        if self.at is None:
+            self.at = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a check, and how many seconds after the event it had ended."""
+
+    report: Report
+    seconds: float
+    out: Path
+
+    @property
+    def failures(self):
+        return [result.name for result in self.report.checks if result.status == "fail"]
+
+    @property
+    def statuses(self):
+        return {result.name: result.status for result in self.report.checks}
+
+    @property
+    def error(self):
+        error = failed([self.report])
+        assert isinstance(error, CheckError)
+        return error
+
+
+@dataclass
+class Faults:
+    """What goes wrong. Each function gets the running guest, or the machine that is to start."""
+
+    before_start: Callable = lambda machine: None
+    at_probe: tuple[str, Callable] | None = None  # at the first probe on a storage, by the name of its check
+    at_wait: Callable | None = None  # when the first line of the console is waited for
+    after_power_off: Callable | None = None
+    line: str | None = None  # the event is this text on the console
+    event: Event = field(default_factory=Event)
+
+
+class Rig:
+    """Runs checks of real guests, with faults."""
+
+    def __init__(self, built, scene, booted, out, monkeypatch):
+        self._built = built
+        self._booted = booted
+        self._out = out
+        self._monkeypatch = monkeypatch
+        self.scene = scene
+
+    def check(self, arch="x86_64", artifact="initrd", *, guest=None, timeout=None, faults=None, **changes):
+        """Check an artifact of an architecture's guest (or of `guest`) with some of its facts changed."""
+        faults = faults or Faults()
+        guest = replace(guest or self._built(arch), **changes)
+        self._monkeypatch.setattr(live, "say", lambda text: _note(faults, text))
+        options = CheckOptions(timeout=timeout, verbose=True)  # verbose: each line of the console is told as it comes
+        report = check_artifact(_starter(faults), guest, artifact, self._out, options)
+        ended = time.monotonic()
+        self._booted(report)
+        return Outcome(report, ended - faults.event.at if faults.event.at else float("inf"), self._out)
+
+
+def _note(faults, text):
+    if faults.line and faults.line in text:
+        faults.event.now()
+
+
+def _starter(faults):
+    @contextlib.contextmanager
+    def start(machine):
+        faults.before_start(machine)
+        with live.start(machine) as guest:
+            if faults.at_probe:
+                _before_first(guest, faults, *faults.at_probe)
+            if faults.at_wait:
+                _before_wait(guest, faults)
+            if faults.after_power_off:
+                _after_power_off(guest, faults)
+            yield guest
+
+    return start
+
+
+def _before_first(guest, faults, check, action):
+    real = guest.run_probe
+
+    def run_probe(storage, args, timeout):
+        if storage.check == check and faults.event.at is None:
+            faults.event.now()
+            action(guest)
+        return real(storage, args, timeout)
+
+    guest.run_probe = run_probe
+
+
+def _before_wait(guest, faults):
+    real = guest.wait_console
+
+    def wait_console(text, timeout):
+        faults.event.now()
+        faults.at_wait(guest)
+        return real(text, timeout)
+
+    guest.wait_console = wait_console
+
+
+def _after_power_off(guest, faults):
+    real = guest.power_off
+
+    def power_off(timeout):
+        evidence = real(timeout)
+        faults.event.now()
+        faults.after_power_off()
+        return evidence
+
+    guest.power_off = power_off
+
+
+def kill(kind):
+    """Return what kills a program of a machine, by the kind of error that its end makes."""
+    return lambda guest: os.kill(guest._machine.pids[kind], signal.SIGKILL)
