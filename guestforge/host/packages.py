@@ -213,7 +213,10 @@ def _authority() -> list[str] | None:
 def _apt(prefix: list[str], packages: list[str]) -> Completed:
     with bar("installing packages", 100, "%") as shown, _uninterrupted():
         argv = [*prefix, *INSTALL, *UNATTENDED, *packages]
-        return run(argv, env=ENVIRONMENT, check=False, on_line=_Percent(shown))
+        done = run(argv, env=ENVIRONMENT, check=False, on_line=_Percent(shown))
+        if done.returncode == 0:
+            shown.update(100 - shown.count)  # packages that were in apt's cache passed one stage less
+        return done
 
 
 class _Percent:
