@@ -1,0 +1,81 @@
+"""`./invoke test`: what the project proves of itself, stage by stage, going on after one that fails."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from guestforge.arch import PROVEN, Arch, lookup_list
+from guestforge.cli import Chosen
+from guestforge.errors import BuildError
+from guestforge.host.packages import Need, agent_needs, boot_needs, ensure, image_needs, kernel_needs, test_needs
+from guestforge.progress import say
+from guestforge.run import spawn
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+PROGRAMS: Final = Path(sys.executable).parent  # of the virtual environment
+SECONDS_ONLY: Final = "not boot and not slow"  # what --fast leaves: see the markers in pyproject.toml
+# What the boot tests read, tests/boot/conftest.py
+ARCHES_VARIABLE: Final = "GUESTFORGE_TEST_ARCHES"
+CACHE_VARIABLE: Final = "GUESTFORGE_CACHE"
+CODE: Final = ("guestforge", "tests", "tasks.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A program of the virtual environment that judges the project by its exit code."""
+
+    name: str
+    argv: tuple[str, ...]
+
+
+def stages(*, fast: bool) -> tuple[Stage, ...]:
+    """Return the stages in their order: what fails in seconds comes first."""
+    return (
+        Stage("lint", ("ruff", "check", *CODE)),
+        Stage("format", ("ruff", "format", "--check", *CODE)),
+        Stage("types", ("mypy",)),
+        Stage("tests", ("pytest", *(("-m", SECONDS_ONLY) if fast else ("--durations=10",)))),
+    )
+
+
+def run_tests(chosen: Chosen) -> None:
+    """Run all stages; raises BuildError that names those that failed, UserError for a missing program."""
+    arches = lookup_list(chosen.text("arch", ",".join(arch.name for arch in PROVEN)))
+    fast = chosen.switch("fast")
+    ensure(needs(arches, fast=fast))
+    run_stages(stages(fast=fast), lambda stage: _run(stage, arches))
+
+
+def needs(arches: tuple[Arch, ...], *, fast: bool) -> tuple[Need, ...]:
+    """Return what the stages need of the host."""
+    # the unit tests write images and run a miniature of the kernel's build with the host's own compiler
+    common = (*test_needs(), *agent_needs(), *image_needs(), *kernel_needs(PROVEN[0]))
+    if fast:
+        return common
+    return (*common, *(need for arch in arches for need in (*kernel_needs(arch), *boot_needs(arch))))
+
+
+def run_stages(todo: tuple[Stage, ...], run: Callable[[Stage], int]) -> None:
+    """Run stages; raises BuildError in the end if any of them failed."""
+    outcomes: dict[str, tuple[int, float]] = {}
+    for stage in todo:
+        say(f"{stage.name}: {' '.join(stage.argv)}")
+        start = time.monotonic()
+        outcomes[stage.name] = run(stage), time.monotonic() - start
+    for name, (code, seconds) in outcomes.items():
+        say(f"{name}: {'passed' if code == 0 else f'failed with exit code {code}'} in {seconds:.1f} s")
+    if bad := [name for name, (code, _) in outcomes.items() if code != 0]:
+        raise BuildError(f"{', '.join(bad)} failed", hint="what failed is told above")
+
+
+def _run(stage: Stage, arches: tuple[Arch, ...]) -> int:
+    """Run a stage with its output where ours goes; return its exit code."""
+    env = {name: os.environ[name] for name in (CACHE_VARIABLE,) if name in os.environ}
+    env[ARCHES_VARIABLE] = ",".join(arch.name for arch in arches)
+    program = PROGRAMS / stage.argv[0]
+    with spawn((program, *stage.argv[1:]), cwd=REPOSITORY, env=env, stdout=1, stderr=2) as process:
+        return process.popen.wait()

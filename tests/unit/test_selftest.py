@@ -1,0 +1,64 @@
+"""`./invoke test`: every stage runs, and any that fails is the run's failure."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from guestforge.arch import ARCHES, PROVEN
+from guestforge.errors import BuildError
+from guestforge.host.selftest import SECONDS_ONLY, Stage, needs, run_stages, stages
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_a_failed_stage_is_named_and_the_others_run():
+    ran = []
+
+    def run(stage):
+        ran.append(stage.name)
+        return 1 if stage.name == "types" else 0
+
+    with pytest.raises(BuildError) as caught:
+        run_stages(stages(fast=True), run)
+    assert caught.value.message == "types failed"
+    assert ran == ["lint", "format", "types", "tests"]
+
+
+def test_nothing_is_raised_when_all_pass():
+    run_stages((Stage("lint", ("true",)),), lambda _: 0)
+
+
+def test_only_fast_leaves_tests_out():
+    selection = [stage.argv for stage in stages(fast=False) if "-m" in stage.argv]
+    assert not selection
+    assert ("pytest", "-m", SECONDS_ONLY) in [stage.argv for stage in stages(fast=True)]
+
+
+def test_only_what_is_tested_is_installed():
+    tools = {need.tool for need in needs((PROVEN[0],), fast=False)}
+    assert PROVEN[0].qemu in tools
+    assert not tools & {arch.qemu for arch in ARCHES.values() if arch is not PROVEN[0]}
+    assert not {need.tool for need in needs(PROVEN, fast=True)} & {arch.qemu for arch in ARCHES.values()}
+
+
+@pytest.mark.slow
+def test_a_test_that_fails_is_the_exit_code_of_the_command(tmp_path):
+    """The real command on a checkout with one wrong test."""
+    clone = tmp_path / "clone"
+    shutil.copytree(REPOSITORY / "guestforge", clone / "guestforge")
+    for name in ("tasks.py", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, clone)
+    (clone / "tests").mkdir()
+    (clone / "tests" / "test_wrong.py").write_text("def test_wrong():\n    assert 1 == 2\n")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("invoke"), "--search-root", clone, "test", "--fast"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "tests failed" in done.stderr
+    assert "Traceback" not in done.stderr
