@@ -96,7 +96,7 @@ class Outcome:
 class Faults:
     """What goes wrong. Each function gets the running guest, or the machine that is to start."""
 
-    before_start: Callable = lambda machine: None
+    before_start: Callable | None = None  # may return another machine in its place
     at_probe: tuple[str, Callable] | None = None  # at the first probe on a storage, by the name of its check
     at_wait: Callable | None = None  # when the first line of the console is waited for
     after_power_off: Callable | None = None
@@ -114,12 +114,14 @@ class Rig:
         self._monkeypatch = monkeypatch
         self.scene = scene
 
-    def check(self, arch="x86_64", artifact="initrd", *, guest=None, timeout=None, faults=None, **changes):
-        """Check an artifact of an architecture's guest (or of `guest`) with some of its facts changed."""
+    def check(self, arch="x86_64", artifact="initrd", *, accel="auto", timeout=None, faults=None, **changes):
+        """Check an artifact of an architecture's guest with some of its facts changed."""
         faults = faults or Faults()
-        guest = replace(guest or self._built(arch), **changes)
+        guest = replace(self._built(arch), **changes)
         self._monkeypatch.setattr(live, "say", lambda text: _note(faults, text))
-        options = CheckOptions(timeout=timeout, verbose=True)  # verbose: each line of the console is told as it comes
+        options = CheckOptions(
+            accel=accel, timeout=timeout, verbose=True
+        )  # verbose: each line of the console is told as it comes
         report = check_artifact(_starter(faults), guest, artifact, self._out, options)
         ended = time.monotonic()
         self._booted(report)
@@ -134,7 +136,7 @@ def _note(faults, text):
 def _starter(faults):
     @contextlib.contextmanager
     def start(machine):
-        faults.before_start(machine)
+        machine = (faults.before_start and faults.before_start(machine)) or machine
         with live.start(machine) as guest:
             if faults.at_probe:
                 _before_first(guest, faults, *faults.at_probe)

@@ -1,0 +1,204 @@
+"""Real guests in which something goes wrong: each fault ends the run soon, and fails the right check by name."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from agents import DIES, EXITS, SLEEPS, WARNS, Agents
+from faulty import HANGING
+from rig import Faults, kill
+
+from guestforge.check import fixtures, live
+from guestforge.check.checks import CHECKS
+from guestforge.errors import CheckError
+from guestforge.kernel.step import KERNEL, build_kernel
+from guestforge.recipe.load import load_kernel
+
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(120)]
+SOON = 5.0  # seconds from an event to the end of the run, cleaned up, on a loaded host
+TO_AGENT = ("kernel-up", "agent-ready", "agent-details")
+ALL = tuple(check.name for check in CHECKS)
+
+
+@pytest.fixture
+def agents(pipeline, tmp_path):
+    """Builds agents with faults."""
+    (tmp_path / "agents").mkdir()
+    return Agents(tmp_path / "agents", pipeline)
+
+
+def assert_fails(outcome, check, *words, passed=(), within=SOON):
+    """One check failed, these passed, the others were skipped; the excerpt tells; it was over soon after the event."""
+    assert outcome.statuses == {name: "fail" if name == check else "pass" if name in passed else "skip" for name in ALL}
+    assert outcome.report.verdict == "fail"
+    assert isinstance(outcome.error, CheckError)
+    assert outcome.error.exit_code == 3
+    text = outcome.error.report()
+    assert check in outcome.error.message
+    assert [word for word in words if word not in text] == []
+    assert outcome.seconds < within
+    written = json.loads((outcome.out / "report.json").read_text())
+    assert written == json.loads(json.dumps(outcome.report.to_json()))
+
+
+# The kernel
+
+
+def test_kernel_without_its_init_panics(rig, arch_row):
+    faults = Faults(line="Requested init /nonexistent failed")
+    outcome = rig.check(arch_row.name, "image", kernel_args=("init=/nonexistent",), faults=faults)
+    assert_fails(outcome, "agent-ready", "Requested init /nonexistent failed", passed=("kernel-up",))
+
+
+def test_kernel_without_the_initrds_init_panics(rig, arch_row):
+    faults = Faults(line="rdinit=/nonexistent")
+    outcome = rig.check(arch_row.name, "initrd", kernel_args=("rdinit=/nonexistent",), faults=faults)
+    assert_fails(outcome, "agent-ready", "Unable to mount root fs", passed=("kernel-up",))
+
+
+def test_kernel_that_hangs_before_its_console_meets_the_limit(rig, arch_row, built, tmp_path):
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(HANGING[arch_row.name](built(arch_row.name).kernel.read_bytes()))
+    faults = Faults(at_wait=lambda _: None)
+    outcome = rig.check(arch_row.name, accel="tcg", timeout=3, kernel=kernel, faults=faults)
+    assert_fails(outcome, "kernel-up", "no 'Linux version", "within 3 s", within=3 + SOON)
+    assert outcome.seconds > 3
+
+
+def test_kernel_of_another_build_is_noticed(rig):
+    outcome = rig.check(timeout=4, kernel_release="6.12.0-other", faults=Faults(at_wait=lambda _: None))
+    assert_fails(outcome, "kernel-up", "no 'Linux version 6.12.0-other'", within=4 + SOON)
+
+
+@pytest.mark.timeout(300)  # compiles what depends on the option
+def test_kernel_without_virtio_fs_fails_that_check_alone(rig, pipeline):
+    normal = pipeline("x86_64")
+    recipe = load_kernel(normal.recipe.kernel)
+    fragments = tuple(name for name in recipe.fragments if name != "virtio-fs")
+    assert len(fragments) == len(recipe.fragments) - 1
+    entry = build_kernel(
+        normal.store, normal.arch, recipe.model_copy(update={"fragments": fragments}), jobs=normal.options.jobs
+    )
+    outcome = rig.check(kernel=entry.path / KERNEL)
+    passed = tuple(name for name in ALL if name != "virtio-fs")
+    assert_fails(outcome, "virtio-fs", "the agent did not mount it", passed=passed, within=float("inf"))
+
+
+# The agent
+
+
+def test_agent_that_exits_is_a_panic(rig, agents, arch_row):
+    initrd = agents.initrd(arch_row.name, agents.build(arch_row.name, EXITS))
+    outcome = rig.check(arch_row.name, initrd=initrd, faults=Faults(line="Attempted to kill init"))
+    assert_fails(outcome, "agent-ready", "Attempted to kill init", "agent: I give up", passed=("kernel-up",))
+
+
+def test_agent_that_does_not_answer_meets_the_limit(rig, agents):
+    initrd = agents.initrd("x86_64", agents.build("x86_64", SLEEPS))
+    outcome = rig.check(initrd=initrd, timeout=4, faults=Faults(line="I think about it"))
+    assert_fails(outcome, "agent-ready", "within 4 s", "I think about it", passed=("kernel-up",), within=4 + SOON)
+
+
+def test_agent_that_dies_in_mid_run_is_a_panic(rig, agents):
+    initrd = agents.initrd("x86_64", agents.build_with_fault("x86_64", DIES))
+    outcome = rig.check(initrd=initrd, faults=Faults(line="Attempted to kill init"))
+    assert_fails(outcome, "virtio-blk", "Attempted to kill init", passed=TO_AGENT)
+
+
+def test_guest_that_warns_in_mid_run_has_no_clean_console(rig, agents):
+    initrd = agents.initrd("x86_64", agents.build_with_fault("x86_64", WARNS))
+    outcome = rig.check(initrd=initrd, faults=Faults(line="WARNING: CPU"))
+    assert_fails(outcome, "console-clean", "WARNING: CPU: 0 PID: 1 at kernel/broken.c:1", passed=TO_AGENT)
+
+
+def test_guest_that_hangs_in_mid_run_meets_the_limit(rig):
+    faults = Faults(at_probe=("virtio-blk", lambda guest: guest._machine.execute("stop")))
+    outcome = rig.check(timeout=4, faults=faults)
+    assert_fails(outcome, "virtio-blk", "the guest hangs", passed=TO_AGENT, within=4 + live.ALIVE_LIMIT + SOON)
+
+
+# The programs on the host
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "check", "words", "passed"),
+    [
+        ("qemu-exited", "virtio-blk", "virtio-blk", "QEMU ended with SIGKILL", TO_AGENT),
+        ("qemu-exited", "virtio-fs", "virtio-fs", "QEMU ended with SIGKILL", TO_AGENT),
+        ("virtiofsd-died", "virtio-fs", "virtio-fs", "died with SIGKILL", TO_AGENT),
+        ("virtiofsd-died", "virtio-blk", "virtio-fs", "died with SIGKILL", TO_AGENT),
+        ("vsock-died", "virtio-blk", "virtio-blk", "the vsock device died with SIGKILL", TO_AGENT),
+    ],
+)
+def test_program_that_is_killed_in_mid_run_ends_it(rig, kind, at, check, words, passed):
+    outcome = rig.check(faults=Faults(at_probe=(at, kill(kind))))
+    assert_fails(outcome, check, words, passed=passed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"), [("qemu-exited", "kernel-up"), ("virtiofsd-died", "virtio-fs"), ("vsock-died", "kernel-up")]
+)
+def test_program_that_is_killed_at_the_start_ends_the_run(rig, kind, check):
+    outcome = rig.check(faults=Faults(at_wait=kill(kind)))
+    assert_fails(outcome, check, "SIGKILL")
+
+
+def test_missing_virtiofsd_fails_its_check(rig, monkeypatch):
+    monkeypatch.setattr(live, "find_virtiofsd", lambda: None)
+    assert_fails(rig.check(), "virtio-fs", "there is no virtiofsd", within=float("inf"))
+
+
+def test_full_disk_under_the_console_log_is_told(rig):
+    def elsewhere(machine):
+        return replace(machine, console_log=Path("/dev/full"))
+
+    outcome = rig.check(faults=Faults(before_start=elsewhere, at_wait=lambda _: None))
+    assert_fails(outcome, "kernel-up", "No space left on device")
+
+
+# The storages
+
+
+def other_tree(machine):
+    return fixtures.container_tree(fixtures.new_nonce(), machine.artifacts.probe)
+
+
+def test_disk_with_the_content_of_another_run_fails(rig):
+    def exchange(machine):
+        machine.disk.unlink()
+        fixtures.write_disk(other_tree(machine), machine.disk)
+
+    passed = tuple(name for name in ALL if name != "virtio-blk")
+    outcome = rig.check(faults=Faults(before_start=exchange))
+    assert_fails(outcome, "virtio-blk", "/data/nonce, seen by the guest: sha256 is", passed=passed, within=float("inf"))
+
+
+def test_share_with_the_content_of_another_run_fails(rig):
+    def exchange(machine):
+        shutil.rmtree(machine.share)
+        fixtures.write_directory(other_tree(machine), machine.share)
+
+    passed = tuple(name for name in ALL if name != "virtio-fs")
+    outcome = rig.check(faults=Faults(before_start=exchange))
+    assert_fails(outcome, "virtio-fs", "/data/nonce, seen by the guest: sha256 is", passed=passed, within=float("inf"))
+
+
+def test_what_the_guest_wrote_must_be_on_the_disk_and_in_the_share_in_the_end(rig):
+    places = {}
+
+    def damage():
+        subprocess.run(["debugfs", "-w", "-R", "rm /out/written", places["disk"]], check=True, capture_output=True)
+        (places["share"] / "data" / "new").write_bytes(b"something else")
+
+    def remember(machine):
+        places.update(disk=machine.disk, share=machine.share)
+
+    outcome = rig.check(faults=Faults(before_start=remember, after_power_off=damage))
+    assert outcome.failures == ["virtio-blk", "virtio-fs"]
+    details = {result.name: result.summary for result in outcome.report.checks}
+    assert "after the guest was off: a new file, seen by the host: no file out/written" in details["virtio-blk"]
+    assert "after the guest was off: rename, seen by the host: data/new holds 14 bytes" in details["virtio-fs"]
+    assert outcome.statuses["poweroff"] == outcome.statuses["console-clean"] == "pass"
