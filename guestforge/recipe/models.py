@@ -56,7 +56,7 @@ class Rootfs(Model):
 class Image(Model):
     """The disk image."""
 
-    size_mib: int | None = Field(None, ge=8, le=65536, description="size of the disk; without it what the tree needs")
+    size_mib: int | None = Field(None, ge=10, le=65536, description="size of the disk; without it what the tree needs")
 
 
 class Boot(Model):
