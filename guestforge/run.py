@@ -24,9 +24,9 @@ Argv = Sequence[str | Path]
 
 # Passed through where set: what a user configures a tool with, and nothing that could change a build's result unseen.
 PASSED_THROUGH = (
-    "PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TERM",
+    "PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "TERM",
     "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-    "GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GOENV",
+    "GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE", "GOAUTH", "GOENV",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE",
 )  # fmt: skip
 
@@ -62,7 +62,8 @@ def find_tool(name: str) -> Path | None:
     """Return where a program is, on PATH or in the system directories, or None."""
     for directory in environment()["PATH"].split(os.pathsep):
         candidate = Path(directory) / name
-        if candidate.is_file() and os.access(candidate, os.X_OK):
+        # both say no, and raise nothing, in a directory of PATH that we may not look into
+        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):  # noqa: PTH112 - Path.is_dir may raise
             return candidate
     return None
 
@@ -78,6 +79,7 @@ def run(
     check: bool = True,
     timeout: float | None = None,
     error: type[GuestforgeError] = BuildError,
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
     """Run a program to its end and return its output.
 
@@ -88,7 +90,9 @@ def run(
     words = tuple(os.fspath(word) for word in argv)
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(log.open("ab")) if log else None
-        process = stack.enter_context(spawn(words, cwd=cwd, env=env, stdin=subprocess.PIPE if input else None))
+        process = stack.enter_context(
+            spawn(words, cwd=cwd, env=env, stdin=subprocess.PIPE if input else None, pass_fds=pass_fds)
+        )
         output = _collect(process.popen, input, sink, on_line, timeout)
         if output is None:
             raise error(f"{words[0]} did not finish within {timeout:g} s", hint=f"the command was: {shlex.join(words)}")

@@ -54,6 +54,18 @@ class Entry:
     reused: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A directory that is ours alone while `lock`, an open descriptor, is held.
+
+    A program that works in it is given the descriptor too (`run`'s `pass_fds`): should we be killed, what is left of it
+    goes on for a while, and the next build must wait for that.
+    """
+
+    path: Path
+    lock: int
+
+
 class Store:
     """The store below a cache directory."""
 
@@ -96,15 +108,15 @@ class Store:
         return Entry(path, step, path.name, inputs, files, reused=False)
 
     @contextlib.contextmanager
-    def workspace(self, name: str) -> Iterator[Path]:
+    def workspace(self, name: str) -> Iterator["Workspace"]:
         """Yield a directory that is kept between builds and held by one build at a time (a kernel's object files)."""
         path = self.cache / "work" / name
-        with disk_errors(self.cache), self._lock(f"work-{name.replace('/', '-')}"):
+        with disk_errors(self.cache), self._lock(f"work-{name.replace('/', '-')}") as lock:
             path.mkdir(parents=True, exist_ok=True)
-            yield path
+            yield Workspace(path, lock)
 
     @contextlib.contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
+    def _lock(self, name: str) -> Iterator[int]:
         directory = self.cache / "locks"
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / name).open("w") as file:
@@ -113,7 +125,10 @@ class Store:
             except BlockingIOError:
                 say(f"waiting for another build that is making {name}")
                 fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                yield file.fileno()
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # whoever was given the descriptor may have it still
 
     @contextlib.contextmanager
     def _temporary(self, step: str) -> Iterator[Path]:

@@ -1,7 +1,6 @@
 """Boots an artifact, checks it, and writes and prints the report."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from guestforge.check.report import Artifact, Report, write_report
 from guestforge.check.storages import prepare
 from guestforge.check.table import boot_line, table
 from guestforge.files import atomic_copy
+from guestforge.scratch import scratch_directory
 
 FILES = REPORT, JUNIT, CONSOLE = ("report.json", "junit.xml", "console.log")
 
@@ -30,10 +30,10 @@ def check_artifact(
     """
     for name in FILES:  # a report of before must not pass for one of now
         (out / name).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="guestforge-check-") as scratch:
-        log = Path(scratch, CONSOLE)
+    with scratch_directory("guestforge-check-") as scratch:
+        log = scratch / CONSOLE
         try:
-            report = _boot(start, artifacts, artifact, Path(scratch), options)
+            report = _boot(start, artifacts, artifact, scratch, options)
         finally:  # also when the user ends it: the console is what to look at
             if log.is_file():
                 atomic_copy(log, out / CONSOLE)

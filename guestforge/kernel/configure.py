@@ -51,7 +51,7 @@ def configure(make: Make, base: str, requests: tuple[Request, ...], toolchain: T
 
 def _kconfig(make: Make, target: str, request: Path, log: Path) -> None:
     argv = configure_argv(make, target)
-    done = run(argv, env=configure_environment(request), log=log, check=False)
+    done = run(argv, env=configure_environment(request), log=log, check=False, pass_fds=make.held)
     if done.returncode != 0:
         excerpt = "\n".join(done.output.splitlines()[-20:])
         raise BuildError(f"make {target} failed", excerpt=excerpt, hint=f"the full log is {log}")

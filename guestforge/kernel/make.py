@@ -19,12 +19,16 @@ ENVIRONMENT: Mapping[str, str] = {"GIT_DIR": "/dev/null"}
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """A kernel build: the tree it reads, the directory it writes, and the date (seconds since 1970) it bears."""
+    """A kernel build: the tree it reads, the directory it writes, and the date (seconds since 1970) it bears.
+
+    `held` are descriptors that make and all that it starts keep open: the directory's lock.
+    """
 
     arch: Arch
     tree: Path
     build: Path
     date: int
+    held: tuple[int, ...] = ()
 
 
 def configure_argv(make: Make, target: str) -> list[str]:

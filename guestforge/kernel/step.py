@@ -83,9 +83,9 @@ def build_kernel(
 def _build(store: Store, plan: Plan, out: Path) -> None:
     """Configure, verify and compile in the workspace of this source and architecture, then copy out."""
     log = _new_log(store.cache, plan)
-    with store.workspace(f"kernel/{plan.source.entry.key}-{plan.arch.name}") as workspace:
-        start = time.monotonic()
-        make = Make(plan.arch, plan.source.path, workspace, plan.source.date)
+    with store.workspace(f"kernel/{plan.source.entry.key}-{plan.arch.name}") as held:
+        start, workspace = time.monotonic(), held.path
+        make = Make(plan.arch, plan.source.path, workspace, plan.source.date, held=(held.lock,))
         with step(f"configuring the kernel for {plan.arch.name}"):
             changed = configure(make, plan.base, plan.requests, plan.toolchain, log)
         config = read_dotconfig(workspace / CONFIG)
@@ -106,7 +106,7 @@ def _compile(make: Make, jobs: int, expected: int | None, log: Path) -> int:
             if is_object(line):
                 shown.update()
 
-        done = run(argv, env=ENVIRONMENT, log=log, on_line=on_line, check=False)
+        done = run(argv, env=ENVIRONMENT, log=log, on_line=on_line, check=False, pass_fds=make.held)
         objects = shown.count
     if done.returncode != 0:
         raise _failure(done, make, log)

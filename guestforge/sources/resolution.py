@@ -72,8 +72,8 @@ def read_record(path: Path, wanted: Wanted) -> Resolution | None:
 def apt_root(store: Store, wanted: Wanted, mirror: str | None) -> Iterator[AptRoot]:
     """Yield the apt root for a package; it is held by one build at a time."""
     chosen = debian_mirror(mirror)
-    with store.workspace(f"apt/{wanted.suite}-{wanted.architecture}") as directory:
-        yield AptRoot(directory, wanted.suite, wanted.architecture, chosen)
+    with store.workspace(f"apt/{wanted.suite}-{wanted.architecture}") as held:
+        yield AptRoot(held.path, wanted.suite, wanted.architecture, chosen)
 
 
 def _ask(store: Store, wanted: Wanted, mirror: str | None) -> Resolution:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from guestforge.arch import Arch, host
 from guestforge.errors import UserError
 from guestforge.files import atomic_file, digest_file
 from guestforge.run import find_tool
+from guestforge.scratch import scratch_directory
 from guestforge.store import user_cache_dir
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
@@ -82,8 +82,8 @@ def kvm_state(arch: Arch, kernel: Path | None, cache: Path | None = None) -> Kvm
 
 def probe(arch: Arch, kernel: Path | None, accelerator: AcceleratorName) -> KvmState:
     """Start a machine without a root file system, and tell whether its kernel came as far as to look for one."""
-    with tempfile.TemporaryDirectory(prefix="guestforge-kvm-") as scratch:
-        plan = MachinePlan(arch, accelerator, kernel, Path(scratch, "console.log"))
+    with scratch_directory("guestforge-kvm-") as scratch:
+        plan = MachinePlan(arch, accelerator, kernel, scratch / "console.log")
         start = time.monotonic()
         try:
             with Machine(plan) as machine:

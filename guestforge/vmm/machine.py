@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -17,6 +16,7 @@ from qemu.qmp import QMPError
 from guestforge.agent.transport import Dial
 from guestforge.errors import UserError
 from guestforge.run import Process, spawn
+from guestforge.scratch import scratch_directory
 from guestforge.vmm import terminal
 from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
@@ -254,15 +254,12 @@ class Machine:
 @contextlib.contextmanager
 def runtime_directory() -> Iterator[Path]:
     """Yield a new private directory whose sockets have paths that are short enough, and remove it afterwards."""
-    bases = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]  # noqa: S108 - mkdtemp makes it private
+    bases = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]  # noqa: S108 - what is made there is private
     for base in bases:
         longest = len(os.fsencode(base or "")) + len("/gf-12345678") + len(LONGEST_NAME)
         if base and longest <= SOCKET_LIMIT and os.access(base, os.W_OK | os.X_OK):
-            directory = Path(tempfile.mkdtemp(prefix="gf-", dir=base))
-            try:
+            with scratch_directory("gf-", Path(base)) as directory:
                 yield directory
-            finally:
-                shutil.rmtree(directory, ignore_errors=True)
             return
     raise UserError("no directory for sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are too long or not ours to write to")
 

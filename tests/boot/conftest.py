@@ -63,9 +63,9 @@ def built(pipeline):
 
 @pytest.fixture
 def booted(request):
-    """Take a report for the list of boots."""
+    """Take a report for the list of boots, with a remark."""
     lines = request.config.stash[BOOTS]
-    return lambda report: lines.append(boot_line(report))
+    return lambda report, remark="": lines.append(f"{boot_line(report)} {remark and f'({remark})'}".rstrip())
 
 
 @pytest.fixture

@@ -71,10 +71,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a check, and how many seconds after the event it had ended."""
+    """What became of a check, and how many seconds after the event it had ended; None if there was none."""
 
     report: Report
-    seconds: float
+    seconds: float | None
     out: Path
 
     @property
@@ -124,8 +124,8 @@ class Rig:
         )  # verbose: each line of the console is told as it comes
         report = check_artifact(_starter(faults), guest, artifact, self._out, options)
         ended = time.monotonic()
-        self._booted(report)
-        return Outcome(report, ended - faults.event.at if faults.event.at else float("inf"), self._out)
+        self._booted(report, "with a fault, on purpose")
+        return Outcome(report, ended - faults.event.at if faults.event.at else None, self._out)
 
 
 def _note(faults, text):

@@ -1,0 +1,82 @@
+"""Scratch directories: private, gone afterwards, and swept by the next run where a killed one left them."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from guestforge.scratch import scratch_directory
+
+KEEPER = """
+import sys, time
+from pathlib import Path
+from guestforge.scratch import scratch_directory
+with scratch_directory("t-", Path(sys.argv[1])) as directory:
+    (directory / "file").write_text("x")
+    print(directory, flush=True)
+    time.sleep(60)
+"""
+
+
+def keeper(base):
+    process = subprocess.Popen([sys.executable, "-c", KEEPER, base], stdout=subprocess.PIPE, text=True)
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_directory_is_private_and_gone_afterwards(tmp_path):
+    with scratch_directory("t-", tmp_path) as directory:
+        assert directory.stat().st_mode & 0o777 == 0o700
+        (directory / "below").mkdir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_error_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), scratch_directory("t-", tmp_path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_swept_and_what_a_living_one_uses_is_not(tmp_path):
+    (tmp_path / "t-file").write_text("no directory")
+    (tmp_path / "t-link").symlink_to(tmp_path)
+    (tmp_path / "other-dir").mkdir()
+    process, left = keeper(tmp_path)
+    with process, scratch_directory("t-", tmp_path):
+        assert left.exists()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert left.exists()
+        with scratch_directory("t-", tmp_path):
+            assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other-dir", "t-file", "t-link"]
+
+
+def test_directory_of_somebody_else_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "t-theirs").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with scratch_directory("t-", tmp_path):
+        pass
+    assert (tmp_path / "t-theirs").exists()
+
+
+def test_many_at_once_do_not_sweep_each_other(tmp_path):
+    failures = []
+
+    def use():
+        for _ in range(30):
+            with scratch_directory("t-", tmp_path) as directory:
+                (directory / "file").write_text("x")
+                if not (directory / "file").exists():
+                    failures.append(directory)
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert list(tmp_path.iterdir()) == []
