@@ -68,7 +68,8 @@ class Bar:
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
-        of = f" of {human(self.total, self.unit)}" if self.total else ""
+        # an estimate that was too low is not told
+        of = f" of {human(self.total, self.unit)}" if self.total and self.count <= self.total else ""
         say(f"{self.label}: {human(self.count, self.unit)}{of}")
 
 

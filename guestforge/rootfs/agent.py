@@ -1,7 +1,6 @@
 """The guest's agent: our Go program cross-built, or a binary that the user gives in its place."""
 
 import importlib.metadata
-import os
 import re
 import sys
 from pathlib import Path
@@ -31,8 +30,6 @@ SETTINGS = {
     "GOFLAGS": "-mod=readonly",
     "GOWORK": "off",
 }
-# The user's, beside what every program gets: where `go env -w` keeps its file, and how modules are fetched.
-PASSED_ON = ("XDG_CONFIG_HOME", "GONOPROXY", "GOINSECURE", "GOAUTH")
 _COMPILE_ERROR = re.compile(r"^(?:\./)?(\S+\.go:\d+(?::\d+)?): (.*)$", re.MULTILINE)
 
 
@@ -79,9 +76,8 @@ def go_argv(name: str, out: Path) -> list[str]:
 
 def go_environment(cache: Path, arch: Arch) -> dict[str, str]:
     """Return what Go gets besides the environment of every program; its caches lie below ours."""
-    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     places = {"GOCACHE": str(cache / "go" / "build"), "GOMODCACHE": str(cache / "go" / "modules")}
-    return passed | go_settings(arch) | places
+    return go_settings(arch) | places
 
 
 def go_settings(arch: Arch) -> dict[str, str]:

@@ -10,6 +10,8 @@ import pytest
 from guestforge.errors import BuildError, CheckError, UserError
 from guestforge.run import environment, find_tool, run, spawn
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 
 def alive(pid):
     try:
@@ -118,3 +120,17 @@ def test_system_directories_are_searched_too(monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     assert os.fspath(find_tool("mke2fs") or "").endswith("sbin/mke2fs")
     assert find_tool("no-such-tool") is None
+
+
+def test_a_directory_of_path_that_may_not_be_looked_into_is_passed_over(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    code = f"""
+import os
+from guestforge.run import find_tool
+os.environ["PATH"] = "{tmp_path}/closed/bin:/bin"
+if os.getuid() == 0:  # who may look everywhere
+    os.setuid(65534)
+print(find_tool("sh"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout == "/bin/sh\n", done.stderr
