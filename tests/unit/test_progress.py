@@ -12,7 +12,11 @@ def log(monkeypatch, capsys):
     """What has been printed, where standard error is no terminal and every step is worth a line."""
     monkeypatch.setattr(progress, "interactive", bool)
     monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
-    return lambda: capsys.readouterr().err.splitlines()
+
+    def lines():
+        return capsys.readouterr().err.splitlines()
+
+    return lines
 
 
 def test_lines_have_the_time_of_day(log):
