@@ -149,7 +149,7 @@ class FrontEnd:
         self.event_idx = event_idx
         self.rings = [DriverRing(self.memory, i, event_idx=event_idx, indirect=indirect) for i in range(3)]
         self.rx, self.tx = self.rings[RX], self.rings[TX]
-        self.rx_buffers: dict[int, int] = {}  # head -> offset
+        self.rx_buffers: dict[int, list[tuple[int, int]]] = {}  # head -> (offset, size) of its parts
         self.acks = False
 
     # Messages
@@ -214,9 +214,10 @@ class FrontEnd:
         """Offer receive buffers; `split` makes header and data descriptors of their own."""
         for _ in range(count):
             offset = BUFFERS + self.rx.free[0] * 4096
-            parts = [(offset, 20), (offset + 20, 40), (offset + 60, BUFFER - 60)] if split else [(offset, BUFFER)]
+            # not neighbours: the device would take those for one piece
+            parts = [(offset, 20), (offset + 30, 40), (offset + 80, BUFFER - 60)] if split else [(offset, BUFFER)]
             head = self.rx.add([(GUEST_BASE + at, size) for at, size in parts], writable=True)
-            self.rx_buffers[head] = offset
+            self.rx_buffers[head] = parts
 
     def transmit(self, op: int, key: tuple[int, int], data: bytes = b"", **fields: Any) -> None:
         """Send a packet of the guest; `key` is (guest port, host port)."""
@@ -238,9 +239,11 @@ class FrontEnd:
         """Send bytes as a chain cut into descriptors at these places."""
         self.wait(lambda: self.reclaim() or self.tx.free)
         offset = TX_BUFFERS + (self.tx.free[0] // 4) * TX_BUFFER
-        self.memory[offset : offset + len(packet)] = packet
         edges = [0, *(cut for cut in cuts if cut < len(packet)), len(packet)]
-        parts = [(GUEST_BASE + offset + a, b - a) for a, b in itertools.pairwise(edges)]
+        parts = []
+        for gap, (a, b) in enumerate(itertools.pairwise(edges)):  # not neighbours, as in `fill`
+            self.memory[offset + gap + a : offset + gap + b] = packet[a:b]
+            parts.append((GUEST_BASE + offset + gap + a, b - a))
         self.tx.add(parts, writable=False)
 
     def reclaim(self) -> None:
@@ -253,8 +256,8 @@ class FrontEnd:
         """Return the packets that have come; their buffers are offered again."""
         out = []
         for head, length in self.rx.take_used():
-            offset = self.rx_buffers.pop(head)
-            raw = bytes(self.memory[offset : offset + length])
+            parts = self.rx_buffers.pop(head)
+            raw = b"".join(self.memory[offset : offset + size] for offset, size in parts)[:length]
             header = packets.Header._make(packets.HEADER.unpack_from(raw))
             assert length == 44 + header.length
             assert (header.src_cid, header.dst_cid, header.type) == (packets.HOST_CID, GUEST_CID, 1)

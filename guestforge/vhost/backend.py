@@ -15,12 +15,7 @@ from guestforge.vhost.rings import Device, Rings
 
 # Every device has these: virtio 1 (no legacy rings), indirect descriptors, event index.
 RING_FEATURES = protocol.VIRTIO_F_VERSION_1 | protocol.VIRTIO_F_INDIRECT_DESC | protocol.VIRTIO_F_EVENT_IDX
-PROTOCOL_FEATURES = (
-    protocol.PROTOCOL_F_MQ
-    | protocol.PROTOCOL_F_REPLY_ACK
-    | protocol.PROTOCOL_F_CONFIG
-    | protocol.PROTOCOL_F_CONFIGURE_MEM_SLOTS
-)
+PROTOCOL_FEATURES = protocol.PROTOCOL_F_MQ | protocol.PROTOCOL_F_REPLY_ACK | protocol.PROTOCOL_F_CONFIGURE_MEM_SLOTS
 MESSAGES_AT_ONCE = 32  # then the device's sockets have their turn
 REFUSED = protocol.pack_u64(1)
 DONE = protocol.pack_u64(0)
@@ -53,6 +48,9 @@ class Backend:
         self._log = log
         self._ended = ended
         self._protocol_features = 0
+        # A device that leaves its configuration space to the front end does not offer it: QEMU, which has that of a
+        # virtio-fs device from its own options, would warn.
+        self._protocol_offered = PROTOCOL_FEATURES | (protocol.PROTOCOL_F_CONFIG if device.config() else 0)
         self.rings = Rings(device, loop, log)
         self._offered = device.features | RING_FEATURES | protocol.F_PROTOCOL_FEATURES
         loop.add(sock.fileno(), IN, lambda _events: self.serve())
@@ -127,12 +125,12 @@ class Backend:
 
     def get_protocol_features(self, _none: None, _fds: list[int]) -> bytes:
         """Say which extensions of the protocol we have."""
-        return protocol.pack_u64(PROTOCOL_FEATURES)
+        return protocol.pack_u64(self._protocol_offered)
 
     def set_protocol_features(self, features: int, _fds: list[int]) -> None:
         """Take the extensions that the front end uses."""
-        if features & ~PROTOCOL_FEATURES:
-            raise ProtocolError(f"protocol features {features & ~PROTOCOL_FEATURES:#x} were not offered")
+        if unknown := features & ~self._protocol_offered:
+            raise ProtocolError(f"protocol features {unknown:#x} were not offered")
         self._protocol_features = features
 
     def get_queue_num(self, _none: None, _fds: list[int]) -> bytes:

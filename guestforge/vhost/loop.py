@@ -1,5 +1,6 @@
 """One thread, one epoll: descriptors, timers, signals."""
 
+import contextlib
 import heapq
 import os
 import select
@@ -68,6 +69,11 @@ class Loop:
     def call_soon(self, call: Callable[[], None]) -> None:
         """Call once after the descriptors that are ready now have had their turn."""
         self._soon.append(call)
+
+    def wake(self) -> None:
+        """End the present or the next sleep, so that `after_batch` is called; from any thread."""
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes it as well
+            os.write(self._wake_write, b"\0")
 
     def stop_on_signals(self, *numbers: int) -> None:
         """End the loop on these signals; the handler only notes it, so it is safe at any point."""

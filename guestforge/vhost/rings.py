@@ -22,7 +22,7 @@ class Device(Protocol):
     ring_count: int
 
     def config(self) -> bytes:
-        """Return the configuration space, little-endian as virtio has it."""
+        """Return the configuration space, little-endian as virtio has it; empty where it is the front end's."""
 
     def started(self, ring: Vring) -> None:
         """Take note that a ring runs; `kicked` follows."""

@@ -2,14 +2,13 @@
 
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 from guestforge.errors import UserError
 from guestforge.vhost.backend import Backend
 from guestforge.vhost.log import Log
 from guestforge.vhost.loop import IN, Loop
 from guestforge.vhost.rings import Device
-from guestforge.vhost.sockets import Listener
+from guestforge.vhost.sockets import Inherited, Listener
 from guestforge.vhost.virtqueue import HOST_FITS
 
 ACCEPT_PAUSE = 0.2  # seconds
@@ -17,9 +16,9 @@ EXIT_PROTOCOL = 2  # the front end broke the protocol
 
 
 class Server:
-    """Serves a device at a socket path until its front end leaves or a signal comes."""
+    """Serves a device at a listening socket until its front end leaves or a signal comes."""
 
-    def __init__(self, path: Path, device: Device, loop: Loop, log: Log) -> None:
+    def __init__(self, listener: Listener | Inherited, device: Device, loop: Loop, log: Log) -> None:
         if not HOST_FITS:
             raise UserError("vhost-user devices need a little-endian host: rings are read in place")
         self._device = device
@@ -27,7 +26,7 @@ class Server:
         self._log = log
         self._backend: Backend | None = None
         self._exit_code = 0
-        self._listener = Listener(path, backlog=1)
+        self._listener = listener
         watch(loop, self._listener, self._accept)
 
     def run(self) -> int:
@@ -37,12 +36,11 @@ class Server:
         return self._exit_code
 
     def close(self) -> None:
-        """Drop the front end and remove the socket."""
+        """Drop the front end and stop listening."""
         if self._backend is not None:
             self._backend.close()
             self._backend = None
         self._loop.remove(self._listener.socket.fileno())
-        self._listener.close()
 
     def _accept(self, sock: socket.socket) -> None:
         if self._backend is not None and not self._backend.heard:
@@ -66,7 +64,7 @@ class Server:
             self._loop.stop("the front end has left")
 
 
-def watch(loop: Loop, listener: Listener, take: Callable[[socket.socket], None]) -> None:
+def watch(loop: Loop, listener: Listener | Inherited, take: Callable[[socket.socket], None]) -> None:
     """Hand every client of a listener on, as a non-blocking socket."""
     fd = listener.socket.fileno()
 

@@ -50,14 +50,15 @@ class RingLayout:
 
 
 class Chain:
-    """A buffer that the guest made available: views of guest memory in order."""
+    """A buffer that the guest made available: views of guest memory in order, and how many bytes they have."""
 
-    __slots__ = ("head", "readable", "writable")
+    __slots__ = ("head", "readable", "readable_size", "writable", "writable_size")
 
-    def __init__(self, head: int, readable: list[memoryview], writable: list[memoryview]) -> None:
+    def __init__(self, head: int) -> None:
         self.head = head
-        self.readable = readable
-        self.writable = writable
+        self.readable: list[memoryview] = []
+        self.writable: list[memoryview] = []
+        self.readable_size = self.writable_size = 0
 
 
 class Virtqueue:
@@ -165,27 +166,24 @@ class Virtqueue:
         if not self._event_idx:
             self._used[0] = USED_F_NO_NOTIFY
 
+    def chain(self, head: int) -> Chain:
+        """Look once more at a chain that was popped and not yet pushed: the memory table may be another one by now.
+
+        Raises RingError or MemoryMapError, for the guest may have changed it.
+        """
+        return self._walk(head)
+
     def _walk(self, head: int) -> Chain:
         """Follow a chain. The table, the position in it and the number of steps are all bounded."""
-        chain = Chain(head, [], [])
-        table, entries = self._descriptors, self.size
-        index, steps, indirect = head, 0, False
-        while True:
-            if index >= entries:
-                raise RingError(f"descriptor {index} in a table of {entries}")
-            address, length, flags, following = DESCRIPTOR.unpack_from(table, index * DESCRIPTOR_SIZE)
-            if flags & F_INDIRECT:
-                if indirect or flags & F_NEXT:
-                    raise RingError("an indirect descriptor inside an indirect table or with a next one")
-                table, entries = self._indirect(address, length)
-                index, steps, indirect = 0, 0, True
-                continue
-            self._add(chain, address, length, flags)
-            if not flags & F_NEXT:
-                return chain
-            index, steps = following, steps + 1
-            if steps >= entries:
-                raise RingError(f"the chain at descriptor {head} loops")
+        if head >= self.size:
+            raise RingError(f"descriptor {head} in a table of {self.size}")
+        address, length, flags, _following = DESCRIPTOR.unpack_from(self._descriptors, head * DESCRIPTOR_SIZE)
+        if not flags & F_INDIRECT:
+            return self._follow(head, self._descriptors, self.size, head)
+        if flags & F_NEXT:
+            raise RingError("an indirect descriptor with a next one")
+        table, entries = self._indirect(address, length)
+        return self._follow(head, table, entries, 0)
 
     def _indirect(self, address: int, length: int) -> tuple[memoryview, int]:
         if length == 0 or length % DESCRIPTOR_SIZE or length > MAX_CHAIN * DESCRIPTOR_SIZE:
@@ -193,12 +191,41 @@ class Virtqueue:
         # A copy, so that what was checked is what is used, whatever the guest does meanwhile.
         return memoryview(bytes(self._memory.guest(address, length))), length // DESCRIPTOR_SIZE
 
-    def _add(self, chain: Chain, address: int, length: int, flags: int) -> None:
-        if flags & F_WRITE:
-            out = chain.writable
+    def _follow(self, head: int, table: memoryview, entries: int, index: int) -> Chain:
+        """Collect the views of a chain. Descriptors that follow each other in memory become one view.
+
+        A guest that reads a file has a descriptor for every page; they are often neighbours, and a comparison costs
+        less than a view and its place in an I/O vector.
+        """
+        chain = Chain(head)
+        limit = min(entries, MAX_CHAIN)
+        start = end = writes = 0  # the range that is being collected
+        while True:
+            if index >= entries:
+                raise RingError(f"descriptor {index} in a table of {entries}")
+            address, length, flags, following = DESCRIPTOR.unpack_from(table, index * DESCRIPTOR_SIZE)
+            if address == end and flags & F_WRITE == writes:
+                end += length
+            else:
+                self._add(chain, start, end - start, writes)
+                start, end, writes = address, address + length, flags & F_WRITE
+            if flags & F_INDIRECT:
+                raise RingError("an indirect descriptor inside a chain")
+            if not flags & F_NEXT:
+                self._add(chain, start, end - start, writes)
+                return chain
+            index, limit = following, limit - 1
+            if not limit:
+                raise RingError(f"the chain at descriptor {head} loops")
+
+    def _add(self, chain: Chain, address: int, length: int, writes: int) -> None:
+        if not length:
+            return
+        if writes:
+            chain.writable_size += length
+            self._memory.gather(address, length, chain.writable)
         elif chain.writable:
             raise RingError("a readable descriptor after a writable one")
         else:
-            out = chain.readable
-        if length:
-            self._memory.gather(address, length, out)
+            chain.readable_size += length
+            self._memory.gather(address, length, chain.readable)

@@ -1,7 +1,7 @@
 """The vhost-user vsock device as a program: `python -m guestforge.vhost.vsock`; see docs/vsock.md."""
 
 import argparse
-import resource
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from guestforge.errors import GuestforgeError, UserError
 from guestforge.vhost.device import MAX_CONNECTIONS, MAX_HANDSHAKES, VsockDevice
+from guestforge.vhost.limits import raise_descriptor_limit
 from guestforge.vhost.log import Log
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.packets import FIRST_GUEST_CID, LAST_GUEST_CID
@@ -26,31 +27,16 @@ def serve(socket_path: Path, uds_path: Path, guest_cid: int) -> int:
     check_length(socket_path)
     check_length(uds_path, PORT_SUFFIX)
     log = Log("vhost-vsock")
-    loop = Loop()
-    loop.stop_on_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # before there is anything to leave behind
-    _raise_descriptor_limit()
-    device = VsockDevice(guest_cid, uds_path, loop, log)
-    loop.after_batch = device.flush
-    hybrid = Listener(uds_path, MAX_HANDSHAKES)
-    try:
+    with contextlib.ExitStack() as stack:
+        loop = stack.enter_context(contextlib.closing(Loop()))
+        loop.stop_on_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # before there is anything to leave behind
+        raise_descriptor_limit(DESCRIPTORS)
+        hybrid = stack.enter_context(contextlib.closing(Listener(uds_path, MAX_HANDSHAKES)))
+        device = stack.enter_context(contextlib.closing(VsockDevice(guest_cid, uds_path, loop, log)))
+        loop.after_batch = device.flush
         watch(loop, hybrid, device.client)
-        server = Server(socket_path, device, loop, log)
-        try:
-            return server.run()
-        finally:
-            server.close()
-    finally:
-        device.close()
-        hybrid.close()
-        loop.close()
-
-
-def _raise_descriptor_limit() -> None:
-    """Allow a descriptor for each connection: the usual soft limit is 1024, below what we serve."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        front = stack.enter_context(contextlib.closing(Listener(socket_path, backlog=1)))
+        return stack.enter_context(contextlib.closing(Server(front, device, loop, log))).run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

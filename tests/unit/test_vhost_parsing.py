@@ -16,7 +16,7 @@ from guestforge.vhost.errors import MemoryMapError, PacketError, ProtocolError, 
 from guestforge.vhost.hybrid import parse_connect
 from guestforge.vhost.memory import MemoryTable, Region
 from guestforge.vhost.protocol import RegionInfo
-from guestforge.vhost.virtqueue import RingLayout, Virtqueue
+from guestforge.vhost.virtqueue import Chain, RingLayout, Virtqueue
 from tests.vhost_frontend import GUEST_CID, Rig, rig
 
 U16 = st.integers(0, 0xFFFF)
@@ -142,6 +142,7 @@ def test_a_region_may_begin_anywhere_in_its_file() -> None:
 
 RING = 8
 LAYOUT = RingLayout(RING, 0x7000, 0x7100, 0x7200)
+GUEST = 0x1000  # where that memory begins
 RING_MEMORY = MemoryTable((region(0x4000),))
 NEAR = st.integers(0x0F00, 0x5100) | U64
 DESCRIPTORS = st.lists(
@@ -181,6 +182,43 @@ def test_any_ring_gives_bounded_chains_in_memory_or_is_refused(
         return
     assert popped == index
     assert struct.unpack_from("<H", memory, 0x202)[0] == popped
+
+
+def chain_of(*descriptors: tuple[int, int, int], indirect: bool) -> Chain:
+    """Pop a chain of (address, length, flags without NEXT), direct or in an indirect table."""
+    memory = RING_MEMORY.regions[0].view
+    memory[:] = bytes(len(memory))
+    base = 0x1000 if indirect else 0
+    for i, (address, length, flags) in enumerate(descriptors):
+        more = i < len(descriptors) - 1
+        struct.pack_into("<QIHH", memory, base + i * 16, address, length, flags | more, i + 1)
+    if indirect:
+        struct.pack_into("<QIHH", memory, 0, GUEST + 0x1000, len(descriptors) * 16, 4, 0)
+    struct.pack_into("<HHH", memory, 0x100, 0, 1, 0)
+    chain = Virtqueue(LAYOUT, RING_MEMORY, base=0, event_idx=False).pop()
+    assert chain is not None
+    return chain
+
+
+@pytest.mark.parametrize("indirect", [False, True])
+def test_neighbours_in_memory_become_one_view(indirect: bool) -> None:
+    at = GUEST + 0x2000
+    pages = ((at, 40, 0), (at + 40, 8, 0), (at + 0x80, 16, 2), (at + 0x90, 16, 2), (at + 0xB0, 1, 2), (at + 0xB1, 0, 2))
+    chain = chain_of(*pages, indirect=indirect)
+    assert [len(view) for view in chain.readable] == [48]
+    assert [len(view) for view in chain.writable] == [32, 1]
+    assert (chain.readable_size, chain.writable_size) == (48, 33)
+
+
+def test_neighbours_of_different_direction_stay_apart() -> None:
+    at = GUEST + 0x2000
+    chain = chain_of((at, 40, 0), (at + 40, 8, 2), indirect=True)
+    assert ([len(view) for view in chain.readable], [len(view) for view in chain.writable]) == ([40], [8])
+
+
+def test_neighbours_beyond_the_memory_are_refused() -> None:
+    with pytest.raises(MemoryMapError):
+        chain_of((GUEST + 0x3FF0, 16, 0), (GUEST + 0x4000, 1, 0), indirect=True)
 
 
 @pytest.mark.parametrize("layout", [(0x7001, 0x7100, 0x7200), (0x7000, 0x7101, 0x7200), (0x7000, 0x7100, 0x7202)])
