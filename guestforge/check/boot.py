@@ -16,9 +16,9 @@ from guestforge.check.storages import Storage
 class Boot:
     """The context of the checks. `guest` is there from the moment the machine has started."""
 
-    def __init__(self, machine: Machine, storages: tuple[Storage, ...]) -> None:
+    def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.storages = storages
+        self.storages = machine.storages
         self.phases = Phases()
         self.measurements = Measurements()
         self.started = time.monotonic()

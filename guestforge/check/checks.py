@@ -114,6 +114,7 @@ CHECKS: tuple[Check[Boot], ...] = (
     Check("agent-details", agent_details, needs=("agent-ready",)),
     _on_storage("virtio-blk", served_by="qemu"),
     _on_storage("virtio-fs"),
+    _on_storage("virtio-9p", served_by="qemu"),
     Check("poweroff", poweroff, needs=("agent-ready",)),
     Check("console-clean", settle=console_clean, settle_needs=("kernel-up",)),
 )

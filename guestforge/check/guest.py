@@ -15,14 +15,17 @@ from guestforge.vmm.accel import Accelerator
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine to start: what it boots, what is behind its devices, and where its console's log goes."""
+    """The machine to start: what it boots, the storages under test, and where its console's log goes."""
 
     artifacts: GuestArtifacts
     artifact: Artifact
     options: CheckOptions
-    share: Path
-    disk: Path
+    storages: tuple[Storage, ...]
     console_log: Path
+
+    def place(self, check: str) -> Path:
+        """Return where on the host the storage of a check is."""
+        return next(storage.place for storage in self.storages if storage.check == check)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from guestforge.agent.container import run_container
 from guestforge.agent.errors import AgentError, Code, NotReadyError, RpcError
 from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
-from guestforge.agent.storage import SHARE_TAG
 from guestforge.agent.storage import Storage as AgentStorage
 from guestforge.agent.transport import AGENT_PORT
 from guestforge.check.engine import CheckFailure, RunEnded
@@ -83,15 +82,21 @@ def guest_plan(
 
 
 def machine_plan(wanted: Machine, accelerator: AcceleratorName, vsock: Vsock) -> MachinePlan:
-    """Return the machine of a check: the guest's own, and the disk under test, which is the last one, and the share."""
+    """Return the machine of a check: the guest's own, and the storages under test. The disk is the last one."""
     plan = guest_plan(wanted.artifacts, wanted.artifact, accelerator, vsock, wanted.console_log)
-    return replace(plan, disks=(*plan.disks, Disk(wanted.disk)), shares=(Share(SHARE_TAG, wanted.share),))
+    disks = tuple(Disk(storage.place) for storage in wanted.storages if storage.device == "virtio-blk")
+    shares = tuple(
+        Share(storage.tag, storage.place, storage.device)
+        for storage in wanted.storages
+        if storage.device != "virtio-blk"
+    )
+    return replace(plan, disks=(*plan.disks, *disks), shares=shares)
 
 
 def agent_storage(storage: Storage, plan: MachinePlan) -> AgentStorage:
-    """Return a storage in the agent's words: the share by its tag, the disk, which is the last one, by its place."""
-    source = SHARE_TAG if storage.live else disk_address(plan.arch, len(plan.disks) - 1)
-    return AgentStorage(storage.driver, source, storage.fstype, storage.mount_point)
+    """Return a storage in the agent's words: a share by its tag, the disk, which is the last one, by its place."""
+    source = storage.tag or disk_address(plan.arch, len(plan.disks) - 1)
+    return AgentStorage(storage.driver, source, storage.fstype, storage.mount_point, storage.options)
 
 
 class LiveGuest:

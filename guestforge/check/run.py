@@ -48,16 +48,14 @@ def _boot(
     start: Starter, artifacts: GuestArtifacts, artifact: Artifact, scratch: Path, options: CheckOptions
 ) -> Report:
     storages = prepare(artifacts.arch, artifacts.probe, scratch)
-    places = {storage.check: storage.place for storage in storages}
     machine = Machine(
         artifacts=artifacts,
         artifact=artifact,
         options=options,
-        share=places["virtio-fs"],
-        disk=places["virtio-blk"],
+        storages=storages,
         console_log=scratch / CONSOLE,
     )
-    boot = Boot(machine, storages)
+    boot = Boot(machine)
     label = f"checking {artifacts.arch.name} {artifact}"
     with progress.bar(label, len(CHECKS), "checks") as bar:
         run = Run(CHECKS, boot, BLAME, lambda _: bar.update())

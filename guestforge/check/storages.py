@@ -3,28 +3,37 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from guestforge.agent.storage import SHARE_POINT
+from guestforge.agent.storage import SHARE_POINT, SHARE_TAG
 from guestforge.arch import Arch
 from guestforge.check import fixtures
 from guestforge.check.exercise import Step, steps
 from guestforge.check.hostview import Ext4Disk, HostView, SharedDirectory
 from guestforge.rootfs.tree import Tree
+from guestforge.vmm.plan import ShareDevice
 
-DISK_POINT = "/run/kata-containers/sandbox/storage/guestforge-disk"
+# Where Kata's runtimes have an agent mount what is not the share.
+STORAGE_POINT = "/run/kata-containers/sandbox/storage/"
+
+Device = Literal["virtio-blk"] | ShareDevice
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
     """A storage under test.
 
-    `check` is the name of its check, `driver` and `fstype` are the agent's words, `place` is the directory or disk
-    file on the host. `live`: the host may look while the guest has it in use.
+    `check` is the name of its check, `device` what the guest finds it on, `tag` how a guest finds a share. `driver`,
+    `fstype` and `options` are the agent's words, `place` is the directory or disk file on the host. `live`: the host
+    may look while the guest has it in use.
     """
 
     check: str
+    device: Device
+    tag: str
     driver: str
     fstype: str
+    options: tuple[str, ...]
     mount_point: str
     place: Path
     steps: tuple[Step, ...]
@@ -40,28 +49,52 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of storage: the agent's words for it, how the host writes one, and whether it may look at any time."""
+    """A kind of storage: the agent's words for it, and how the host writes one. A share has a tag."""
 
-    check: str
+    device: Device
+    driver: str | None  # None: what the architecture calls a disk
     fstype: str
     mount_point: str
     write: Callable[[Tree, Path], None]
-    live: bool
+    tag: str = ""
+    options: tuple[str, ...] = ()
 
 
-DISK = _Kind("virtio-blk", "ext4", DISK_POINT, fixtures.write_disk, live=False)
-SHARE = _Kind("virtio-fs", "virtiofs", SHARE_POINT, fixtures.write_directory, live=True)
+# Each is the check of the same name.
+KINDS: tuple[_Kind, ...] = (
+    _Kind("virtio-blk", None, "ext4", f"{STORAGE_POINT}disk", fixtures.write_disk),
+    _Kind("virtio-fs", "virtio-fs", "virtiofs", SHARE_POINT, fixtures.write_directory, tag=SHARE_TAG),
+    _Kind(
+        "virtio-9p",
+        "9p",
+        "9p",
+        f"{STORAGE_POINT}9p",
+        fixtures.write_directory,
+        tag="guestforge-9p",
+        # as Kata's runtimes mount it; the kernel's own msize, 128 KiB since 5.15, is what QEMU grants
+        options=("trans=virtio", "version=9p2000.L", "cache=mmap", "nodev"),
+    ),
+)
 
 
 def prepare(arch: Arch, probe: Path, scratch: Path) -> tuple[Storage, ...]:
-    """Write each storage below a directory, with a nonce of its own, and return them: the disk and the share."""
-    drivers = {DISK: arch.block_driver, SHARE: "virtio-fs"}
-    return tuple(_written(kind, driver, probe, scratch / kind.check) for kind, driver in drivers.items())
+    """Write each storage below a directory, with a nonce of its own, and return them."""
+    return tuple(_written(kind, arch, probe, scratch / kind.device) for kind in KINDS)
 
 
-def _written(kind: _Kind, driver: str, probe: Path, place: Path) -> Storage:
+def _written(kind: _Kind, arch: Arch, probe: Path, place: Path) -> Storage:
     nonce = fixtures.new_nonce()
     tree = fixtures.container_tree(nonce, probe)
     kind.write(tree, place)
-    todo = steps(nonce, tree, kind.fstype)
-    return Storage(kind.check, driver, kind.fstype, kind.mount_point, place, todo, kind.live)
+    return Storage(
+        check=kind.device,
+        device=kind.device,
+        tag=kind.tag,
+        driver=kind.driver or arch.block_driver,
+        fstype=kind.fstype,
+        options=kind.options,
+        mount_point=kind.mount_point,
+        place=place,
+        steps=steps(nonce, tree, kind.fstype),
+        live=bool(kind.tag),
+    )

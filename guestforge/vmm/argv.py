@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from guestforge.arch import Arch
-from guestforge.vmm.plan import Disk, MachinePlan, Share, Sockets, Vsock, kernel_cmdline
+from guestforge.vmm.plan import Disk, MachinePlan, Share, ShareDevice, Sockets, Vsock, kernel_cmdline
 
 # Disks get fixed places, so that a runtime's address of one (a PCI slot, a CCW device number) is known beforehand.
 # QEMU fills the other devices in from the lowest free slot up; slots below 8 are left to them.
@@ -41,7 +41,7 @@ def qemu_argv(plan: MachinePlan, sockets: Sockets) -> list[str]:
     for index, disk in enumerate(plan.disks):
         words += _disk(plan.arch, index, disk)
     for index, share in enumerate(plan.shares):
-        words += _share(plan.arch, index, share, sockets)
+        words += _SHARES[share.device](plan.arch, index, share, sockets)
     if plan.vsock:
         words += _vsock(plan.arch, plan.vsock, sockets)
     return [*words, *plan.extra]
@@ -98,9 +98,23 @@ def _disk(arch: Arch, index: int, disk: Disk) -> Iterator[str]:
     yield f"virtio-blk-{arch.virtio_bus},drive=disk{index},{place}{serial}"
 
 
-def _share(arch: Arch, index: int, share: Share, sockets: Sockets) -> Iterator[str]:
+def _virtio_fs(arch: Arch, index: int, share: Share, sockets: Sockets) -> Iterator[str]:
     yield from ("-chardev", f"socket,id=fs{index},path={quoted(sockets.share(index))}")
     yield from ("-device", f"vhost-user-fs-{arch.virtio_bus},chardev=fs{index},tag={quoted(share.tag)}")
+
+
+def _virtio_9p(arch: Arch, index: int, share: Share, _sockets: Sockets) -> Iterator[str]:
+    # `none` keeps owners where we may, and goes on where we may not; remap: an inode's number may be there twice, where
+    # the directory has other file systems below it
+    options = "security_model=none,multidevs=remap"
+    yield from ("-fsdev", f"local,id=fs{index},path={quoted(share.directory)},{options}")
+    yield from ("-device", f"virtio-9p-{arch.virtio_bus},fsdev=fs{index},mount_tag={quoted(share.tag)}")
+
+
+_SHARES: Final[dict[ShareDevice, Callable[[Arch, int, Share, Sockets], Iterator[str]]]] = {
+    "virtio-fs": _virtio_fs,
+    "virtio-9p": _virtio_9p,
+}
 
 
 def _vsock(arch: Arch, vsock: Vsock, sockets: Sockets) -> Iterator[str]:

@@ -230,6 +230,8 @@ class Machine:
             process = self._stack.enter_context(spawn(vsock_argv(vsock, self.sockets), cwd=REPOSITORY))
             yield Watched("vsock-died", "the vsock device", process), self.sockets.vhost_vsock
         for index, share in enumerate(self.plan.shares):
+            if share.device != "virtio-fs":  # QEMU serves it
+                continue
             path = self.sockets.share(index)
             server = self._virtiofsd or need_virtiofsd()
             with listen(path, blocking=True) as listener:  # it is the server's; none can do without

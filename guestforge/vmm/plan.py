@@ -14,10 +14,11 @@ from guestforge.errors import UserError
 AcceleratorName = Literal["tcg", "kvm"]
 VsockKind = Literal["builtin", "kernel"]
 ConsoleKind = Literal["log", "terminal"]
+ShareDevice = Literal["virtio-fs", "virtio-9p"]
 
-# virtio 1.2, 5.2.6.6 (the serial of a block device) and 5.11.4 (the tag of a file system)
+# virtio 1.2, 5.2.6.6 (the serial of a block device) and 5.11.4 (the tag of a file system); QEMU's limit for 9p is 31
 MAX_SERIAL: Final = 20
-MAX_TAG: Final = 36
+MAX_TAGS: Final[dict[ShareDevice, int]] = {"virtio-fs": 36, "virtio-9p": 31}
 FIRST_GUEST_CID: Final = 3  # 0 to 2 are the hypervisor, loopback and the host, vsock(7)
 LAST_GUEST_CID: Final = 0xFFFF_FFFE
 MIN_MEMORY_MIB: Final = 32
@@ -42,10 +43,11 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A directory that the guest mounts by a tag, with virtio-fs."""
+    """A directory that the guest mounts by a tag: virtio-fs has a server of its own, QEMU itself serves virtio-9p."""
 
     tag: str
     directory: Path
+    device: ShareDevice = "virtio-fs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +173,8 @@ def _check_devices(plan: MachinePlan) -> None:
         if disk.serial:
             _check_word("serial", disk.serial, MAX_SERIAL)
     tags = [share.tag for share in plan.shares]
-    for tag in tags:
-        _check_word("tag", tag, MAX_TAG)
+    for share in plan.shares:
+        _check_word("tag", share.tag, MAX_TAGS[share.device])
     if len(set(tags)) != len(tags):
         raise UserError(f"two shares have the same tag: {', '.join(tags)}")
     if plan.vsock and not FIRST_GUEST_CID <= plan.vsock.cid <= LAST_GUEST_CID:

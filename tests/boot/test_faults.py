@@ -170,8 +170,8 @@ def other_tree(machine):
 
 def test_disk_with_the_content_of_another_run_fails(rig):
     def exchange(machine):
-        machine.disk.unlink()
-        fixtures.write_disk(other_tree(machine), machine.disk)
+        machine.place("virtio-blk").unlink()
+        fixtures.write_disk(other_tree(machine), machine.place("virtio-blk"))
 
     passed = tuple(name for name in ALL if name != "virtio-blk")
     outcome = rig.check(faults=Faults(before_start=exchange))
@@ -180,8 +180,8 @@ def test_disk_with_the_content_of_another_run_fails(rig):
 
 def test_share_with_the_content_of_another_run_fails(rig):
     def exchange(machine):
-        shutil.rmtree(machine.share)
-        fixtures.write_directory(other_tree(machine), machine.share)
+        shutil.rmtree(machine.place("virtio-fs"))
+        fixtures.write_directory(other_tree(machine), machine.place("virtio-fs"))
 
     passed = tuple(name for name in ALL if name != "virtio-fs")
     outcome = rig.check(faults=Faults(before_start=exchange))
@@ -196,7 +196,7 @@ def test_what_the_guest_wrote_must_be_on_the_disk_and_in_the_share_in_the_end(ri
         (places["share"] / "data" / "new").write_bytes(b"something else")
 
     def remember(machine):
-        places.update(disk=machine.disk, share=machine.share)
+        places.update(disk=machine.place("virtio-blk"), share=machine.place("virtio-fs"))
 
     outcome = rig.check(faults=Faults(before_start=remember, after_power_off=damage))
     assert outcome.failures == ["virtio-blk", "virtio-fs"]

@@ -98,9 +98,11 @@ class Guest:
         self.refuses = refuses
         self.console = console if console is not None else ["Linux version 6.12.1 (x)"]
         self.loses = loses
-        self.roots = {"virtio-fs": machine.share, "virtio-blk": machine.disk.parent / "mounted"}
+        self.disk = machine.place("virtio-blk")
+        self.roots = {name: machine.place(name) for name in ("virtio-fs", "virtio-9p")}
+        self.roots["virtio-blk"] = self.disk.parent / "mounted"
         self.roots["virtio-blk"].mkdir()
-        subprocess.run(["debugfs", "-R", f"rdump / {self.roots['virtio-blk']}", machine.disk], check=True)
+        subprocess.run(["debugfs", "-R", f"rdump / {self.roots['virtio-blk']}", self.disk], check=True)
         machine.console_log.write_text("\n".join(self.console))
 
     def _meet(self, method):
@@ -123,7 +125,8 @@ class Guest:
 
     def details(self):
         self._meet("details")
-        return Details("1", frozenset({"blk", "virtio-fs"}) - set(self.refuses if "details" in self.console else ()))
+        missing = self.refuses if "details" in self.console else ()
+        return Details("1", frozenset({"blk", "virtio-fs", "9p"}) - set(missing))
 
     def measure(self):
         return Measurements(guest_memory_used_kib=1)
@@ -136,7 +139,7 @@ class Guest:
 
     def run_probe(self, storage, args, _timeout):
         self._meet(f"run_probe {storage.check}")
-        fstype = {"virtio-fs": "virtiofs", "virtio-blk": "ext4"}[storage.check]
+        fstype = {"virtio-fs": "virtiofs", "virtio-blk": "ext4", "virtio-9p": "9p"}[storage.check]
         truth = {"mounts": {"mounts": [{"target": "/", "fstype": fstype}]}}
         return Probe(self.roots[storage.check], truth | (self.probe["lies"] or {}), self.probe["forgets"])(args)
 
@@ -145,8 +148,8 @@ class Guest:
         root = self.roots["virtio-blk"]
         if self.loses:
             shutil.rmtree(root / self.loses)
-        self.machine.disk.unlink()
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, self.machine.disk, "24m"], check=True)
+        self.disk.unlink()
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, self.disk, "24m"], check=True)
         return "off"
 
 

@@ -42,7 +42,7 @@ def test_true_guest_passes_every_check(check):
     report = check()
     assert failed([report]) is None
     assert list(statuses(report)) == [
-        "kernel-up", "agent-ready", "agent-details", "virtio-blk", "virtio-fs", "poweroff", "console-clean",
+        "kernel-up", "agent-ready", "agent-details", "virtio-blk", "virtio-fs", "virtio-9p", "poweroff", "console-clean",
     ]  # fmt: skip
     assert report.served_by("virtio-fs") == "double"
     assert report.phases.done is not None
@@ -82,8 +82,9 @@ def test_table_and_boot_line_are_printed(check, capsys):
         ({"refuses": ("virtio-fs",)}, ["virtio-fs"]),
         ({"refuses": ("blk",)}, ["virtio-blk"]),
         ({"refuses": ("blk", "virtio-fs")}, ["virtio-blk", "virtio-fs"]),
-        ({"lies": {("read", "/data/nonce"): {"sha256": "0" * 64}}}, ["virtio-blk", "virtio-fs"]),
-        ({"forgets": ("rename",)}, ["virtio-blk", "virtio-fs"]),
+        ({"refuses": ("9p",)}, ["virtio-9p"]),
+        ({"lies": {("read", "/data/nonce"): {"sha256": "0" * 64}}}, ["virtio-blk", "virtio-fs", "virtio-9p"]),
+        ({"forgets": ("rename",)}, ["virtio-blk", "virtio-fs", "virtio-9p"]),
         ({"loses": "out"}, ["virtio-blk"]),
         ({"start_error": ended("qemu-missing")}, ["kernel-up"]),
         ({"at": {"wait_console": ended("qemu-exited")}}, ["kernel-up"]),

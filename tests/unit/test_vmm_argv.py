@@ -24,7 +24,7 @@ def plan(arch="x86_64", accelerator="tcg", **changes):
 
 
 DEVICES = {
-    "shares": (Share("kataShared", Path("/shared")),),
+    "shares": (Share("kataShared", Path("/shared")), Share("nine", Path("/ninth"), "virtio-9p")),
     "vsock": Vsock("builtin", 3),
 }
 ARTIFACTS = {

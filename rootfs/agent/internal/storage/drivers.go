@@ -18,6 +18,7 @@ type driver func(ctx context.Context, m *Manager, s *api.Storage) (source, fstyp
 
 var drivers = map[string]driver{
 	"virtio-fs": virtioFS,
+	"9p":        plan9,
 	"blk":       disk(device.NodeOrPCI),
 	"mmioblk":   disk(device.Node),
 	"scsi":      disk(device.SCSI),
@@ -47,6 +48,16 @@ func virtioFS(_ context.Context, _ *Manager, s *api.Storage) (string, string, er
 		return "", "", fault.Invalid("not a virtio-fs tag of 1 to %d bytes: %q", maxTag, s.Source)
 	}
 	return s.Source, "virtiofs", expectType(s, "virtiofs")
+}
+
+const maxPlan9Tag = 255 // the tag's length is 16 bits; Linux's driver takes what a path of sysfs may hold
+
+// plan9 mounts a share by its tag. Kata's runtimes send this driver, Kata's agent had it until 2026.
+func plan9(_ context.Context, _ *Manager, s *api.Storage) (string, string, error) {
+	if s.Source == "" || len(s.Source) > maxPlan9Tag || strings.IndexByte(s.Source, 0) >= 0 {
+		return "", "", fault.Invalid("not a 9p tag of 1 to %d bytes: %q", maxPlan9Tag, s.Source)
+	}
+	return s.Source, "9p", expectType(s, "9p")
 }
 
 func disk(parse func(string) (device.Address, error)) driver {

@@ -31,6 +31,9 @@ func TestStoragesThatAreRefused(t *testing.T) {
 		{Driver: "virtio-fs", Source: strings.Repeat("x", maxTag+1)},
 		{Driver: "virtio-fs", Source: "tag", MountPoint: "/etc"},
 		{Driver: "virtio-fs", Source: "tag", MountPoint: "relative"},
+		{Driver: "9p", Source: "tag", Fstype: "virtiofs"},
+		{Driver: "9p", Source: ""},
+		{Driver: "9p", Source: strings.Repeat("x", maxPlan9Tag+1)},
 		{Driver: "blk", Source: "/dev/vda", Fstype: "proc"},
 		{Driver: "blk", Source: "/etc/passwd", Fstype: "ext4"},
 		{Driver: "mmioblk", Source: "02/01", Fstype: "ext4"},
@@ -50,7 +53,7 @@ func TestStoragesThatAreRefused(t *testing.T) {
 // What nobody here does is not left out: a volume that was to be encrypted must not be mounted as it is.
 func TestStoragesThatAreNotServed(t *testing.T) {
 	for _, s := range []*api.Storage{
-		{Driver: "9p"}, {Driver: "nvdimm"}, {Driver: ""},
+		{Driver: "watchable-bind"}, {Driver: "nvdimm"}, {Driver: ""},
 		{Driver: "blk", Source: "/dev/vda", Fstype: "ext4", DriverOptions: []string{"encryption_key=ephemeral"}},
 		{Driver: "ephemeral", FsGroup: &api.FSGroup{GroupId: 5}},
 	} {
