@@ -8,6 +8,7 @@ import functools
 import inspect
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,8 @@ from invoke.tasks import Task, task
 from guestforge.errors import GuestforgeError, UserError
 
 INTERRUPTED = 130  # what shells give for SIGINT
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 10.0  # seconds that an end may take: programs have a few to end by themselves
 
 # What an option says of itself, and its default: False makes it a switch.
 OPTIONS: dict[str, tuple[str, str | bool | None]] = {
@@ -67,6 +70,13 @@ class Chosen:
             raise UserError(f"--{name} {self._given[name]}: not a number from {low:g} to {high:g}")
         return value
 
+    def whole(self, name: str, low: int, high: int) -> int | None:
+        """Return an option's whole number, None if not given."""
+        value = self.number(name, low, high)
+        if value is not None and value != int(value):
+            raise UserError(f"--{name} {self._given[name]}: not a whole number")
+        return None if value is None else int(value)
+
     def one_of(self, name: str, choices: tuple[str, ...]) -> str:
         """Return one of the choices; the first is the default."""
         return _known(name, self.text(name, choices[0]), choices)
@@ -111,7 +121,7 @@ def _signature(names: tuple[str, ...]) -> inspect.Signature:
 
 def _guarded(function: Callable[[], int | None]) -> int | None:
     """Run a task's body; an error or a signal becomes a message and an exit code, without a traceback."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, _interrupt)
     try:
         return function()
@@ -119,10 +129,26 @@ def _guarded(function: Callable[[], int | None]) -> int | None:
         print(error.report(), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)  # nothing is left to be ended but Python itself
         print("interrupted; what was done is kept, and the next run goes on from there", file=sys.stderr)
         return INTERRUPTED
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    """End as Ctrl-C does, so that every `with` block is left and nothing stays behind."""
-    raise KeyboardInterrupt
+class _Interrupted:
+    """Ends the task as Ctrl-C does, so that every `with` block is left and nothing stays behind.
+
+    A second signal that comes while they are left would break that off: it is no news, unless the end takes too long.
+    """
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+
+    def __call__(self, _number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if self._first is None or now - self._first > PATIENCE:
+            self._first = now
+            raise KeyboardInterrupt
+
+
+_interrupt = _Interrupted()

@@ -105,7 +105,7 @@ def options_of(chosen: Chosen, guest: str = "minimal") -> Options:
         raise UserError(f"--agent {agent}: there is no such file")
     return Options(
         guest=chosen.text("guest", guest),
-        jobs=int(chosen.number("jobs", 1, MAX_JOBS) or defaults.jobs),
+        jobs=chosen.whole("jobs", 1, MAX_JOBS) or defaults.jobs,
         mirror=chosen.text("mirror", "") or None,
         refresh=chosen.switch("refresh"),
         agent=agent,

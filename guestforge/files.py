@@ -15,12 +15,16 @@ from guestforge.errors import BuildError
 
 READ_SIZE = 1024 * 1024
 SYNC_ONE_BY_ONE = 1000  # files; a larger tree is synced with its file system
+FULL = os.strerror(errno.ENOSPC).lower()
 _syncfs = ctypes.CDLL(None, use_errno=True).syncfs
 
 
 @contextlib.contextmanager
 def disk_errors(where: Path, choice: str = "set GUESTFORGE_CACHE to") -> Iterator[None]:
-    """Turn a full or read-only disk into an error that names the place; `choice` is how to choose another one."""
+    """Turn a full or read-only disk into an error that names the place; `choice` is how to choose another one.
+
+    Programs that we start meet a full disk too: what they said of it gets the same remedy.
+    """
     remedies = {
         "ENOSPC": f"free some space there (`./invoke clean`), or {choice} a larger disk",
         "EDQUOT": f"free some of your quota there, or {choice} another disk",
@@ -34,6 +38,11 @@ def disk_errors(where: Path, choice: str = "set GUESTFORGE_CACHE to") -> Iterato
         if name not in remedies:
             raise
         raise BuildError(f"{e.strerror}: {e.filename or where}", hint=remedies[name]) from e
+    except BuildError as e:
+        if FULL in e.message.lower() or FULL not in (e.excerpt or "").lower():
+            raise
+        message = f"{os.strerror(errno.ENOSPC)}: {e.message}"
+        raise BuildError(message, hint=remedies["ENOSPC"], excerpt=e.excerpt) from e
 
 
 def digest_file(path: Path) -> str:

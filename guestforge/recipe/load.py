@@ -55,6 +55,8 @@ def parse(model: type[M], text: str, where: str) -> M:
 
 
 def _load(model: type[M], directory: Path, name: str) -> M:
+    if Path(name).name != name:
+        raise UserError(f"no recipe {name!r}: a name is wanted, not a path", hint=f"recipes are in {directory}")
     path = directory / f"{name}.toml"
     try:
         raw = path.read_bytes()
