@@ -1,0 +1,248 @@
+"""The virtio-fs device: requests of the guest's rings to a file server, and its replies back (virtio 1.2, 5.11).
+
+What is in a request is the server's business. The device looks at one number of it, the operation, to keep those that
+may take long from holding up the rest: these run in threads, on copies, so that a ring may stop and start meanwhile.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from guestforge.vhost.errors import MemoryMapError, RingError
+from guestforge.vhost.log import Log
+from guestforge.vhost.loop import Loop
+from guestforge.vhost.virtqueue import Chain
+from guestforge.vhost.vring import Vring
+from guestforge.vhost.workers import Workers
+
+HIPRIO = 0  # forgets and interrupts; the request rings follow it
+# Front ends that want several request rings get them, all are served by the one thread; we ask for one.
+MAX_REQUEST_RINGS = 64
+REQUEST_RINGS = 1
+TAG_SIZE = 36  # bytes of the tag in the configuration space
+
+IN_HEADER = 40  # bytes of a request's header, fuse_in_header of include/uapi/linux/fuse.h
+OUT_HEADER = 16
+DATA_LIMIT = 1024 * 1024  # bytes of file data in one request
+SLACK = 64 * 1024  # for what comes with them
+MAX_REQUEST = DATA_LIMIT + SLACK
+# A guest with pages of 64 KiB may ask for 256 of them. Nothing is allocated for a reply, so its size costs nothing.
+MAX_REPLY = 16 * DATA_LIMIT + SLACK
+
+# Operations that may wait for other guests' locks, for the disk, or for the copy of a whole file. Their replies are
+# short: none returns file data.
+SLOW = frozenset({20, 30, 33, 43, 47, 50})  # FSYNC, FSYNCDIR, SETLKW, FALLOCATE, COPY_FILE_RANGE, SYNCFS
+SLOW_REPLY = 256  # bytes; the longest of these has 24
+SLOW_REQUEST = 4096  # bytes; the longest has 40 + 56
+MAX_WORKERS = 256  # more than QEMU's ring of 128 holds
+
+REQUESTS_AT_ONCE = 64  # of a ring, then the others and the front end have their turn
+REQUESTS_A_FLUSH = 8
+BYTES_A_FLUSH = 128 * 1024  # read or written: so much has taken long enough for the guest to be told
+
+_OPCODE = struct.Struct("<I")
+
+
+class FileServer(Protocol):
+    """What serves the requests, see guestforge/vhost/fuse. All of it may be called in any thread."""
+
+    def serve(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> int:
+        """Serve a request and return how many bytes the reply has, 0 for none. Raises nothing for what a guest sends.
+
+        May block.
+        """
+
+    def reset(self) -> None:
+        """Forget the guest: its driver begins anew, what it had open is closed, what waits for a lock gives up."""
+
+
+class Job:
+    """A slow request: where its reply goes, and the reply once it is there."""
+
+    __slots__ = ("head", "reply", "request", "ring", "session", "size")
+
+    def __init__(self, ring: Vring, head: int, request: bytes, size: int, session: int) -> None:
+        self.ring = ring
+        self.head = head
+        self.request = request
+        self.size = size
+        self.session = session
+        self.reply = b""
+
+
+class FsDevice:
+    """A virtio-fs device for one guest.
+
+    `tag` is what the guest mounts, for front ends that ask the device for its configuration space; QEMU has it from
+    its own options, and the device then offers none.
+    """
+
+    features = 0
+    ring_count = 1 + MAX_REQUEST_RINGS
+
+    def __init__(self, server: FileServer, loop: Loop, log: Log, *, tag: str = "") -> None:
+        self._server = server
+        self._loop = loop
+        self._log = log
+        self._config = _config(tag) if tag else b""
+        self._running: dict[int, Vring] = {}
+        self._workers = Workers(MAX_WORKERS)
+        self._done: deque[Job] = deque()  # by the workers
+        self._held: list[Job] = []  # done while their ring was stopped
+        self._session = 0  # counts the guest's drivers: replies to an earlier one are dropped
+        self._over = False  # no ring runs: the next start shows whether the guest was paused or reset
+
+    # From the core
+
+    def config(self) -> bytes:
+        """Return the configuration space: tag and number of request rings."""
+        return self._config
+
+    def started(self, ring: Vring) -> None:
+        """Begin to use a ring. If the first that starts does not go on where it stopped, the guest's driver is new.
+
+        A ring that was never used looks as if it went on; so the answer is that of the first that was.
+        """
+        self._running[ring.index] = ring
+        if not ring.resumed:
+            if self._over:
+                self._begin_anew()
+            return
+        held, self._held = self._held, []
+        self._done.extend(held)
+
+    def stopped(self, ring: Vring) -> None:
+        """Stop using a ring. What workers have of it goes on, for the guest may only be paused."""
+        ring.flush()
+        self._running.pop(ring.index, None)
+        self._over = self._over or not self._running
+
+    def kicked(self, ring: Vring) -> None:
+        """Serve a ring until it is empty, not for too long."""
+        ring.spare_kicks()
+        waiting = size = 0  # not flushed: requests and bytes
+        for _ in range(REQUESTS_AT_ONCE):
+            chain = ring.pop()
+            if chain is None:
+                ring.flush()
+                if ring.want_kicks():
+                    continue
+                return
+            size += self._request(ring, chain)
+            waiting += 1
+            if waiting == REQUESTS_A_FLUSH or size >= BYTES_A_FLUSH:
+                ring.flush()
+                waiting = size = 0
+        self._loop.call_soon(lambda: self._go_on(ring))
+
+    def flush(self) -> None:
+        """Give replies of slow requests to the guest: called after each batch of events."""
+        while self._done:
+            job = self._done.popleft()
+            if job.session == self._session:
+                self._deliver(job)
+        for ring in list(self._running.values()):
+            ring.flush()
+
+    def close(self) -> None:
+        """Drop what waits. The server is its owner's to close."""
+        self._session += 1
+        self._workers.drop()
+
+    # Requests
+
+    def _go_on(self, ring: Vring) -> None:
+        if ring.index in self._running:
+            self.kicked(ring)
+
+    def _request(self, ring: Vring, chain: Chain) -> int:
+        """Serve one request, or give it to a worker; return how many bytes went either way."""
+        if not IN_HEADER <= chain.readable_size <= MAX_REQUEST or chain.writable_size > MAX_REPLY:
+            self._log.say(f"request of {chain.readable_size} bytes with room for {chain.writable_size} refused")
+            ring.push(chain.head, 0)
+            return 0
+        request = chain.readable
+        # The header is copied: a guest that changes the operation once we have looked can't make us wait for it.
+        if len(request[0]) == IN_HEADER:
+            header = bytes(request[0])
+            request[0] = memoryview(header)
+        else:
+            header = _split_header(request)
+        if _opcode(header) in SLOW and chain.readable_size <= SLOW_REQUEST:
+            self._give_to_worker(ring, chain)
+            return 0
+        written = self._server.serve(request, chain.writable)
+        ring.push(chain.head, written)
+        return chain.readable_size + written
+
+    def _give_to_worker(self, ring: Vring, chain: Chain) -> None:
+        request = b"".join(chain.readable)
+        job = Job(ring, chain.head, request, min(chain.writable_size, SLOW_REPLY), self._session)
+        self._workers.submit(lambda: self._work(job))
+
+    def _work(self, job: Job) -> None:
+        """In a worker: serve a request on copies, and tell the loop."""
+        if job.session != self._session:
+            return
+        reply = memoryview(bytearray(job.size))
+        job.reply = bytes(reply[: self._server.serve((memoryview(job.request),), (reply,) if job.size else ())])
+        self._done.append(job)
+        self._loop.wake()
+
+    def _deliver(self, job: Job) -> None:
+        """Write a reply to where the guest waits for it; keep it while its ring is stopped."""
+        queue = job.ring.queue
+        if queue is None:
+            self._held.append(job)
+            return
+        try:
+            chain = queue.chain(job.head)
+        except (RingError, MemoryMapError) as error:
+            job.ring.fail(f"a chain that we had not given back was changed: {error.message}")
+            return
+        job.ring.push(job.head, _scatter(chain.writable, job.reply))
+
+    def _begin_anew(self) -> None:
+        self._over = False
+        self._session += 1
+        self._workers.drop()
+        self._done.clear()
+        self._held.clear()
+        self._server.reset()
+
+
+def _config(tag: str) -> bytes:
+    """Return struct virtio_fs_config: the tag, NUL-padded, and the number of request rings."""
+    return tag.encode().ljust(TAG_SIZE, b"\0") + REQUEST_RINGS.to_bytes(4, "little")
+
+
+def _split_header(request: list[memoryview]) -> bytes:
+    """Put the header into a piece of its own, which is a copy, and return it. There are enough bytes."""
+    parts: list[bytes] = []
+    missing = IN_HEADER
+    while missing:
+        piece = request.pop(0)
+        parts.append(bytes(piece[:missing]))
+        if len(piece) > missing:
+            request.insert(0, piece[missing:])
+        missing -= len(parts[-1])
+    header = b"".join(parts)
+    request.insert(0, memoryview(header))
+    return header
+
+
+def _opcode(header: bytes) -> int:
+    """Return the operation of a request in either byte order: all numbers of operations fit into 16 bits."""
+    number = int(_OPCODE.unpack_from(header, 4)[0])
+    return number if number <= 0xFFFF else int.from_bytes(header[4:8], "big")
+
+
+def _scatter(pieces: list[memoryview], data: bytes) -> int:
+    """Write bytes to the beginning of a chain; return how many there was room for."""
+    done = 0
+    for piece in pieces:
+        part = data[done : done + len(piece)]
+        piece[: len(part)] = part
+        done += len(part)
+    return done

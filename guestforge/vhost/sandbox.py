@@ -1,0 +1,142 @@
+"""What a file server's process gives up before it hears a guest: other directories, networks, rights.
+
+It is the second line. The first is the server itself, which opens nothing but what lies beneath the shared directory.
+All of it is done with system calls of the C library, in the one thread that there is at the start.
+"""
+
+import codecs
+import ctypes
+import errno
+import importlib.machinery
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from guestforge.vhost.log import Log
+
+# include/uapi/linux/sched.h
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWNET: Final = 0x40000000
+# include/uapi/linux/mount.h and fs.h
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_SLAVE: Final = 1 << 19
+MNT_DETACH: Final = 2
+# include/uapi/linux/prctl.h
+PR_SET_DUMPABLE: Final = 4
+PR_SET_NO_NEW_PRIVS: Final = 38
+
+# include/uapi/linux/capability.h: what giving files the owner, mode and kind that a guest asks for takes. Not among
+# them: SYS_ADMIN (mounts, trusted.* attributes), DAC_READ_SEARCH (files by handle, also those outside of the share).
+CAPABILITIES: Final = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "FSETID": 4,
+    "SETGID": 6,
+    "SETUID": 7,
+    "MKNOD": 27,
+    "SETFCAP": 31,
+}
+KEPT: Final = sum(1 << number for number in CAPABILITIES.values())
+_CAPABILITY_VERSION_3: Final = 0x20080522
+
+# What is loaded late, and from the file system: after the change of root that would be the guest's. A thread that ends
+# while Python does loads libgcc_s (pthread_exit); a log line with control characters needs a codec.
+_LATE_LIBRARIES: Final = ("libgcc_s.so.1",)
+_LATE_CODECS: Final = ("unicode_escape",)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Sandbox:
+    """Locks the process into a directory: `prepare`, open what is needed, `enter`, and hear the guest.
+
+    What does not work here (an unprivileged container, a kernel without user namespaces) is logged and left out.
+    """
+
+    def __init__(self, directory: Path, log: Log) -> None:
+        self._directory = directory
+        self._log = log
+        self._own_mounts = False
+
+    def prepare(self) -> None:
+        """Take namespaces of our own, in which the shared directory is a mount. Paths are still what they were."""
+        for library in _LATE_LIBRARIES:
+            ctypes.CDLL(library)
+        for name in _LATE_CODECS:
+            codecs.lookup(name)
+        try:
+            _unshare(os.geteuid(), os.getegid())
+            _call("mount", None, b"/", None, MS_REC | MS_SLAVE, None)
+            place = os.fsencode(self._directory)
+            _call("mount", place, place, None, MS_BIND | MS_REC, None)
+            self._own_mounts = True
+        except OSError as error:
+            self._log.always(f"no namespaces of our own: {error}")
+
+    def enter(self) -> None:
+        """Make the shared directory the root of all that this process can name, and drop rights. There is no way back.
+
+        Raises OSError where rights can't be dropped.
+        """
+        sys.stderr.flush()
+        if self._own_mounts:
+            try:
+                self._change_root()
+            except OSError as error:
+                self._log.always(f"the root directory stays what it was: {error}")
+        refuse_imports()
+        _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        drop_capabilities()
+        _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody of the same user looks at guests' data in us
+
+    def _change_root(self) -> None:
+        os.chdir(self._directory)
+        # the old root is put on top of the new one, pivot_root(2), and taken away
+        _call("pivot_root", b".", b".")
+        _call("umount2", b".", MNT_DETACH)
+        os.chdir("/")
+
+
+def refuse_imports() -> None:
+    """Import nothing from files any more: a module that is looked for in a directory could be the guest's."""
+    sys.meta_path[:] = [importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter]
+    sys.path.clear()
+
+
+def drop_capabilities() -> None:
+    """Give up all capabilities but KEPT, for this thread and those that it starts. Raises OSError."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: numbers below 32, then those above
+    _call("capget", header, sets)
+    sets[0] = sets[1] = sets[1] & KEPT
+    sets[2] = sets[3] = sets[4] = sets[5] = 0
+    _call("capset", header, sets)
+
+
+def _unshare(uid: int, gid: int) -> None:
+    """Take our own mounts, network and IPC. Without root they need a user namespace, in which we are its root."""
+    flags = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC
+    if uid == 0:
+        _call("unshare", flags)
+        return
+    _call("unshare", flags | CLONE_NEWUSER)
+    Path("/proc/self/setgroups").write_text("deny")  # user_namespaces(7): or no map of groups is taken
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+
+
+def _call(name: str, *arguments: object) -> None:
+    """Call a function of the C library that returns -1 on error. Raises OSError that names it."""
+    if getattr(_libc, name)(*(_argument(value) for value in arguments)) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)} ({errno.errorcode.get(number, number)})")
+
+
+def _argument(value: object) -> object:
+    # variadic functions such as prctl take longs, where ctypes would pass 32 bits
+    return ctypes.c_ulong(value) if isinstance(value, int) else value
