@@ -1,0 +1,1 @@
+"""The commands that measure, and write docs/figures.md."""

@@ -1,0 +1,180 @@
+"""docs/figures.md: a static head, and one section for each command that measures. Everything here is pure but `write`.
+
+A command replaces its own section; the head is written anew each time.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from guestforge.files import atomic_file
+
+PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "figures.md"
+
+Unit = Literal["ratio", "seconds", "bytes", "KiB", "instructions"]
+Key = Literal["build", "boot"]
+
+HEAD: Final = """\
+# Figures
+
+Written by `./invoke bench.build` and `./invoke bench.boot`, each its own section; nothing here is written by hand.
+Run them on a machine that does nothing else: `bench.build` takes two kernel builds and a dozen small ones for each
+architecture (`--arch`), about half an hour on two processors, and 1 GB below the cache directory while it runs;
+`bench.boot` takes a few minutes and reuses what has been built.
+
+## What the figures of builds mean
+
+- **Kernel from nothing**: the wall time of `./invoke kernel` with an empty workspace, its start-up, configuration,
+  verification and copying included, divided by that of plain make. Plain make is what a person would run by hand to
+  get from the same configuration to the same kernel: `make O=... olddefconfig`, then `make -jN` with the bootable
+  target, with the same tree, variables and environment, without a compiler cache. Both builds take turns of a few
+  seconds, one stopped while the other runs, so that a machine whose speed changes slows both; the processor time of
+  both is given beside.
+- **One option changed**: the kernel step with one option of one fragment changed, in a workspace that holds a whole
+  build, divided by `olddefconfig` and make in plain make's directory with the same changed configuration. Both in
+  turn, there and back; the ratio is that of the medians.
+- **Nothing changed**: the wall time of a whole `./invoke build`, from the start of the shell script to its end.
+- **Check alone**: the wall time of `./invoke check` less what its reports say the boots took (`phases.done`).
+- **Peak memory**: the largest sum of the resident memory of all processes below `./invoke`, sampled every half second
+  while the kernel and then all the rest is built and checked, the guests and their storages included. Pages that
+  processes share are counted once for each, so it is an upper bound.
+
+## What the figures of boots mean
+
+- **Agent ready**: from before QEMU and the programs behind its devices are started until the agent has answered
+  Health.Check with SERVING, under TCG. initrd and image are booted in turn.
+- **Guest instructions**: what QEMU counts with `-icount shift=0` from reset, firmware included, until the agent has
+  written that it is ready. It does not depend on the speed of the host.
+- **Guest memory used**: what /proc/meminfo in the guest says is neither available to a new program nor lies free in
+  the processors' own lists, as soon as the agent has answered.
+- **QEMU's memory**: resident (rss), and with shared pages divided by those who share them (pss), at the same moment.
+- **Sizes** are those of the files.
+"""
+NOT_YET: Final = "Not measured yet.\n"
+TITLES: Final[Mapping[Key, str]] = {"build": "Builds", "boot": "Boots"}
+
+# bytes are written in powers of ten, as the aims of files are; memory in those of two, as the kernel counts it
+_FORMATS: Final[Mapping[Unit, Callable[[float], str]]] = {
+    "ratio": lambda value: f"{value:.3f}",
+    "seconds": lambda value: f"{value:.2f} s",
+    "bytes": lambda value: f"{value / 1e6:.2f} MB",
+    "KiB": lambda value: f"{value / 1024:.1f} MiB",
+    "instructions": lambda value: f"{value / 1e6:,.0f} million",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a figure should be: at most `limit`, or below it where `strict`; in the figure's unit."""
+
+    limit: float
+    strict: bool = False
+
+    def met(self, value: float) -> bool:
+        """Whether a value is what was aimed at."""
+        return value < self.limit if self.strict else value <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured value; `note` says what it comes from (medians, spread)."""
+
+    name: str
+    value: float
+    unit: Unit
+    aim: Aim | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The figures of one architecture, and what they were measured with."""
+
+    arch: str
+    facts: tuple[tuple[str, str], ...]
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What one command measured; `date` is an ISO date with the time."""
+
+    key: Key
+    date: str
+    facts: tuple[tuple[str, str], ...]
+    tables: tuple[Table, ...]
+
+
+def render(section: Section) -> str:
+    """Return a section's text."""
+    parts = [f"## {TITLES[section.key]}", "", f"Measured on {section.date} by `./invoke bench.{section.key}`.", ""]
+    parts += _listed(section.facts)
+    for table in section.tables:
+        parts += [f"### {table.arch}", "", *_listed(table.facts)]
+        parts += ["| figure | value | aim | met | measured |", "| --- | --- | --- | --- | --- |"]
+        parts += [_row(figure) for figure in table.figures] + [""]
+    return "\n".join(parts)
+
+
+def missed(section: Section) -> list[str]:
+    """Return a line for each figure that is not what was aimed at."""
+    return [
+        f"{table.arch}: {figure.name}: {formatted(figure.value, figure.unit)}, aim {_aim(figure)}"
+        for table in section.tables
+        for figure in table.figures
+        if figure.aim and not figure.aim.met(figure.value)
+    ]
+
+
+def formatted(value: float, unit: Unit) -> str:
+    """Return a value as the page shows it."""
+    return _FORMATS[unit](value)
+
+
+def spread(values: list[float], unit: Unit) -> str:
+    """Return from where to where values go, and how many there are."""
+    low, high = formatted(min(values), unit), formatted(max(values), unit)
+    return f"median of {len(values)}, {low} to {high}"
+
+
+def page(old: str, section: Section) -> str:
+    """Return the whole page with a section in it, the other one as it is in the old page."""
+    texts = {key: _found(old, key) or f"## {title}\n\n{NOT_YET}" for key, title in TITLES.items()}
+    texts[section.key] = render(section)
+    marked = (f"{_mark('begin', key)}\n{text.rstrip()}\n\n{_mark('end', key)}\n" for key, text in texts.items())
+    return "\n".join((HEAD, *marked))
+
+
+def write(section: Section, path: Path = PAGE) -> None:
+    """Put a section into the page; the page is the old one or the whole new one at any moment."""
+    old = path.read_text() if path.is_file() else ""
+    with atomic_file(path, "w") as file:
+        file.write(page(old, section))
+
+
+def _mark(where: str, key: str) -> str:
+    return f"<!-- {where} {key} -->"
+
+
+def _found(old: str, key: str) -> str | None:
+    pattern = f"^{re.escape(_mark('begin', key))}\n(.*?)^{re.escape(_mark('end', key))}$"
+    match = re.search(pattern, old, re.MULTILINE | re.DOTALL)
+    return match[1] if match else None
+
+
+def _listed(facts: tuple[tuple[str, str], ...]) -> list[str]:
+    return [*(f"- {name}: {value}" for name, value in facts), ""] if facts else []
+
+
+def _row(figure: Figure) -> str:
+    met = ("yes" if figure.aim.met(figure.value) else "**no**") if figure.aim else ""
+    cells = (figure.name, formatted(figure.value, figure.unit), _aim(figure), met, figure.note)
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
+
+
+def _aim(figure: Figure) -> str:
+    if figure.aim is None:
+        return ""
+    return f"{'under' if figure.aim.strict else 'at most'} {formatted(figure.aim.limit, figure.unit)}"
