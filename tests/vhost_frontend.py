@@ -65,25 +65,19 @@ class DriverRing:
 
     def add(self, parts: Sequence[tuple[int, int]], *, writable: bool) -> int:
         """Offer a chain of (guest address, length) parts; return its head."""
+        return self.add_parts([(address, length, 2 if writable else 0) for address, length in parts])
+
+    def add_parts(self, parts: Sequence[tuple[int, int, int]]) -> int:
+        """Offer a chain of (guest address, length, flags without NEXT) parts, at most 4; return its head."""
         head = self.free.pop(0)
-        flag = 2 if writable else 0
+        for i, (address, length, flags) in enumerate(parts):
+            fields = (address, length, flags | (i < len(parts) - 1))
+            if self.indirect:
+                struct.pack_into("<QIHH", self.memory, self.tables + (head + i) * 16, *fields, i + 1)
+            else:
+                self.descriptor(head + i, *fields, head + i + 1)
         if self.indirect:
-            for i, (address, length) in enumerate(parts):
-                last = i == len(parts) - 1
-                struct.pack_into(
-                    "<QIHH",
-                    self.memory,
-                    self.tables + (head + i) * 16,
-                    address,
-                    length,
-                    flag | (0 if last else 1),
-                    i + 1,
-                )
             self.descriptor(head, GUEST_BASE + self.tables + head * 16, len(parts) * 16, 4)
-        else:
-            for i, (address, length) in enumerate(parts):
-                last = i == len(parts) - 1
-                self.descriptor(head + i, address, length, flag | (0 if last else 1), head + i + 1)
         self.offer(head)
         return head
 

@@ -60,7 +60,7 @@ class FileServer(Protocol):
 class Job:
     """A slow request: where its reply goes, and the reply once it is there."""
 
-    __slots__ = ("head", "reply", "request", "ring", "session", "size")
+    __slots__ = ("fault", "head", "reply", "request", "ring", "session", "size")
 
     def __init__(self, ring: Vring, head: int, request: bytes, size: int, session: int) -> None:
         self.ring = ring
@@ -69,6 +69,7 @@ class Job:
         self.size = size
         self.session = session
         self.reply = b""
+        self.fault: Exception | None = None
 
 
 class FsDevice:
@@ -186,12 +187,17 @@ class FsDevice:
         if job.session != self._session:
             return
         reply = memoryview(bytearray(job.size))
-        job.reply = bytes(reply[: self._server.serve((memoryview(job.request),), (reply,) if job.size else ())])
+        try:
+            job.reply = bytes(reply[: self._server.serve((memoryview(job.request),), (reply,) if job.size else ())])
+        except Exception as fault:
+            job.fault = fault
         self._done.append(job)
         self._loop.wake()
 
     def _deliver(self, job: Job) -> None:
         """Write a reply to where the guest waits for it; keep it while its ring is stopped."""
+        if job.fault is not None:
+            raise job.fault
         queue = job.ring.queue
         if queue is None:
             self._held.append(job)

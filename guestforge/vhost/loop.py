@@ -5,6 +5,7 @@ import heapq
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -41,6 +42,8 @@ class Loop:
         self._timers: list[Timer] = []
         self._soon: list[Callable[[], None]] = []
         self._running = True
+        self._closed = False
+        self._wake_lock = threading.Lock()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.after_batch: Callable[[], None] = lambda: None
         self.stop_reason = ""
@@ -71,9 +74,10 @@ class Loop:
         self._soon.append(call)
 
     def wake(self) -> None:
-        """End the present or the next sleep, so that `after_batch` is called; from any thread."""
-        with contextlib.suppress(BlockingIOError):  # a full pipe wakes it as well
-            os.write(self._wake_write, b"\0")
+        """End the present or the next sleep, so that `after_batch` is called; from any thread, at any time."""
+        with self._wake_lock, contextlib.suppress(BlockingIOError):  # a full pipe wakes it as well
+            if not self._closed:
+                os.write(self._wake_write, b"\0")
 
     def stop_on_signals(self, *numbers: int) -> None:
         """End the loop on these signals; the handler only notes it, so it is safe at any point."""
@@ -106,6 +110,8 @@ class Loop:
     def close(self) -> None:
         """Release the descriptors of the loop itself."""
         signal.set_wakeup_fd(-1)
+        with self._wake_lock:  # or a late thread would write to whatever gets the descriptor's number
+            self._closed = True
         self._epoll.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
