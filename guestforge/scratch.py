@@ -27,12 +27,13 @@ def scratch_directory(prefix: str, base: Path | None = None) -> Iterator[Path]:
 def _made(base: Path, prefix: str, stack: contextlib.ExitStack) -> Path:
     while True:
         directory = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if directory.exists():
-            stack.callback(os.close, descriptor)
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as attempt:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            attempt.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            directory.stat()  # somebody may have swept it before it was locked: then another try
+            stack.push(attempt.pop_all())
             return directory
-        os.close(descriptor)  # somebody swept it between our two steps
 
 
 def _sweep(base: Path, prefix: str) -> None:

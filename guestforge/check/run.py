@@ -1,6 +1,7 @@
 """Boots an artifact, checks it, and writes and prints the report."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import Artifact, Report, write_report
 from guestforge.check.storages import prepare
 from guestforge.check.table import boot_line, table
-from guestforge.files import atomic_copy
+from guestforge.files import atomic_copy, disk_errors
 from guestforge.scratch import scratch_directory
 
 FILES = REPORT, JUNIT, CONSOLE = ("report.json", "junit.xml", "console.log")
@@ -26,22 +27,29 @@ def check_artifact(
     """Check one artifact on a machine of its own; `out` gets report, JUnit XML and console log (see docs/checks.md).
 
     A failed check is in the report and raises nothing; `report.failed` makes an error of it.
-    Raises UserError when options ask for what this host cannot do.
+    Raises UserError when options ask for what this host cannot do, BuildError when a disk is full.
     """
     for name in FILES:  # a report of before must not pass for one of now
         (out / name).unlink(missing_ok=True)
-    with scratch_directory("guestforge-check-") as scratch:
+    room = disk_errors(Path(tempfile.gettempdir()), "set TMPDIR to")
+    with room, scratch_directory("guestforge-check-") as scratch:
         log = scratch / CONSOLE
         try:
             report = _boot(start, artifacts, artifact, scratch, options)
         finally:  # also when the user ends it: the console is what to look at
             if log.is_file():
-                atomic_copy(log, out / CONSOLE)
-    write_report(report, out / REPORT)
-    write_junit(report, out / JUNIT)
+                with _room_for(out):
+                    atomic_copy(log, out / CONSOLE)
+    with _room_for(out):
+        write_report(report, out / REPORT)
+        write_junit(report, out / JUNIT)
     progress.say(table(report))
     progress.say(boot_line(report))
     return report
+
+
+def _room_for(out: Path) -> contextlib.AbstractContextManager[None]:
+    return disk_errors(out, "give --output")
 
 
 def _boot(

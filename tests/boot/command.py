@@ -96,3 +96,10 @@ class Running:
 def invoke(*words, **environment):
     """Run `invoke` to its end."""
     return Running(INVOKE, *words, **environment).end()
+
+
+def on_small_disk(program, place, size, *words, **environment):
+    """Run a command with a small file system mounted at `place`, in a mount name space of its own."""
+    script = 'mount -t tmpfs -o "size=$2" none "$1" && shift 2 && exec "$@"'
+    prefix = ("unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(place), size)
+    return Running((*prefix, *program), *words, **{"GUESTFORGE_INSTALL": "never", **environment}).end()

@@ -35,10 +35,17 @@ class Scene:
         return {pid: words for pid in _pids() if pid != os.getpid() and (words := self._belongs(pid))}
 
     def assert_clean(self):
-        deadline = time.monotonic() + PATIENCE
-        while (left := self.left()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not left
+        assert await_empty(self.left) == []
+
+    def await_no_processes(self):
+        assert await_empty(self.processes) == {}
+
+    def wait_process(self, name):
+        """Wait until a program runs."""
+        deadline = time.monotonic() + 30
+        while not any(name in command for command in self.processes().values()):
+            assert time.monotonic() < deadline, f"no {name}"
+            time.sleep(0.02)
 
     def left(self):
         """What is still there."""
@@ -52,6 +59,14 @@ class Scene:
             return None
         mine = any(os.fsencode(path) in text for path in (self.runtime, self.temporary))
         return f"{pid}: {command}" if mine else None
+
+
+def await_empty(look):
+    """Return what `look` returns once that is empty, or patience ends."""
+    deadline = time.monotonic() + PATIENCE
+    while (left := look()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
 
 
 def _pids():

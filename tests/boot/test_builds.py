@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import INVOKE, MINIATURE, Running, invoke
+from command import INVOKE, MINIATURE, Running, invoke, on_small_disk
 from miniature import workspace
 
 from guestforge.arch import AARCH64, X86_64
@@ -210,13 +210,6 @@ def test_builds_at_once_into_one_output_directory_both_succeed(builds, wanted):
 
 
 # Without room
-
-
-def on_small_disk(program, place, size, *words, **environment):
-    """Run a command with a small file system mounted at `place`, in a mount name space of its own."""
-    script = 'mount -t tmpfs -o "size=$2" none "$1" && shift 2 && exec "$@"'
-    prefix = ("unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(place), size)
-    return Running((*prefix, *program), *words, GUESTFORGE_INSTALL="never", **environment).end()
 
 
 # the sizes are such that copying the tree, linking the agent, making an image are the first that do not fit

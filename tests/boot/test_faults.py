@@ -1,13 +1,17 @@
 """Real guests in which something goes wrong: each fault ends the run soon, and fails the right check by name."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from agents import DIES, EXITS, SLEEPS, WARNS, Agents
+from command import INVOKE, Running, on_small_disk
 from faulty import HANGING
 from rig import Faults, kill
 
@@ -204,3 +208,89 @@ def test_what_the_guest_wrote_must_be_on_the_disk_and_in_the_share_in_the_end(ri
     assert "after the guest was off: a new file, seen by the host: no file out/written" in details["virtio-blk"]
     assert "after the guest was off: rename, seen by the host: data/new holds 14 bytes" in details["virtio-fs"]
     assert outcome.statuses["poweroff"] == outcome.statuses["console-clean"] == "pass"
+
+
+# On the command line
+
+
+@pytest.fixture
+def check(scene, built, tmp_path):
+    """Starts `invoke check` of the x86_64 initrd."""
+    assert built("x86_64").initrd.exists()  # so that the command need not build it
+
+    def start(*words, **environment):
+        words = ("check", "--arch", "x86_64", "--artifact", "initrd", "--output", str(tmp_path / "output"), *words)
+        return Running(INVOKE, *words, **scene.environment | environment)
+
+    return start
+
+
+def test_failed_check_ends_the_command_with_3_and_shows_why(check, agents, tmp_path):
+    ended = check("--agent", str(agents.build("x86_64", EXITS))).end()
+    ended.assert_told(
+        3,
+        "error: boot check failed: x86_64 initrd (agent-ready)",
+        "x86_64 initrd: agent-ready: the guest's kernel panicked: ",
+        "Attempted to kill init!",
+        "agent: I give up",
+        "hint: the whole console is in console.log",
+        "boot: x86_64 initrd accelerator=",
+    )
+    out = tmp_path / "output" / "x86_64" / "minimal" / "check" / "initrd"
+    assert json.loads((out / "report.json").read_text())["verdict"] == "fail"
+    assert "agent: I give up" in (out / "console.log").read_text()
+    assert (out / "junit.xml").exists()
+
+
+def test_missing_qemu_ends_the_command_with_3(check, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for directory in reversed(os.environ["PATH"].split(os.pathsep)):
+        for tool in Path(directory).glob("*") if directory else ():
+            if not tool.name.startswith("qemu-system"):
+                (tools / tool.name).unlink(missing_ok=True)
+                (tools / tool.name).symlink_to(tool)
+    ended = check(PATH=str(tools)).end()
+    ended.assert_told(3, "x86_64 initrd: kernel-up: qemu-system-x86_64 is not installed", "qemu-system-x86")
+
+
+@pytest.mark.parametrize("moment", ["qemu", "Linux version", "agent ready", "probe"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_a_boot_leaves_nothing(check, scene, tmp_path, number, moment):
+    running = check("--verbose")
+    if moment == "qemu":
+        scene.wait_process("qemu-system-x86_64")
+    else:
+        running.wait_line({"probe": "EXT4-fs .*mounted filesystem"}.get(moment, moment))
+    start = time.monotonic()
+    running.signal(number)
+    running.end().assert_told(130, "interrupted")
+    assert time.monotonic() - start < SOON
+    assert scene.left() == []
+    out = tmp_path / "output" / "x86_64" / "minimal" / "check" / "initrd"
+    assert not (out / "report.json").exists()
+
+
+def test_killed_command_leaves_no_process_and_the_next_one_sweeps_the_rest(check, scene):
+    running = check("--verbose")
+    running.wait_line("agent ready")
+    running.signal(signal.SIGKILL)
+    running.end()
+    scene.await_no_processes()
+    assert [path.name[:3] for path in scene.runtime.iterdir()] == ["gf-"]
+    assert [path.name[:17] for path in scene.temporary.iterdir()] == ["guestforge-check-"]
+    running = check("--verbose")
+    running.wait_line("agent ready")
+    assert len(list(scene.runtime.iterdir())) == len(list(scene.temporary.iterdir())) == 1
+    running.signal(signal.SIGINT)
+    running.end().assert_told(130)
+
+
+@pytest.mark.usefixtures("built")
+def test_full_disk_under_the_temporary_directory_is_a_clear_error(scene, tmp_path):
+    (tmp_path / "small").mkdir()
+    words = ("check", "--arch", "x86_64", "--artifact", "initrd", "--output", str(tmp_path / "output"))
+    ended = on_small_disk(
+        INVOKE, tmp_path / "small", "100k", *words, **scene.environment | {"TMPDIR": tmp_path / "small"}
+    )
+    ended.assert_told(2, "No space left on device", "TMPDIR")

@@ -1,5 +1,6 @@
 """A whole check, with a double in the guest's place: which fault fails which check, and what is written."""
 
+import errno
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from guestforge.check import fixtures
 from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import failed
 from guestforge.check.run import check_artifact
-from guestforge.errors import UserError
+from guestforge.errors import BuildError, UserError
 
 
 @pytest.fixture
@@ -42,7 +43,8 @@ def test_true_guest_passes_every_check(check):
     report = check()
     assert failed([report]) is None
     assert list(statuses(report)) == [
-        "kernel-up", "agent-ready", "agent-details", "virtio-blk", "virtio-fs", "virtio-9p", "poweroff", "console-clean",
+        "kernel-up", "agent-ready", "agent-details", "virtio-blk", "virtio-fs", "virtio-9p", "poweroff",
+        "console-clean",
     ]  # fmt: skip
     assert report.served_by("virtio-fs") == "double"
     assert report.phases.done is not None
@@ -133,3 +135,13 @@ def test_nothing_is_left_in_the_temporary_directory(check, tmp_path, monkeypatch
     check()
     check(at={"wait_serving": ended("panic")})
     assert list(scratch.iterdir()) == []
+
+
+def test_full_disk_under_the_report_is_a_clear_error(check, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("guestforge.check.run.write_report", full)
+    with pytest.raises(BuildError, match="No space left on device") as caught:
+        check()
+    assert "give --output" in caught.value.hint

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,19 +64,12 @@ def test_directory_of_somebody_else_is_left_alone(tmp_path, monkeypatch):
 
 
 def test_many_at_once_do_not_sweep_each_other(tmp_path):
-    failures = []
-
-    def use():
-        for _ in range(30):
+    def use(_):
+        for _ in range(50):
             with scratch_directory("t-", tmp_path) as directory:
                 (directory / "file").write_text("x")
-                if not (directory / "file").exists():
-                    failures.append(directory)
+                assert (directory / "file").exists()
 
-    threads = [threading.Thread(target=use) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(use, range(8))) == [None] * 8
     assert list(tmp_path.iterdir()) == []
