@@ -67,6 +67,14 @@ def check(chosen: Chosen) -> int:
     return commands.check(chosen)
 
 
+@job(*STEP, "accel", "timeout", "many")
+def conform(chosen: Chosen) -> int:
+    """Try in a guest what file systems promise, on each storage, and print what is not kept everywhere."""
+    from guestforge import commands
+
+    return commands.conform(chosen)
+
+
 @job(*STEP, "accel", "artifact")
 def run(chosen: Chosen) -> None:
     """Start a guest with its console on the terminal; Ctrl-A X leaves it."""
@@ -119,4 +127,4 @@ bench = Collection("bench")
 bench.add_task(bench_build, "build")
 bench.add_task(bench_boot, "boot")
 
-namespace = Collection(build, kernel, agent, rootfs, initrd, image, check, run, test, doctor, clean, bench)
+namespace = Collection(build, kernel, agent, rootfs, initrd, image, check, conform, run, test, doctor, clean, bench)

@@ -31,6 +31,7 @@ OPTIONS: dict[str, tuple[str, str | bool | None]] = {
     "fast": ("lint, types and the tests that take seconds; no boots", False),
     "guest": ("a recipe of recipes/guests (default: minimal)", None),
     "jobs": ("how many compilers run at once (default: the processors that we may use)", None),
+    "many": ("files of the large directory (default: 1000)", None),
     "mirror": ("a Debian mirror instead of the host's", None),
     "output": ("where artifacts go (default: output/)", None),
     "refresh": ("ask the mirror again for the newest version of the kernel's source", False),

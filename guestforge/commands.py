@@ -6,21 +6,27 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch, host, lookup_list
+from guestforge.check import live
 from guestforge.check.options import ARTIFACTS, CheckOptions
 from guestforge.check.report import failed
 from guestforge.cli import Chosen
+from guestforge.conform.run import MANY
+from guestforge.conform.run import conform as run_conform
+from guestforge.conform.table import table
 from guestforge.errors import GuestforgeError, UserError
 from guestforge.files import remove_tree
 from guestforge.host.packages import Need, agent_needs, boot_needs, ensure, image_needs, kernel_needs
-from guestforge.manifest import Artifact, place
+from guestforge.manifest import Artifact, place, write_json
 from guestforge.pipeline import OUTPUT, Options, Pipeline
 from guestforge.progress import human, say
-from guestforge.rootfs.agent import AGENT
+from guestforge.rootfs.agent import AGENT, CONFORM
 from guestforge.rootfs.tree import Directory, File, Node, Symlink
 from guestforge.store import user_cache_dir
 from guestforge.vmm.accel import Wanted
 
 MAX_JOBS: Final = 4096
+MAX_FILES: Final = 1_000_000
+CONFORM_JSON: Final = "conform.json"
 MAX_TIMEOUT: Final = 86_400.0  # seconds
 ACCELERATORS: Final[tuple[Wanted, ...]] = ("auto", "kvm", "tcg")
 
@@ -46,6 +52,20 @@ def check(chosen: Chosen) -> int:
     def work(pipeline: Pipeline) -> None:
         pipeline.publish()
         _prove(pipeline, chosen, options, again=True)
+
+    return _for_each(chosen, _all_needs, work)
+
+
+def conform(chosen: Chosen) -> int:
+    """Try on each storage of a guest what file systems promise, and print what is not kept everywhere."""
+    options = CheckOptions(accel=accelerator_of(chosen), timeout=chosen.number("timeout", 0.1, MAX_TIMEOUT))
+    many = chosen.whole("many", 1, MAX_FILES) or MANY
+
+    def work(pipeline: Pipeline) -> None:
+        ensure(boot_needs(pipeline.arch))
+        found = run_conform(live.start, pipeline.guest_artifacts(), pipeline.conform.path / CONFORM, options, many=many)
+        write_json(pipeline.output / CONFORM_JSON, found.to_json())
+        say(table(found))
 
     return _for_each(chosen, _all_needs, work)
 

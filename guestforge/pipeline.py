@@ -25,7 +25,7 @@ from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP, build
 from guestforge.manifest import Artifact, place, write_manifest
 from guestforge.progress import say
 from guestforge.recipe.load import load_guest, load_kernel, load_rootfs
-from guestforge.rootfs.agent import AGENT, PROBE, build_agent, build_probe, given_agent, go_version
+from guestforge.rootfs.agent import AGENT, PROBE, build_agent, build_conform, build_probe, given_agent, go_version
 from guestforge.rootfs.flavour import disk_tree, initrd_tree
 from guestforge.rootfs.tree import Tree
 from guestforge.run import find_tool, run
@@ -89,6 +89,11 @@ class Pipeline:
     def probe(self) -> Entry:
         """The program that the checks run in containers; no image holds it."""
         return build_probe(self.store, self.arch)
+
+    @cached_property
+    def conform(self) -> Entry:
+        """The program that tries what file systems promise; no image holds it."""
+        return build_conform(self.store, self.arch)
 
     @cached_property
     def initrd_tree(self) -> Tree:

@@ -65,9 +65,9 @@ def write_directory(tree: Tree, root: Path) -> None:
         os.utime(root / node.path[1:], (MTIME, MTIME), follow_symlinks=False)
 
 
-def write_disk(tree: Tree, disk: Path) -> None:
+def write_disk(tree: Tree, disk: Path, *, size_mib: int = DISK_MIB) -> None:
     """Write a tree into a new disk file with a bare ext4 file system, MTIME on everything."""
-    ext4_image(tree, disk, size_mib=DISK_MIB, time=MTIME)
+    ext4_image(tree, disk, size_mib=size_mib, time=MTIME)
 
 
 def _write(path: Path, node: Node) -> None:

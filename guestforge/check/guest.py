@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from guestforge.agent.container import Result as Ran
 from guestforge.check.exercise import Answer
 from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import Artifact, Measurements, Qemu
@@ -70,6 +71,9 @@ class Guest(Protocol):
 
         Raises CheckFailure where it gave no answer.
         """
+
+    def run_program(self, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Ran:
+        """Run a program in a container on a mounted storage; it may write `limit` bytes to each of its streams."""
 
     def power_off(self, timeout: float) -> str:
         """Destroy the sandbox; return how the machine ended, CheckFailure unless it ended itself, and well."""

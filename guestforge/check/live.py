@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.agent.client import AgentClient
+from guestforge.agent.container import Result as Ran
 from guestforge.agent.container import run_container
 from guestforge.agent.errors import AgentError, Code, NotReadyError, RpcError
 from guestforge.agent.metrics import guest_memory, parse_metrics
@@ -184,16 +185,14 @@ class LiveGuest:
 
     def run_probe(self, storage: Storage, args: Sequence[str], timeout: float) -> Answer:
         """Run the probe in a container on a mounted storage. Raises CheckFailure where it gave no answer."""
+        ran = self.run_program(storage, [PROBE, *args], timeout, OUTPUT_LIMIT)
+        return parse_answer(" ".join(args), ran.status, ran.stdout, ran.stderr)
+
+    def run_program(self, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Ran:
+        """Run a program in a container on a mounted storage; it may write `limit` bytes to each of its streams."""
+        name = f"{storage.check}-{next(self._numbers)}"
         with self._agent_errors():
-            result = run_container(
-                self._agent,
-                f"{storage.check}-{next(self._numbers)}",
-                storage.mount_point,
-                [PROBE, *args],
-                timeout=timeout,
-                output_limit=OUTPUT_LIMIT,
-            )
-        return parse_answer(" ".join(args), result.status, result.stdout, result.stderr)
+            return run_container(self._agent, name, storage.mount_point, args, timeout=timeout, output_limit=limit)
 
     def power_off(self, timeout: float) -> str:
         """Destroy the sandbox; return how the machine ended, CheckFailure unless it ended itself, and well."""

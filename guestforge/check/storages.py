@@ -49,27 +49,25 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of storage: the agent's words for it, and how the host writes one. A share has a tag."""
+    """A kind of storage: the agent's words for it. A share has a tag."""
 
     device: Device
     driver: str | None  # None: what the architecture calls a disk
     fstype: str
     mount_point: str
-    write: Callable[[Tree, Path], None]
     tag: str = ""
     options: tuple[str, ...] = ()
 
 
 # Each is the check of the same name.
 KINDS: tuple[_Kind, ...] = (
-    _Kind("virtio-blk", None, "ext4", f"{STORAGE_POINT}disk", fixtures.write_disk),
-    _Kind("virtio-fs", "virtio-fs", "virtiofs", SHARE_POINT, fixtures.write_directory, tag=SHARE_TAG),
+    _Kind("virtio-blk", None, "ext4", f"{STORAGE_POINT}disk"),
+    _Kind("virtio-fs", "virtio-fs", "virtiofs", SHARE_POINT, tag=SHARE_TAG),
     _Kind(
         "virtio-9p",
         "9p",
         "9p",
         f"{STORAGE_POINT}9p",
-        fixtures.write_directory,
         tag="guestforge-9p",
         # as Kata's runtimes mount it; the kernel's own msize, 128 KiB since 5.15, is what QEMU grants
         options=("trans=virtio", "version=9p2000.L", "cache=mmap", "nodev"),
@@ -77,15 +75,31 @@ KINDS: tuple[_Kind, ...] = (
 )
 
 
+Fill = Callable[[str], tuple[Tree, tuple[Step, ...]]]
+
+
 def prepare(arch: Arch, probe: Path, scratch: Path) -> tuple[Storage, ...]:
     """Write each storage below a directory, with a nonce of its own, and return them."""
-    return tuple(_written(kind, arch, probe, scratch / kind.device) for kind in KINDS)
+
+    def fill(fstype: str) -> tuple[Tree, tuple[Step, ...]]:
+        nonce = fixtures.new_nonce()
+        tree = fixtures.container_tree(nonce, probe)
+        return tree, steps(nonce, tree, fstype)
+
+    return prepare_with(arch, fill, scratch)
 
 
-def _written(kind: _Kind, arch: Arch, probe: Path, place: Path) -> Storage:
-    nonce = fixtures.new_nonce()
-    tree = fixtures.container_tree(nonce, probe)
-    kind.write(tree, place)
+def prepare_with(arch: Arch, fill: Fill, scratch: Path, *, disk_mib: int = fixtures.DISK_MIB) -> tuple[Storage, ...]:
+    """Write each storage below a directory and return them; `fill` says by its file system's type what it holds."""
+    return tuple(_written(kind, arch, fill, scratch / kind.device, disk_mib) for kind in KINDS)
+
+
+def _written(kind: _Kind, arch: Arch, fill: Fill, place: Path, disk_mib: int) -> Storage:
+    tree, todo = fill(kind.fstype)
+    if kind.tag:
+        fixtures.write_directory(tree, place)
+    else:
+        fixtures.write_disk(tree, place, size_mib=disk_mib)
     return Storage(
         check=kind.device,
         device=kind.device,
@@ -95,6 +109,6 @@ def _written(kind: _Kind, arch: Arch, probe: Path, place: Path) -> Storage:
         options=kind.options,
         mount_point=kind.mount_point,
         place=place,
-        steps=steps(nonce, tree, kind.fstype),
+        steps=todo,
         live=bool(kind.tag),
     )

@@ -18,6 +18,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "rootfs" / "agent"
 MODULE = "guestforge.dev/agent"
 AGENT = "agent"
 PROBE = "probe"
+CONFORM = "conform"
 
 FLAGS = (
     "-trimpath", "-buildvcs=false", "-ldflags", f"-s -w -buildid= -X {MODULE}/internal/version.Version={__version__}",
@@ -44,6 +45,11 @@ def build_agent(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
 def build_probe(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
     """Return the entry with the file `probe`, which the boot checks run in a guest; it is never part of an image."""
     return _build(store, arch, PROBE, sources)
+
+
+def build_conform(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
+    """Return the entry with the file `conform`, which tries in a guest what file systems promise; no image has it."""
+    return _build(store, arch, CONFORM, sources)
 
 
 def given_agent(store: Store, arch: Arch, path: Path) -> Entry:

@@ -1,0 +1,67 @@
+"""Runs the conform program in a container on each storage of one machine."""
+
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from guestforge import progress
+from guestforge.check import fixtures
+from guestforge.check.engine import CheckFailure
+from guestforge.check.guest import Guest, Machine, Starter
+from guestforge.check.options import CheckOptions, GuestArtifacts
+from guestforge.check.run import CONSOLE
+from guestforge.check.storages import Storage, prepare_with
+from guestforge.conform.results import OUTPUT_LIMIT, Results, parse_results
+from guestforge.conform.table import Conformance
+from guestforge.errors import CheckError
+from guestforge.rootfs.tree import Directory, File, Tree
+
+PROGRAM: Final = "/conform"
+PLACE: Final = "/out"
+MANY: Final = 1_000  # files in the large directory, unless the user asks for another number
+DISK_MIB: Final = 512  # room for 100,000 files and the sparse ones
+TIMEOUT: Final = 1_800.0  # seconds for all cases on one storage, without --timeout
+READY_TIMEOUT: Final = 60.0
+
+
+def conform(
+    start: Starter, artifacts: GuestArtifacts, program: Path, options: CheckOptions, *, many: int = MANY
+) -> Conformance:
+    """Boot the initrd and try every promise on each storage; `many` is the number of files of the large directory.
+
+    Raises CheckError for a guest that does not come so far.
+    """
+    with tempfile.TemporaryDirectory(prefix="guestforge-conform-") as scratch:
+        tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE)])
+        storages = prepare_with(artifacts.arch, lambda _: (tree, ()), Path(scratch), disk_mib=DISK_MIB)
+        machine = Machine(artifacts, "initrd", options, storages, Path(scratch, CONSOLE))
+        try:
+            with start(machine) as guest:
+                return _on_guest(guest, machine, many)
+        except CheckFailure as e:
+            raise CheckError(f"{artifacts.arch.name}: {e.summary}", excerpt=e.excerpt) from e
+
+
+def _on_guest(guest: Guest, machine: Machine, many: int) -> Conformance:
+    if not guest.wait_serving(READY_TIMEOUT):
+        raise CheckFailure("the agent did not say SERVING", guest.console_tail(20))
+    guest.create_sandbox(machine.storages)
+    results = {storage.check: _on_storage(guest, machine, storage, many) for storage in machine.storages}
+    guest.power_off(READY_TIMEOUT)
+    return Conformance(
+        arch=machine.artifacts.arch.name,
+        guest=machine.artifacts.guest,
+        accelerator=guest.accelerator.name,
+        servers={name: guest.virtio_fs_server if name == "virtio-fs" else "qemu" for name in results},
+        results=results,
+    )
+
+
+def _on_storage(guest: Guest, machine: Machine, storage: Storage, many: int) -> Results:
+    timeout = machine.options.timeout or TIMEOUT
+    with progress.step(f"{machine.artifacts.arch.name}: conform on {storage.check}"):
+        ran = guest.run_program(storage, [PROGRAM, "run", PLACE, str(many)], timeout, OUTPUT_LIMIT)
+    if ran.status != 0:
+        words = ran.stderr[-2048:].decode("utf-8", "replace")
+        raise CheckFailure(f"conform ended with exit code {ran.status} on {storage.check}", words)
+    return parse_results(ran.stdout)
