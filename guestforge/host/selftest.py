@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from guestforge.arch import PROVEN, Arch, lookup_list
+from guestforge.arch import ARCHES, PROVEN, Arch, lookup_list
 from guestforge.cli import Chosen
 from guestforge.errors import BuildError
 from guestforge.host.packages import Need, agent_needs, boot_needs, ensure, image_needs, kernel_needs, test_needs
@@ -56,7 +56,9 @@ def needs(arches: tuple[Arch, ...], *, fast: bool) -> tuple[Need, ...]:
     common = (*test_needs(), *agent_needs(), *image_needs(), *kernel_needs(PROVEN[0]))
     if fast:
         return common
-    return (*common, *(need for arch in arches for need in (*kernel_needs(arch), *boot_needs(arch))))
+    # a machine of every architecture is started, be it to see that QEMU takes its devices; emulators are small
+    machines = (need for arch in ARCHES.values() for need in boot_needs(arch))
+    return (*common, *machines, *(need for arch in arches for need in kernel_needs(arch)))
 
 
 def run_stages(todo: tuple[Stage, ...], run: Callable[[Stage], int]) -> None:
