@@ -1,0 +1,155 @@
+"""What a process in the sandbox can and can't do, as root and as a user: each case is a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guestforge.vhost import sandbox
+
+REPOSITORY = Path(__file__).parents[2]
+NOBODY = 65534
+
+PROGRAM = """
+import ctypes, json, os, sys
+from pathlib import Path
+sys.path.insert(0, {repository!r})
+from guestforge.vhost.log import Log
+from guestforge.vhost.sandbox import Sandbox
+{before}
+box = Sandbox(Path({directory!r}), Log("box"))
+box.prepare()
+root = os.open({directory!r}, os.O_PATH)
+fds = os.open("/proc/self/fd", os.O_PATH)
+box.enter()
+def attempt(call):
+    try:
+        return call()
+    except (OSError, ImportError, LookupError) as error:
+        return type(error).__name__
+facts = {{}}
+{after}
+print(json.dumps(facts))
+"""
+
+
+# The interpreter and its library may be where only root can read them. A process that has changed its user is not dumpable, and its
+# /proc files are root's, until it says otherwise; one that was started by the user is.
+BECOME_NOBODY = f"""
+"".encode("unicode_escape")
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+"""
+
+
+def run(directory: Path, after: str, *, before: str = "") -> tuple[dict[str, Any], str]:
+    """Run a program in the sandbox of a directory; return the facts that it found and its standard error."""
+    text = PROGRAM.format(repository=str(REPOSITORY), directory=str(directory), before=before, after=after)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Path:
+    (tmp_path / "secret").write_text("not for guests")
+    share = tmp_path / "share"
+    share.mkdir()
+    (share / "file").write_text("for guests")
+    (share / "evil.py").write_text("raise SystemExit('a guest runs code')")
+    for directory in (*share.parents, share):
+        if directory.stat().st_uid == os.geteuid() and directory.is_relative_to("/tmp"):
+            directory.chmod(directory.stat().st_mode | 0o755)
+    return share
+
+
+def users() -> list[str]:
+    """Ourselves, and where we may change to one, a user without any rights."""
+    return ["", BECOME_NOBODY] if os.geteuid() == 0 else [""]
+
+
+@pytest.mark.parametrize("user", users(), ids=lambda become: "nobody" if become else "we")
+def test_nothing_but_the_share_has_a_name(share: Path, user: str) -> None:
+    facts, error = run(
+        share,
+        f"""
+facts["root"] = sorted(os.listdir("/"))
+facts["path"] = attempt(lambda: os.stat({str(share.parent / "secret")!r}).st_size)
+facts["up"] = sorted(os.listdir(os.open("..", os.O_RDONLY, dir_fd=root)))
+facts["file"] = os.read(os.open("file", os.O_RDONLY, dir_fd=root), 99).decode()
+through = os.open("file", os.O_PATH, dir_fd=root)
+facts["through"] = os.read(os.open(str(through), os.O_RDONLY, dir_fd=fds), 99).decode()
+facts["proc"] = os.path.exists("/proc")
+""",
+        before=user,
+    )
+    assert error == ""
+    everything = ["evil.py", "file"]
+    assert facts == {
+        "root": everything, "path": "FileNotFoundError", "up": everything, "file": "for guests",
+        "through": "for guests", "proc": False,
+    }  # fmt: skip
+
+
+def test_nothing_in_the_share_is_imported_or_loaded(share: Path) -> None:
+    facts, _ = run(
+        share,
+        """
+sys.path.append("/")
+facts["import"] = attempt(lambda: __import__("evil"))
+facts["late import"] = attempt(lambda: __import__("email.mime"))
+facts["codec"] = "a\\n".encode("unicode_escape").decode()
+ctypes.CDLL("libgcc_s.so.1")  # loaded before, or it would not be found
+""",
+    )
+    assert facts == {"import": "ModuleNotFoundError", "late import": "ModuleNotFoundError", "codec": "a\\n"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+def test_rights_are_those_that_a_file_server_needs(share: Path) -> None:
+    facts, _ = run(
+        share,
+        """
+os.chown("/file", 1234, 1234)
+os.mknod("/null", 0o020666, os.makedev(1, 3))
+facts["owner"] = os.stat("/file").st_uid
+libc = ctypes.CDLL(None)
+facts["mount"] = libc.mount(b"none", b"/", b"tmpfs", 0, None)
+facts["chroot"] = attempt(lambda: os.chroot("/"))
+header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+libc.capget(header, sets)
+facts["capabilities"] = list(sets)
+facts["no_new_privs"] = libc.prctl(39, 0, 0, 0, 0)
+facts["dumpable"] = libc.prctl(3, 0, 0, 0, 0)
+""",
+    )
+    assert facts == {
+        "owner": 1234, "mount": -1, "chroot": "PermissionError", "no_new_privs": 1, "dumpable": 0,
+        "capabilities": [sandbox.KEPT, sandbox.KEPT, 0, 0, 0, 0],
+    }  # fmt: skip
+
+
+def test_no_network_is_left(share: Path) -> None:
+    facts, _ = run(share, 'import socket\nfacts["interfaces"] = socket.if_nameindex()', before="import socket")
+    assert facts == {"interfaces": [[1, "lo"]]}
+
+
+def test_where_there_are_no_namespaces_the_rest_still_holds(share: Path) -> None:
+    facts, error = run(
+        share,
+        'facts["path"] = os.path.exists("/proc")\nfacts["import"] = attempt(lambda: __import__("evil"))',
+        before="""
+from guestforge.vhost import sandbox
+def refuse(*_):
+    raise OSError(1, "unshare: Operation not permitted (EPERM)")
+sandbox._unshare = refuse
+""",
+    )
+    assert facts == {"path": True, "import": "ModuleNotFoundError"}
+    assert error == "box: no namespaces of our own: [Errno 1] unshare: Operation not permitted (EPERM)\n"
