@@ -1,0 +1,82 @@
+"""Which virtio-fs server a machine gets, and how it is started: the distribution's virtiofsd, or our own device."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from guestforge.arch import Arch
+from guestforge.errors import UserError
+from guestforge.vmm import virtiofsd
+from guestforge.vmm.virtiofsd import Virtiofsd, virtiofsd_argv, why_not
+
+Wanted = Literal["auto", "virtiofsd", "builtin"]
+Kind = Literal["virtiofsd", "builtin"]
+SERVERS: Final[tuple[Wanted, ...]] = ("auto", "virtiofsd", "builtin")
+
+NONE_INSTALLED: Final = "no virtiofsd on this host"
+ASKED_FOR: Final = "asked for"
+
+
+@dataclass(frozen=True, slots=True)
+class VirtioFsServer:
+    """A machine's virtio-fs server, and why that one. `installed` is the virtiofsd, where it is that."""
+
+    kind: Kind
+    reason: str
+    installed: Virtiofsd | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as `guestforge virtio-fs` and `virtiofsd (C, QEMU 7.2.22)`."""
+        return self.installed.name if self.installed else "guestforge virtio-fs"
+
+    def describe(self) -> str:
+        """Return which server it is and why, for a report."""
+        return f"{self.name[:-1]}; {self.reason})" if self.name.endswith(")") else f"{self.name} ({self.reason})"
+
+
+def choose_virtiofs(arch: Arch, wanted: Wanted = "auto") -> VirtioFsServer:
+    """Return the server for guests of an architecture.
+
+    By default that is virtiofsd where guest and host have the same binary interface, and ours where they do not, or
+    where no virtiofsd is installed. Raises UserError when virtiofsd is asked for and there is none.
+    """
+    return _CHOICES[wanted](arch)
+
+
+def virtiofs_argv(server: VirtioFsServer, arch: Arch, directory: Path, descriptor: int) -> list[str]:
+    """Return the command line that serves a directory to a guest of an architecture on a listening socket."""
+    if server.installed:
+        return virtiofsd_argv(server.installed, directory, descriptor, root=os.geteuid() == 0)
+    module = [sys.executable, "-m", "guestforge.vhost.fs"]
+    return [*module, f"--fd={descriptor}", f"--shared-dir={directory}", f"--guest-arch={arch.name}"]
+
+
+def _auto(arch: Arch) -> VirtioFsServer:
+    if doubt := why_not(arch):
+        return VirtioFsServer("builtin", doubt)
+    found = virtiofsd.find_virtiofsd()
+    if found is None:
+        return VirtioFsServer("builtin", NONE_INSTALLED)
+    return VirtioFsServer("virtiofsd", "byte order and open flags are the host's", found)
+
+
+def _virtiofsd(arch: Arch) -> VirtioFsServer:
+    found = virtiofsd.find_virtiofsd()
+    if found is None:
+        raise UserError(
+            "there is no virtiofsd on this host",
+            hint="`./invoke doctor` names the package that has it; --virtio-fs-server auto takes our own",
+        )
+    doubt = why_not(arch)
+    return VirtioFsServer("virtiofsd", f"{ASKED_FOR}, though {doubt}" if doubt else ASKED_FOR, found)
+
+
+_CHOICES: Final[dict[Wanted, Callable[[Arch], VirtioFsServer]]] = {
+    "auto": _auto,
+    "virtiofsd": _virtiofsd,
+    "builtin": lambda _: VirtioFsServer("builtin", ASKED_FOR),
+}
