@@ -156,7 +156,6 @@ def _errors() -> Iterator[None]:
 
 
 def _table(measured: Measured, guest: GuestArtifacts) -> Table:
-    """Return an architecture's figures."""
     arch = measured.arch
     facts = (
         ("guest kernel", guest.kernel_release),
@@ -165,8 +164,13 @@ def _table(measured: Measured, guest: GuestArtifacts) -> Table:
         ("vsock", choose_vsock().describe()),
         ("guest", f"{guest.guest}, {guest.cpus} processor, {guest.memory_mib} MiB"),
     )
+    return Table(arch.name, facts, figures(measured))
+
+
+def figures(measured: Measured) -> tuple[Figure, ...]:
+    """Return an architecture's figures."""
     boots = tuple(figure for artifact in ARTIFACTS for figure in _boot_figures(measured, artifact))
-    return Table(arch.name, facts, (*boots, *_size_figures(arch, measured.sizes)))
+    return (*boots, *_size_figures(measured.arch, measured.sizes))
 
 
 def _boot_figures(measured: Measured, artifact: Artifact) -> Iterator[Figure]:

@@ -61,7 +61,7 @@ _FORMATS: Final[Mapping[Unit, Callable[[float], str]]] = {
     "seconds": lambda value: f"{value:.2f} s",
     "bytes": lambda value: f"{value / 1e6:.2f} MB",
     "KiB": lambda value: f"{value / 1024:.1f} MiB",
-    "instructions": lambda value: f"{value / 1e6:,.0f} million",
+    "instructions": lambda value: f"{value / 1e6:,.1f} million",
 }
 
 

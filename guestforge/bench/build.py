@@ -1,0 +1,261 @@
+"""`./invoke bench.build`: builds against plain make, in a cache of their own beside the user's store.
+
+Of the user's cache only what was fetched is used: the kernel's source, which packages it came from, Go's modules.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from guestforge.arch import Arch
+from guestforge.bench.builds import Change, Measured, figures
+from guestforge.bench.figures import Section, Table, missed, write
+from guestforge.bench.host import compiler, host_facts, now, tool_version
+from guestforge.bench.lanes import Command, Cost, Lane, alone, in_turn, seconds_of
+from guestforge.check.options import ARTIFACTS
+from guestforge.check.run import REPORT
+from guestforge.cli import Chosen
+from guestforge.commands import arches_of
+from guestforge.errors import BuildError
+from guestforge.files import remove_tree
+from guestforge.host.packages import SWITCH, agent_needs, boot_needs, ensure, image_needs, kernel_needs
+from guestforge.kernel.configure import CONFIG, configure
+from guestforge.kernel.dotconfig import format_line, parse_line, read_dotconfig
+from guestforge.kernel.fragment import COMMON, FRAGMENTS, compose
+from guestforge.kernel.make import ENVIRONMENT, Make, build_argv, configure_argv
+from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP, build_kernel
+from guestforge.kernel.toolchain import identify
+from guestforge.pipeline import Options
+from guestforge.progress import Bar, bar, say, step
+from guestforge.recipe.load import load_guest, load_kernel
+from guestforge.recipe.models import Kernel
+from guestforge.rootfs.agent import build_agent, build_probe
+from guestforge.scratch import scratch_directory
+from guestforge.sources.linux import fetch_tree
+from guestforge.store import Store, user_cache_dir
+
+INVOKE: Final = Path(__file__).resolve().parents[2] / "invoke"
+BORROWED: Final = ("store/source", "store/package", "resolved", "go/modules")  # of the user's cache
+
+
+CACHE_VARIABLE: Final = "GUESTFORGE_CACHE"
+REPEATS: Final = 5  # builds with nothing changed
+CHECKS: Final = 3  # checks alone
+ROUNDS: Final = 6  # builds after a change, there and back in turn
+# An option that few objects depend on, and one that many do; with the value that each is changed to.
+CHANGES: Final = (("CONFIG_EXT4_FS_SECURITY", "n"), ("CONFIG_IPV6", "n"))
+
+
+def run(chosen: Chosen) -> None:
+    """Measure the architectures that were asked for, and write the section."""
+    arches = arches_of(chosen)
+    for arch in arches:
+        ensure((*kernel_needs(arch), *agent_needs(), *image_needs(), *boot_needs(arch)))
+    facts = host_facts()
+    tables = tuple(_table(_measure(arch)) for arch in arches)
+    section = Section("build", now(), facts, tables)
+    write(section)
+    for line in missed(section):
+        say(f"not met: {line}")
+
+
+def _table(measured: Measured) -> Table:
+    arch = measured.arch
+    facts = (
+        ("guest kernel", measured.release),
+        ("compiler", compiler(arch)),
+        ("emulator", tool_version(arch.qemu)),
+    )
+    return Table(arch.name, facts, figures(measured))
+
+
+def _measure(arch: Arch) -> Measured:
+    user, options = Store(), Options()
+    recipe = load_kernel(load_guest(options.guest).kernel)
+    fetch_tree(user, recipe.source)  # what is not there is fetched before the clock runs
+    build_agent(user, arch), build_probe(user, arch)
+    with scratch_directory("bench-", user_cache_dir()) as scratch:
+        return Bench(arch, recipe, options.jobs, scratch, user.cache).measure()
+
+
+class Bench:
+    """The measurements of one architecture, in a scratch directory."""
+
+    def __init__(self, arch: Arch, recipe: Kernel, jobs: int, scratch: Path, user_cache: Path) -> None:
+        self._arch = arch
+        self._recipe = recipe
+        self._jobs = jobs
+        self._scratch = scratch
+        self._log = scratch / "log"
+        self._output = scratch / "output"
+        self._fragments = scratch / FRAGMENTS.name
+        self._store = Store(scratch / "cache")
+        shutil.copytree(FRAGMENTS, self._fragments)
+        for name in BORROWED:
+            _borrow(user_cache / name, self._store.cache / name)
+        self._tree = fetch_tree(self._store, recipe.source)
+        # plain make reads the same tree, and writes a directory of its own
+        self._plain = Make(arch, self._tree.path, scratch / "plain", self._tree.date)
+        self._plain.build.mkdir()
+
+    def measure(self) -> Measured:
+        """Measure everything; the order matters, for each part goes on where the one before has ended."""
+        made, plain = self._from_nothing()
+        rest = self._whole()
+        unchanged = self._unchanged()
+        check = self._check()
+        changes = [self._change(option, value) for option, value in CHANGES]
+        whole = Cost(made.seconds + rest.seconds, made.processor + rest.processor, max(made.peak_kib, rest.peak_kib))
+        release = (self._plain.build / "include/config/kernel.release").read_text().strip()
+        return Measured(self._arch, release, made, plain, whole, unchanged, check, changes)
+
+    # from nothing
+
+    def _from_nothing(self) -> tuple[Cost, Cost]:
+        """Build the kernel with both, in turn; return what each took."""
+        shutil.copyfile(self._configured(), self._plain.build / CONFIG)
+        ours = Lane([self._invoke("kernel")], self._log)
+        theirs = Lane(self._make_commands(), self._log)
+        with step(f"building the kernel for {self._arch.name} twice, with our step and with plain make"):
+            in_turn([ours, theirs])
+        self._require_same()
+        return ours.cost, theirs.cost
+
+    def _configured(self) -> Path:
+        """Return the configuration that the fragments make, as it is just now."""
+        directory = self._scratch / "configured"
+        directory.mkdir(exist_ok=True)
+        make = Make(self._arch, self._tree.path, directory, self._tree.date)
+        requests = compose(self._recipe.fragments, self._arch.name, self._fragments)
+        configure(make, self._recipe.base, requests, identify(self._store.cache, self._arch), self._log)
+        return directory / CONFIG
+
+    def _require_same(self) -> None:
+        """Raise BuildError unless both have built the same configuration: else the times mean nothing."""
+        entry = next((self._store.cache / "store" / STEP).iterdir())
+        ours, theirs = read_dotconfig(entry / CONFIG_COPY), read_dotconfig(self._plain.build / CONFIG)
+        if ours != theirs:
+            differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+            raise BuildError(f"make built another configuration than our step: {', '.join(differing[:10])}")
+        size = (self._plain.build / self._arch.kernel_path).stat().st_size
+        say(f"both built the same configuration; the kernels have {(entry / KERNEL).stat().st_size} and {size} bytes")
+
+    # the whole
+
+    def _whole(self) -> Cost:
+        with step(f"building and checking the rest for {self._arch.name}"):
+            return alone(self._invoke("build"), self._log)
+
+    def _unchanged(self) -> list[float]:
+        with bar(f"builds of {self._arch.name} with nothing changed", REPEATS, "builds") as shown:
+            return [_counted(shown, lambda: seconds_of(self._invoke("build"), self._log)) for _ in range(REPEATS)]
+
+    def _check(self) -> list[float]:
+        """Return what checks took beyond their boots."""
+        with bar(f"checks of {self._arch.name} alone", CHECKS, "checks") as shown:
+            return [_counted(shown, self._check_once) for _ in range(CHECKS)]
+
+    def _check_once(self) -> float:
+        seconds = seconds_of(self._invoke("check"), self._log)
+        guest = self._output / self._arch.name / Options().guest
+        reports = [json.loads((guest / "check" / artifact / REPORT).read_text()) for artifact in ARTIFACTS]
+        return seconds - sum(float(report["phases"]["done"]) for report in reports)
+
+    # a change
+
+    def _change(self, option: str, value: str) -> Change:
+        """Change an option there and back, and build with both after each; who is first changes too."""
+        fragment, line = _find(self._fragments, option)
+        states = [line, format_line(option, value)]
+        configs = [self._config_with(fragment, line, state) for state in states]
+        step_times: list[float] = []
+        make_times: list[float] = []
+        only: list[float] = []
+        objects: list[int] = []
+        with bar(f"{self._arch.name} kernels with {option} changed and restored", ROUNDS, "rounds") as shown:
+            for number in range(1, ROUNDS + 1):
+                state = number % 2
+                _put(fragment, states[1 - state], states[state])
+                ours_first = number % 4 in (1, 2)
+                if ours_first:
+                    step_times.append(self._step(objects))
+                prepared, built = self._plain_build(configs[state])
+                make_times.append(prepared + built)
+                only.append(built)
+                if not ours_first:
+                    step_times.append(self._step(objects))
+                self._require_same()
+                shown.update()
+        return Change(option, int(median(objects)), step_times, make_times, only)
+
+    def _config_with(self, fragment: Path, line: str, state: str) -> str:
+        """Return the configuration with a line of a fragment in another state, and leave the fragment as it was."""
+        _put(fragment, line, state)
+        text = self._configured().read_text()
+        _put(fragment, state, line)
+        return text
+
+    def _step(self, objects: list[int]) -> float:
+        """Time the kernel step, as a build runs it; its entry of before must not be found."""
+        remove_tree(self._store.cache / "store" / STEP)
+        start = time.monotonic()
+        entry = build_kernel(
+            self._store,
+            self._arch,
+            self._recipe,
+            jobs=self._jobs,
+            fragments=self._fragments,
+            source=lambda: self._tree,
+        )
+        seconds = time.monotonic() - start
+        objects.append(int(json.loads((entry.path / FACTS).read_text())["objects"]))
+        return seconds
+
+    def _plain_build(self, config: str) -> tuple[float, float]:
+        """Time plain make with a changed configuration: olddefconfig, and the build."""
+        (self._plain.build / CONFIG).write_text(config)
+        prepare, build = self._make_commands()
+        return seconds_of(prepare, self._log), seconds_of(build, self._log)
+
+    # commands
+
+    def _invoke(self, task: str) -> Command:
+        argv = (INVOKE, task, "--arch", self._arch.name, "--output", self._output)
+        return Command(argv, {CACHE_VARIABLE: str(self._store.cache), SWITCH: "never"})
+
+    def _make_commands(self) -> list[Command]:
+        plain = self._plain
+        argvs = (configure_argv(plain, "olddefconfig"), build_argv(plain, self._jobs))
+        return [Command(argv, ENVIRONMENT) for argv in argvs]
+
+
+def _borrow(theirs: Path, ours: Path) -> None:
+    """Have a directory of the user's cache in ours; one that is not there yet is made, for the tools to fill."""
+    theirs.mkdir(parents=True, exist_ok=True)
+    ours.parent.mkdir(parents=True, exist_ok=True)
+    ours.symlink_to(theirs)
+
+
+def _find(fragments: Path, option: str) -> tuple[Path, str]:
+    """Return the fragment that asks for an option, and its line."""
+    for path in sorted(fragments.glob(f"{COMMON}/*.conf")):
+        for line in path.read_text().splitlines():
+            if (pair := parse_line(line)) and pair[0] == option:
+                return path, line
+    raise BuildError(f"no fragment asks for {option}, with which a change is measured")
+
+
+def _put(path: Path, old: str, new: str) -> None:
+    """Replace a line of a fragment."""
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{new if line == old else line}\n" for line in lines))
+
+
+def _counted(shown: Bar, measure: Callable[[], float]) -> float:
+    seconds = measure()
+    shown.update()
+    return seconds

@@ -1,0 +1,233 @@
+"""The page of figures, and the measuring of programs."""
+
+import os
+import sys
+import time
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from guestforge.bench import boot, build
+from guestforge.bench.figures import (
+    HEAD,
+    NOT_YET,
+    Aim,
+    Figure,
+    Section,
+    Table,
+    formatted,
+    missed,
+    page,
+    render,
+    spread,
+    write,
+)
+from guestforge.bench.host import host_facts
+from guestforge.bench.lanes import Command, Lane, alone, descendants, in_turn, seconds_of
+from guestforge.errors import BuildError
+from guestforge.kernel.fragment import FRAGMENTS
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "bench"
+
+
+def section(key="build", value=1.02):
+    figures = (
+        Figure("kernel from nothing / plain make", value, "ratio", Aim(1.03), "310.00 s / 304.00 s"),
+        Figure("peak memory", 1_400_000, "KiB", Aim(2 * 1024**2, strict=True)),
+        Figure("initrd: guest instructions", 570_100_000, "instructions"),
+    )
+    table = Table("x86_64", (("compiler", "gcc 12"),), figures)
+    return Section(key, "2026-01-02 03:04 UTC", (("processors", "2"),), (table,))
+
+
+def python(code):
+    return Command([sys.executable, "-c", code])
+
+
+def busy(seconds):
+    return python(f"import time\nwhile time.process_time() < {seconds}: pass")
+
+
+def test_a_section_is_rendered():
+    assert render(section()) == (GOLDEN / "section.md").read_text()
+
+
+def test_each_command_replaces_its_own_section_alone():
+    both = page(page("", section("build")), section("boot"))
+    newer = page(both, section("build", value=1.01))
+    assert "| 1.020 |" in both and newer.count("| 1.020 |") == 1  # the one of the boots
+    assert newer.index("| 1.010 |") < newer.index("| 1.020 |")
+    assert page(newer, section("build")) == both
+
+
+def test_a_page_has_its_head_once_and_says_what_was_not_measured():
+    text = page("", section("boot"))
+    assert text.startswith(HEAD)
+    assert text.count(NOT_YET) == 1
+    assert page(text, section("boot")) == text
+
+
+def test_an_old_head_is_replaced():
+    text = page("", section())
+    assert page(text.replace(HEAD, "# Something else\n"), section()) == text
+
+
+def test_the_page_is_written(tmp_path):
+    write(section("boot"), tmp_path / "figures.md")
+    write(section("build"), tmp_path / "figures.md")
+    assert (tmp_path / "figures.md").read_text() == page(page("", section("boot")), section("build"))
+
+
+@pytest.mark.parametrize(("value", "met"), [(1.03, True), (1.0301, False)])
+def test_a_figure_at_the_limit_is_what_was_aimed_at(value, met):
+    assert (missed(section(value=value)) == []) == met
+    assert ("**no**" in render(section(value=value))) != met
+
+
+def test_a_strict_aim_is_missed_at_the_limit():
+    assert Aim(8e6, strict=True).met(7_999_999)
+    assert not Aim(8e6, strict=True).met(8e6)
+
+
+def test_what_was_missed_is_named():
+    assert missed(section(value=1.5)) == ["x86_64: kernel from nothing / plain make: 1.500, aim at most 1.030"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (1.0304, "ratio", "1.030"),
+        (0.996, "seconds", "1.00 s"),
+        (5_630_000, "bytes", "5.63 MB"),
+        (24 * 1024, "KiB", "24.0 MiB"),
+        (1_234_560_000, "instructions", "1,234.6 million"),
+    ],
+)
+def test_values_are_written_in_their_units(value, unit, text):
+    assert formatted(value, unit) == text
+
+
+def test_a_spread_tells_how_many_there_are():
+    assert spread([2.0, 1.0, 4.0], "seconds") == "median of 3, 1.00 s to 4.00 s"
+
+
+def test_facts_of_the_host_are_there():
+    facts = dict(host_facts())
+    assert set(facts) == {"processors", "memory", "host kernel", "load in the minute before"}
+    assert all(facts.values())
+
+
+def test_lanes_do_not_work_at_the_same_time(tmp_path):
+    """Each of two writes when it was at work; a stopped one writes nothing."""
+    code = "import time, sys\nfor _ in range(60): print(sys.argv[1], flush=True); time.sleep(0.01)"
+    lanes = [Lane([Command([sys.executable, "-c", code, name])], tmp_path / "log") for name in "ab"]
+    in_turn(lanes, turn=0.2)
+    told = (tmp_path / "log").read_text().split()
+    switches = sum(one != other for one, other in pairwise(told))
+    assert told.count("a") == told.count("b") == 60
+    assert 2 <= switches <= 12
+
+
+def test_what_a_lane_starts_is_stopped_with_it_though_its_group_is_another(tmp_path):
+    child = f"import time\nfor _ in range(50): open({str(tmp_path / 'beat')!r}, 'a').write('.'); time.sleep(0.01)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], process_group=0, check=True)"
+    with closing(Lane([python(parent)], tmp_path / "log")) as lane:
+        while not (tmp_path / "beat").exists():
+            lane.turn(0.1)
+        before = (tmp_path / "beat").read_text()
+        time.sleep(0.3)
+        assert (tmp_path / "beat").read_text() == before
+        lane.turn(30)
+        assert lane.done
+    assert len((tmp_path / "beat").read_text()) == 50
+
+
+def test_time_in_which_a_lane_is_stopped_does_not_count(tmp_path):
+    one, other = (Lane([busy(0.4)], tmp_path / "log") for _ in range(2))
+    start = time.monotonic()
+    in_turn([one, other], turn=0.1)
+    assert one.cost.seconds + other.cost.seconds <= time.monotonic() - start
+    assert one.cost.processor >= 0.4
+    assert other.cost.processor >= 0.4
+
+
+def test_commands_of_a_lane_run_one_after_another(tmp_path):
+    alone(python("print('first')"), tmp_path / "log")
+    lane = Lane([python("print('second')"), python("print('third')")], tmp_path / "log")
+    in_turn([lane])
+    assert (tmp_path / "log").read_text().split() == ["first", "second", "third"]
+
+
+def test_memory_of_children_counts(tmp_path):
+    child = "import time; data = b'x' * (64 << 20); time.sleep(1.2)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    assert alone(python(parent), tmp_path / "log").peak_kib > 64 * 1024
+
+
+@pytest.mark.parametrize("measure", [alone, seconds_of])
+def test_a_measured_command_that_fails_is_an_error_with_its_output(tmp_path, measure):
+    with pytest.raises(BuildError, match="exit code 3") as caught:
+        measure(python("import sys; print('why'); sys.exit(3)"), tmp_path / "log")
+    assert "why" in caught.value.excerpt
+
+
+def test_nothing_of_a_stopped_lane_is_left_when_another_fails(tmp_path):
+    sleeper = Lane([python("import time; time.sleep(60)")], tmp_path / "one")
+    sleeper.turn(0.1)
+    below = descendants(os.getpid())[1:]
+    assert below
+    with pytest.raises(BuildError):
+        in_turn([sleeper, Lane([python("raise SystemExit(1)")], tmp_path / "two")], turn=0.2)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+
+
+def test_a_child_that_is_stopped_ends_itself_when_its_lane_is_closed(tmp_path):
+    code = (
+        "import pathlib, signal, sys, time\n"
+        f"def end(*_): pathlib.Path({str(tmp_path / 'ended')!r}).touch(); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    with closing(Lane([python(code)], tmp_path / "log")) as lane:
+        while not (tmp_path / "ready").exists():
+            lane.turn(0.1)
+    assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), build.CHANGES)
+def test_a_fragment_asks_for_each_option_that_is_changed(option, value):
+    _, line = build._find(FRAGMENTS, option)
+    assert line != build.format_line(option, value)
+
+
+def test_an_option_that_no_fragment_asks_for_is_an_error():
+    with pytest.raises(BuildError, match="CONFIG_NO_SUCH"):
+        build._find(FRAGMENTS, "CONFIG_NO_SUCH")
+
+
+def test_a_line_of_a_fragment_is_replaced_and_put_back(tmp_path):
+    path = tmp_path / "some.conf"
+    path.write_text("# why\nCONFIG_A=y\nCONFIG_AB=y\n")
+    build._put(path, "CONFIG_A=y", "# CONFIG_A is not set")
+    assert path.read_text() == "# why\n# CONFIG_A is not set\nCONFIG_AB=y\n"
+    build._put(path, "# CONFIG_A is not set", "CONFIG_A=y")
+    assert path.read_text() == "# why\nCONFIG_A=y\nCONFIG_AB=y\n"
+
+
+def boots_of(seconds):
+    return [boot.Boot(value, 16_000, 240_000, 130_000, 120_000) for value in seconds]
+
+
+def test_figures_of_boots_are_medians_and_aims_are_judged():
+    boots = {"initrd": boots_of([3.0, 1.0, 2.0]), "image": boots_of([4.0, 5.0, 9.0])}
+    counted = {"initrd": [570, 571, 572], "image": [1, 2, 3]}
+    measured = boot.Measured(boot.PROVEN[0], boot.Sizes(3_640_000, 1_990_000, 6_090_000), boots, counted)
+    figures = {figure.name: figure for figure in boot.figures(measured)}
+    assert figures["initrd: agent ready"].value == 2.0
+    assert figures["image: agent ready"].value == 5.0
+    assert figures["initrd: guest instructions"].value == 571
+    assert figures["kernel and initrd"].value == 5_630_000
+    assert all(figure.aim.met(figure.value) for figure in figures.values() if figure.aim)
