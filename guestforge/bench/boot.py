@@ -139,11 +139,17 @@ def _ready(machine: Machine) -> AgentClient:
 
 
 def _counted(plan: MachinePlan) -> int:
-    """Boot once; return how many instructions it took. Nobody connects, or the guest would work for that too."""
+    """Boot once; return how many instructions it took, once the agent has answered too.
+
+    Nobody connects before the count is taken, or the guest would work for that as well.
+    """
     with _errors(), Machine(plan) as machine:
         machine.wait_console(READY, LIMIT)
         machine.execute("stop")  # an idle guest's timer ticks would count on
-        return machine.instructions()
+        instructions = machine.instructions()
+        machine.execute("cont")
+        _ready(machine).close()
+    return instructions
 
 
 @contextlib.contextmanager

@@ -46,7 +46,9 @@ architecture (`--arch`), about half an hour on two processors, and 1 GB below th
 - **Agent ready**: from before QEMU and the programs behind its devices are started until the agent has answered
   Health.Check with SERVING, under TCG. initrd and image are booted in turn.
 - **Guest instructions**: what QEMU counts with `-icount shift=0` from reset, firmware included, until the agent has
-  written that it is ready. It does not depend on the speed of the host.
+  written on the console that it is ready. It does not depend on the speed of the host. The guest is halted for the
+  count; afterwards it goes on, and the boot counts only if the agent then answers over vsock, so the vhost-user device
+  works under icount too.
 - **Guest memory used**: what /proc/meminfo in the guest says is neither available to a new program nor lies free in
   the processors' own lists, as soon as the agent has answered.
 - **QEMU's memory**: resident (rss), and with shared pages divided by those who share them (pss), at the same moment.
