@@ -49,6 +49,7 @@ package main
 import (
 	_ "embed"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -61,7 +62,7 @@ func main() {
 		os.Mkdir("/p", 0755)
 		syscall.Mount("proc", "/p", "proc", 0, "")
 		for {
-			if _, err := os.Stat("/p/1/root/run/kata-containers/sandbox/storage/guestforge-disk/data"); err == nil {
+			if found, _ := filepath.Glob("/p/1/root/run/kata-containers/sandbox/storage/*/data"); found != nil {
 				break
 			}
 			time.Sleep(10 * time.Millisecond)

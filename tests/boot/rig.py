@@ -113,6 +113,7 @@ class Faults:
 
     before_start: Callable | None = None  # may return another machine in its place
     at_probe: tuple[str, Callable] | None = None  # at the first probe on a storage, by the name of its check
+    limit: float = float("inf")  # seconds that it may take from then on
     at_wait: Callable | None = None  # when the first line of the console is waited for
     after_power_off: Callable | None = None
     line: str | None = None  # the event is this text on the console
@@ -171,7 +172,8 @@ def _before_first(guest, faults, check, action):
         if storage.check == check and faults.event.at is None:
             faults.event.now()
             action(guest)
-        return real(storage, args, timeout)
+            guest._client.timeout = min(guest._client.timeout, faults.limit)
+        return real(storage, args, min(timeout, faults.limit) if faults.event.at else timeout)
 
     guest.run_probe = run_probe
 

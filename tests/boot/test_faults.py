@@ -168,45 +168,53 @@ def test_full_disk_under_the_console_log_is_told(rig):
 # The storages
 
 
-def other_tree(machine):
-    return fixtures.container_tree(fixtures.new_nonce(), machine.artifacts.probe)
+def details(outcome):
+    return {result.name: result.summary for result in outcome.report.checks}
 
 
-def test_disk_with_the_content_of_another_run_fails(rig):
+def test_storages_with_the_content_of_another_run_fail(rig):
+    storages = []
+
     def exchange(machine):
-        machine.place("virtio-blk").unlink()
-        fixtures.write_disk(other_tree(machine), machine.place("virtio-blk"))
+        for storage in machine.storages:
+            tree = fixtures.container_tree(fixtures.new_nonce(), machine.artifacts.probe)
+            if storage.live:
+                shutil.rmtree(storage.place)
+                fixtures.write_directory(tree, storage.place)
+            else:
+                storage.place.unlink()
+                fixtures.write_disk(tree, storage.place)
+            storages.append(storage.check)
 
-    passed = tuple(name for name in ALL if name != "virtio-blk")
     outcome = rig.check(faults=Faults(before_start=exchange))
-    assert_fails(outcome, "virtio-blk", "/data/nonce, seen by the guest: sha256 is", passed=passed, within=None)
+    assert {"virtio-blk", "virtio-fs"} <= set(storages)
+    assert outcome.failures == storages
+    assert {name for name, status in outcome.statuses.items() if status == "pass"} == set(ALL) - set(storages)
+    for name in storages:
+        assert "/data/nonce, seen by the guest: sha256 is" in details(outcome)[name]
 
 
-def test_share_with_the_content_of_another_run_fails(rig):
-    def exchange(machine):
-        shutil.rmtree(machine.place("virtio-fs"))
-        fixtures.write_directory(other_tree(machine), machine.place("virtio-fs"))
-
-    passed = tuple(name for name in ALL if name != "virtio-fs")
-    outcome = rig.check(faults=Faults(before_start=exchange))
-    assert_fails(outcome, "virtio-fs", "/data/nonce, seen by the guest: sha256 is", passed=passed, within=None)
-
-
-def test_what_the_guest_wrote_must_be_on_the_disk_and_in_the_share_in_the_end(rig):
-    places = {}
-
-    def damage():
-        subprocess.run(["debugfs", "-w", "-R", "rm /out/written", places["disk"]], check=True, capture_output=True)
-        (places["share"] / "data" / "new").write_bytes(b"something else")
+def test_what_the_guest_wrote_must_be_there_in_the_end(rig, tmp_path):
+    storages = []
+    (tmp_path / "other").write_text("something else")
+    (tmp_path / "script").write_text(f"rm /out/written\nwrite {tmp_path}/other /out/written\n")
 
     def remember(machine):
-        places.update(disk=machine.place("virtio-blk"), share=machine.place("virtio-fs"))
+        storages.extend(machine.storages)
+
+    def damage():
+        for storage in storages:
+            if storage.live:
+                (storage.place / "out" / "written").write_text("something else")
+            else:
+                argv = ["debugfs", "-w", "-f", tmp_path / "script", storage.place]
+                subprocess.run(argv, check=True, capture_output=True)
 
     outcome = rig.check(faults=Faults(before_start=remember, after_power_off=damage))
-    assert outcome.failures == ["virtio-blk", "virtio-fs"]
-    details = {result.name: result.summary for result in outcome.report.checks}
-    assert "after the guest was off: a new file, seen by the host: no file out/written" in details["virtio-blk"]
-    assert "after the guest was off: rename, seen by the host: data/new holds 14 bytes" in details["virtio-fs"]
+    assert outcome.failures == [storage.check for storage in storages]
+    for name in outcome.failures:
+        words = "after the guest was off: a new file, seen by the host: out/written holds 14 bytes"
+        assert words in details(outcome)[name]
     assert outcome.statuses["poweroff"] == outcome.statuses["console-clean"] == "pass"
 
 
@@ -254,8 +262,16 @@ def test_missing_qemu_ends_the_command_with_3(check, tmp_path):
     ended.assert_told(3, "x86_64 initrd: kernel-up: qemu-system-x86_64 is not installed", "qemu-system-x86")
 
 
-@pytest.mark.parametrize("moment", ["qemu", "Linux version", "agent ready", "probe"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "qemu"),
+        (signal.SIGINT, "Linux version"),
+        (signal.SIGINT, "agent ready"),
+        (signal.SIGINT, "probe"),
+        (signal.SIGTERM, "probe"),
+    ],
+)
 def test_ctrl_c_in_a_boot_leaves_nothing(check, scene, tmp_path, number, moment):
     running = check("--verbose")
     if moment == "qemu":
