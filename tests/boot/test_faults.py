@@ -102,9 +102,9 @@ def test_agent_that_exits_is_a_panic(rig, agents, arch_row):
 
 def test_agent_that_does_not_answer_meets_the_limit(rig, agents):
     initrd = agents.initrd("x86_64", agents.build("x86_64", SLEEPS))
-    outcome = rig.check(initrd=initrd, timeout=4, faults=Faults(line="I think about it"))
+    outcome = rig.check(initrd=initrd, timeout=6, faults=Faults(line="I think about it"))
     assert_fails(
-        outcome, "agent-ready", "within 4 s", "I think about it", passed=("kernel-up", "console-clean"), within=4 + SOON
+        outcome, "agent-ready", "within 6 s", "I think about it", passed=("kernel-up", "console-clean"), within=6 + SOON
     )
 
 
@@ -121,9 +121,9 @@ def test_guest_that_warns_in_mid_run_has_no_clean_console(rig, agents):
 
 
 def test_guest_that_hangs_in_mid_run_meets_the_limit(rig):
-    faults = Faults(at_probe=("virtio-blk", lambda guest: guest._machine.execute("stop")))
-    outcome = rig.check(timeout=4, faults=faults)
-    assert_fails(outcome, "virtio-blk", "the guest hangs", passed=TO_AGENT, within=4 + live.ALIVE_LIMIT + SOON)
+    faults = Faults(at_probe=("virtio-blk", lambda guest: guest._machine.execute("stop")), limit=3)
+    outcome = rig.check(faults=faults)
+    assert_fails(outcome, "virtio-blk", "the guest hangs", passed=TO_AGENT, within=3 + live.ALIVE_LIMIT + SOON)
 
 
 # The programs on the host
