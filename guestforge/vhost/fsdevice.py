@@ -188,7 +188,10 @@ class FsDevice:
             return
         reply = memoryview(bytearray(job.size))
         try:
-            job.reply = bytes(reply[: self._server.serve((memoryview(job.request),), (reply,) if job.size else ())])
+            # in the pieces in which Linux sends it: the header, and the rest
+            request = memoryview(job.request)
+            pieces = (request[:IN_HEADER], request[IN_HEADER:])
+            job.reply = bytes(reply[: self._server.serve(pieces, (reply,) if job.size else ())])
         except Exception as fault:
             job.fault = fault
         self._done.append(job)
