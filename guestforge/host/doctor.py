@@ -1,10 +1,11 @@
 """`./invoke doctor`: a line for each thing that a build or a check needs, and the remedy where it is missing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from guestforge.arch import host, lookup_list
 from guestforge.cli import Chosen
 from guestforge.host.findings import Finding, findings
+from guestforge.host.packages import command
 from guestforge.pipeline import OUTPUT
 
 
@@ -23,12 +24,18 @@ def report(found: Iterable[Finding]) -> str:
     lines = [_line(finding, width) for finding in found]
     count = sum(finding.state == "missing" for finding in found)
     end = f"{count} missing: no build before that is put right" if count else "nothing that is needed is missing"
-    return "\n".join([*lines, end])
+    return "\n".join([*lines, end, *_all_at_once(found)])
 
 
 def exit_code(found: Iterable[Finding]) -> int:
     """Return the exit code that the findings deserve."""
     return 1 if any(finding.state == "missing" for finding in found) else 0
+
+
+def _all_at_once(found: Iterable[Finding]) -> Iterator[str]:
+    """Yield the one command that installs every package that is missing, where there is any."""
+    if needs := [need for finding in found for need in finding.needs]:
+        yield f"install all with: {command(needs)}"
 
 
 def _line(finding: Finding, width: int) -> str:

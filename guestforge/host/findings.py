@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -25,20 +24,23 @@ from guestforge.vmm.vsock import choose_vsock
 State = Literal["ok", "note", "missing"]
 
 GIB: Final = 1024**3
-# An unpacked kernel source has 1.5 GiB, the objects of a kernel up to 0.5, artifacts and Go's caches another.
-CACHE_ENOUGH: Final = 4 * GIB
+# An unpacked kernel source has 1.5 GiB, which all architectures share, as they do Go's caches. Each has the objects of a
+# kernel, up to 0.5 GiB, and artifacts.
+CACHE_SHARED: Final = 3 * GIB
+CACHE_EACH: Final = GIB
 SCRATCH_ENOUGH: Final = GIB // 4  # a check's disk and share, twice
-VERSION_LIMIT: Final = 5.0  # seconds
+VERSION_LIMIT: Final = 2.0  # seconds
 
-# Programs that have no --version, or say something else there.
-SILENT: Final = frozenset({"unshare", "mke2fs", "debugfs", "e2fsck", "virtiofsd"})
+# Programs that do not know --version.
+VERSION_OPTIONS: Final = {"mke2fs": "-V", "debugfs": "-V", "e2fsck": "-V"}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line of the doctor: what it is about, how it is, what was found, and the remedy where it is not well.
 
-    `missing` ends doctor with exit code 1; a `note` says what will be done without, or otherwise.
+    `missing` ends doctor with exit code 1; a `note` says what will be done without, or otherwise. `needs` names the
+    packages that would put it right.
     """
 
     area: str
@@ -46,6 +48,7 @@ class Finding:
     state: State
     found: str
     remedy: str = ""
+    needs: tuple[Need, ...] = ()
 
 
 def findings(arches: tuple[Arch, ...], output: Path) -> Iterator[Finding]:
@@ -63,7 +66,8 @@ def findings(arches: tuple[Arch, ...], output: Path) -> Iterator[Finding]:
     yield Finding("boot", "vsock", "ok", choose_vsock().describe())
     for arch in arches:
         yield virtio_fs(arch)
-    yield disk("cache", user_cache_dir(), CACHE_ENOUGH, "set GUESTFORGE_CACHE to a larger disk")
+    enough = CACHE_SHARED + CACHE_EACH * len(arches)
+    yield disk("cache", user_cache_dir(), enough, "set GUESTFORGE_CACHE to a larger disk")
     yield disk("output", output, SCRATCH_ENOUGH, "give --output on a larger disk")
     yield disk("temporary files", Path(tempfile.gettempdir()), SCRATCH_ENOUGH, "set TMPDIR to a larger disk")
 
@@ -75,7 +79,7 @@ def tools(area: str, needs: Iterable[Need]) -> Iterator[Finding]:
     """Yield a finding for each need, each once."""
     for need in dict.fromkeys(needs):
         if missing((need,)):
-            yield Finding(area, need.name, "missing", "not installed", command((need,)))
+            yield Finding(area, need.name, "missing", "not installed", command((need,)), (need,))
         else:
             yield Finding(area, need.name, "ok", _what_is_there(need))
 
@@ -102,7 +106,8 @@ def virtio_fs(arch: Arch) -> Finding:
     name = f"virtio-fs for {arch.name}"
     server = find_virtiofsd()
     if server is None:
-        return Finding("boot", name, "missing", "no virtiofsd that answers", command(boot_needs(arch)))
+        needs = tuple(need for need in boot_needs(arch) if need.tool == "virtiofsd")
+        return Finding("boot", name, "missing", "no virtiofsd that answers", command(needs), needs)
     doubt = why_not(arch)
     order = f"{arch.byte_order}-endian guest"
     if doubt is None:
@@ -140,12 +145,21 @@ def _mirror() -> Finding:
 def _what_is_there(need: Need) -> str:
     path = find_tool(need.tool) if need.tool else None
     if path is None:
-        return need.package
-    if need.tool in SILENT:
-        return str(path)
+        return f"{_file(need)}, of {need.package}"
+    version = _version(path, VERSION_OPTIONS.get(need.tool, "--version"))
+    return f"{path}: {version}"[:100] if version else str(path)
+
+
+def _file(need: Need) -> Path:
+    """Return the first file that meets a need which a file meets."""
+    places = (place.lstrip("/") for place in need.file.split(os.pathsep) if place)
+    return next(path for place in places for path in Path("/").glob(place))
+
+
+def _version(path: Path, option: str) -> str:
+    """Return the first line with a digit of what a program says of itself; empty if there is none."""
     try:
-        said = run([path, "--version"], check=False, timeout=VERSION_LIMIT, error=UserError).output
-    except (UserError, OSError, subprocess.SubprocessError):
-        said = ""
-    first = next((line.strip() for line in said.splitlines() if any(c.isdigit() for c in line)), "")
-    return f"{path}: {first}"[:100] if first else str(path)
+        said = run([path, option], check=False, timeout=VERSION_LIMIT, error=UserError).output
+    except (UserError, OSError):
+        return ""
+    return next((line.strip() for line in said.splitlines() if any(c.isdigit() for c in line)), "")

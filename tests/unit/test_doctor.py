@@ -1,16 +1,23 @@
 """The doctor: what is missing is told with its remedy, and is the exit code."""
 
 import shutil
+import time
 from collections import namedtuple
 
 import pytest
 
-from guestforge.arch import ARCHES, host
+from guestforge.arch import ARCHES, PROVEN, host
+from guestforge.cli import Chosen
 from guestforge.host import findings as module
-from guestforge.host.doctor import exit_code, report
+from guestforge.host import packages
+from guestforge.host.doctor import exit_code, report, run_doctor
 from guestforge.host.findings import Finding, accelerator, disk, findings, tools, virtio_fs
-from guestforge.host.packages import Need
+from guestforge.host.packages import Need, agent_needs, boot_needs, image_needs, kernel_needs
+from guestforge.run import find_tool
 from guestforge.vmm.accel import KvmState
+from guestforge.vmm.virtiofsd import Virtiofsd
+
+Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
@@ -54,6 +61,90 @@ def test_a_tool_that_tells_no_version_is_there_all_the_same(programs, tmp_path):
     assert (finding.state, finding.found) == ("ok", str(tmp_path / "bin" / "a-tool"))
 
 
+def test_one_command_installs_all_that_is_missing(programs):
+    programs("there")
+    needs = [NEED, Need("there", tool="there"), Need("b-package", tool="b-tool"), Need("b-package", tool="c-tool")]
+    last = report(list(tools("kernel", needs))).splitlines()[-1]
+    assert last.endswith("apt-get install --no-install-recommends a-package b-package")
+
+
+def test_no_command_where_nothing_is_missing():
+    assert "install" not in report([Finding("disk", "cache", "missing", "1.0 GiB free", "a larger disk")])
+
+
+def test_a_program_that_knows_another_option_is_asked_with_that(programs, tmp_path):
+    programs("mke2fs")
+    (tmp_path / "bin" / "mke2fs").write_text('#!/bin/sh\n[ "$1" = -V ] && echo mke2fs 1.47.0 >&2\n')
+    (finding,) = tools("image", [Need("e2fsprogs", tool="mke2fs")])
+    assert finding.found.endswith("mke2fs: mke2fs 1.47.0")
+
+
+def test_a_program_that_does_not_answer_costs_little_time(programs, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "VERSION_LIMIT", 0.1)
+    programs("a-tool")
+    (tmp_path / "bin" / "a-tool").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    start = time.monotonic()
+    (finding,) = tools("kernel", [NEED])
+    assert finding.state == "ok"
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.usefixtures("programs")
+def test_what_is_a_file_is_told_with_its_place(tmp_path):
+    (tmp_path / "server").touch()
+    (finding,) = tools("boot", [Need("a-package", tool="server", file=f"/nowhere/server:{tmp_path}/serv*")])
+    assert finding.found == f"{tmp_path}/server, of a-package"
+
+
+@pytest.fixture
+def machine(programs, tmp_path, monkeypatch):
+    """A machine on which everything is there, as the whole command sees it."""
+    monkeypatch.setenv("GUESTFORGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "kvm_state", lambda *_: KvmState(False, "no /dev/kvm"))
+    monkeypatch.setattr(module, "debian_mirror", lambda: None)
+    monkeypatch.setattr(module, "go_version", lambda: "1.0")
+    monkeypatch.setattr(module, "find_virtiofsd", lambda: Virtiofsd(tmp_path, "Rust", "1.14.0"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 0, 99 * module.GIB))
+    monkeypatch.setattr(module, "_file", lambda need: need.name)
+    arch = host()
+    needs = [*kernel_needs(arch), *agent_needs(), *image_needs(), *boot_needs(arch), *module._SOURCE_NEEDS]
+    files = {need.name for need in needs if "/" in need.name}
+    monkeypatch.setattr(packages, "_there", lambda need: need.name in files or bool(find_tool(need.tool)))
+    for need in needs:
+        if need.tool:
+            programs(need.tool)
+    return tmp_path
+
+
+CHOSEN = Chosen({"arch": None})
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_machine_that_has_everything_is_exit_code_0(capsys):
+    assert run_doctor(CHOSEN) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing that is needed is missing"
+
+
+@pytest.mark.parametrize("tool", ["make", f"{host().cross_prefix}gcc", "debugfs", host().qemu, "apt-get"])
+def test_each_tool_that_is_taken_away_is_told_with_its_remedy(machine, capsys, tool):
+    (machine / "bin" / tool).unlink()
+    assert run_doctor(CHOSEN) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("missing")]
+    assert f" {tool} " in line
+    assert "-> " in line
+    assert lines[-1].startswith("install all with: ")
+
+
+def test_room_is_asked_for_each_architecture(machine, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 0, 5 * module.GIB))
+    states = [
+        next(finding.state for finding in findings(arches, machine) if finding.name == "cache")
+        for arches in (PROVEN[:1], tuple(ARCHES.values()))
+    ]
+    assert states == ["ok", "missing"]
+
+
 def test_notes_are_no_failure():
     assert exit_code([Finding("boot", "kvm", "note", "not usable")]) == 0
 
@@ -89,9 +180,6 @@ def test_missing_virtio_fs_server_has_a_remedy(monkeypatch):
     finding = virtio_fs(host())
     assert finding.state == "missing"
     assert "apt-get install" in finding.remedy
-
-
-Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.mark.parametrize(("free", "state"), [(99, "missing"), (100, "ok")])
