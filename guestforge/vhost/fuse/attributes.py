@@ -1,0 +1,101 @@
+"""Operations on what is known of a file besides its content."""
+
+import os
+import stat
+from typing import Any, Final
+
+from guestforge.vhost.fuse.abi import layout
+from guestforge.vhost.fuse.nodes import Node, closing
+from guestforge.vhost.fuse.protocol import SETATTR_IN, STATFS_OUT, STATX, STATX_IN, STATX_OUT, Op, SetAttr
+from guestforge.vhost.fuse.share import VALID, Operation, Request, Share, attr
+from guestforge.vhost.fuse.syscalls import UTIME_NOW, UTIME_OMIT, fchown, statx, utimens
+
+NOBODY: Final = 0xFFFF_FFFF  # -1 as chown(2) takes it: leave it
+
+
+def getattr_(share: Share, request: Request) -> bytes:
+    """Tell a file's attributes."""
+    return attr(request, os.fstat(share.nodes[request.node].descriptor))
+
+
+def setattr_(share: Share, request: Request) -> bytes:
+    """Change mode, owner, size and times, whichever are asked for, in the order in which Linux does."""
+    share.writable()
+    node = share.nodes[request.node]
+    fields = request.fields(SETATTR_IN)
+    valid, handle, size, mode, uid, gid = (fields[index] for index in (0, 2, 3, 11, 13, 14))
+    if valid & SetAttr.MODE:
+        os.chmod(str(node.descriptor), mode & 0o7777, dir_fd=share.proc)
+    if valid & (SetAttr.UID | SetAttr.GID):
+        fchown(
+            node.descriptor,
+            uid if valid & SetAttr.UID else NOBODY,
+            gid if valid & SetAttr.GID else NOBODY,
+        )
+    if valid & SetAttr.SIZE:
+        _truncate(share, node, size, handle if valid & SetAttr.FH else None, drop=bool(valid & SetAttr.KILL_SUIDGID))
+    if valid & (SetAttr.ATIME | SetAttr.MTIME):
+        access = _time(valid, SetAttr.ATIME, SetAttr.ATIME_NOW, fields[5], fields[8])
+        modification = _time(valid, SetAttr.MTIME, SetAttr.MTIME_NOW, fields[6], fields[9])
+        utimens(share.proc, str(node.descriptor).encode(), access, modification)
+    return attr(request, os.fstat(node.descriptor))
+
+
+def _truncate(share: Share, node: Node, size: int, handle: int | None, *, drop: bool) -> None:
+    if handle is not None:
+        descriptor = share.handles.file(handle).descriptor
+        os.ftruncate(descriptor, size)
+        if drop:
+            drop_privileges(descriptor)
+        return
+    with closing(share.reopen(node, os.O_WRONLY)) as descriptor:
+        os.ftruncate(descriptor, size)
+        if drop:
+            drop_privileges(descriptor)
+
+
+def drop_privileges(descriptor: int) -> None:
+    """Clear what makes a program run as its owner: a change of its content by others must do so.
+
+    The host's kernel does it only for those who lack CAP_FSETID, which we may have.
+    """
+    mode = os.fstat(descriptor).st_mode
+    bits = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    if mode & bits:
+        os.fchmod(descriptor, stat.S_IMODE(mode) & ~bits)
+
+
+def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int) -> tuple[int, int]:
+    if not valid & given:
+        return 0, UTIME_OMIT
+    if valid & now:
+        return 0, UTIME_NOW
+    signed = seconds - (1 << 64) if seconds >> 63 else seconds  # before 1970
+    return signed, nanoseconds
+
+
+def statx_(share: Share, request: Request) -> bytes:
+    """Tell statx(2)'s attributes, the time of birth among them. The host's structure has the same fields as FUSE's."""
+    _, _, _, flags, mask = request.fields(STATX_IN)
+    host = layout("=", STATX)
+    fields: tuple[Any, ...] = host.unpack(
+        statx(share.nodes[request.node].descriptor, flags & 0x6000, mask)[: host.size]
+    )
+    return request.pack(STATX_OUT, VALID, 0, 0, *fields)
+
+
+def statfs(share: Share, request: Request) -> bytes:
+    """Tell how full the file system is."""
+    found = os.fstatvfs(share.nodes[request.node].descriptor)
+    return request.pack(
+        STATFS_OUT, found.f_blocks, found.f_bfree, found.f_bavail, found.f_files, found.f_ffree, found.f_bsize,
+        found.f_namemax, found.f_frsize, 0,
+    )  # fmt: skip
+
+
+OPERATIONS: dict[int, Operation] = {
+    Op.GETATTR: getattr_,
+    Op.SETATTR: setattr_,
+    Op.STATX: statx_,
+    Op.STATFS: statfs,
+}

@@ -1,0 +1,129 @@
+"""Locks, which hold against other guests and the host too.
+
+flock(2)'s locks are those of the host's open file. POSIX locks belong to a process of the guest: each of their owners
+has an open description of its own of the file, and locks that (fcntl(2), open file description locks). Whoever waits
+asks again every few milliseconds: so an INTERRUPT, or the end of the guest, ends the wait.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+import time
+from typing import Final
+
+from guestforge.vhost.fuse.nodes import Node, closing, refuse
+from guestforge.vhost.fuse.protocol import LOCK_FLOCK, LOCK_IN, LOCK_OUT, Op
+from guestforge.vhost.fuse.share import Operation, Request, Share
+
+F_OFD_GETLK: Final = 36  # fcntl.h
+F_OFD_SETLK: Final = 37
+FLOCK: Final = struct.Struct("hh4xqqi4x")  # struct flock of 64-bit hosts
+END: Final = 0x7FFF_FFFF_FFFF_FFFF  # the last byte of a lock up to the end of the file
+FLOCK_OPERATIONS: Final = {fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN}
+FIRST_WAIT: Final = 0.002  # seconds
+LONGEST_WAIT: Final = 0.05
+MAX_OWNERS: Final = 10_000  # of locks on one file
+
+
+def getlk(share: Share, request: Request) -> bytes:
+    """Tell of a lock that is in the way of another."""
+    number, owner, start, end, kind, _, _, _ = request.fields(LOCK_IN)
+    node = share.handles.file(number).node
+    asked = FLOCK.pack(kind, os.SEEK_SET, start, _length(start, end), 0)
+    with share.locking:
+        own = node.locks.get(owner)
+        if own is not None:
+            answer = fcntl.fcntl(own, F_OFD_GETLK, asked)
+        else:
+            with closing(_description(share, node)) as descriptor:
+                answer = fcntl.fcntl(descriptor, F_OFD_GETLK, asked)
+    kind, _, start, length, _ = FLOCK.unpack(answer)
+    if kind == fcntl.F_UNLCK:
+        return request.pack(LOCK_OUT, 0, 0, fcntl.F_UNLCK, 0)
+    return request.pack(LOCK_OUT, start, END if length == 0 else start + length - 1, kind, 0)
+
+
+def setlk(share: Share, request: Request) -> bytes:
+    """Lock or unlock, without waiting."""
+    _lock(share, request)
+    return b""
+
+
+def setlkw(share: Share, request: Request) -> bytes:
+    """Lock, waiting for whoever has it."""
+    wait = FIRST_WAIT
+    share.waiting.add(request.unique)
+    try:
+        while True:
+            try:
+                _lock(share, request)
+            except OSError as e:
+                if e.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            else:
+                return b""
+            if request.unique in share.interrupted:
+                raise refuse(errno.EINTR)
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+    finally:
+        share.waiting.discard(request.unique)
+        share.interrupted.discard(request.unique)
+
+
+def interrupt(share: Share, request: Request) -> None:
+    """End the wait of a request; one that does not wait is left alone. Nobody waits for an answer."""
+    (unique,) = request.fields("Q")
+    if unique in share.waiting:
+        share.interrupted.add(unique)
+
+
+def release_owner(share: Share, node: Node, owner: int) -> None:
+    """End all POSIX locks of an owner on a file."""
+    with share.locking:
+        descriptor = node.locks.pop(owner, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(share: Share, request: Request) -> None:
+    number, owner, start, end, kind, _, flags, _ = request.fields(LOCK_IN)
+    handle = share.handles.file(number)
+    if kind not in FLOCK_OPERATIONS:
+        raise refuse(errno.EINVAL)
+    if flags & LOCK_FLOCK:
+        fcntl.flock(handle.descriptor, FLOCK_OPERATIONS[kind] | fcntl.LOCK_NB)
+        return
+    node = handle.node
+    asked = FLOCK.pack(kind, os.SEEK_SET, start, _length(start, end), 0)
+    with share.locking:
+        if owner not in node.locks:
+            if kind == fcntl.F_UNLCK:
+                return
+            if len(node.locks) >= MAX_OWNERS:
+                raise refuse(errno.ENOLCK)
+            node.locks[owner] = _description(share, node)
+        fcntl.fcntl(node.locks[owner], F_OFD_SETLK, asked)
+
+
+def _description(share: Share, node: Node) -> int:
+    """Open a file for locks; one that is only read can be locked only for reading."""
+    try:
+        return share.reopen(node, os.O_RDONLY if share.read_only else os.O_RDWR)
+    except PermissionError:
+        return share.reopen(node, os.O_RDONLY)
+
+
+def _length(start: int, end: int) -> int:
+    if end < start:
+        raise refuse(errno.EINVAL)
+    return 0 if end >= END else end - start + 1
+
+
+OPERATIONS: dict[int, Operation] = {
+    Op.GETLK: getlk,
+    Op.SETLK: setlk,
+    Op.SETLKW: setlkw,
+    Op.INTERRUPT: interrupt,
+}

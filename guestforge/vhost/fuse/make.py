@@ -1,0 +1,120 @@
+"""Operations that make something new."""
+
+import os
+import stat
+from collections.abc import Callable
+from typing import Final
+
+from guestforge.vhost.fuse.abi import opening
+from guestforge.vhost.fuse.nodes import Node, check_name
+from guestforge.vhost.fuse.protocol import FOPEN_DIRECT_IO, OPEN_OUT, Op
+from guestforge.vhost.fuse.share import Operation, Request, Share, decode_device, entry
+from guestforge.vhost.fuse.syscalls import fchown
+
+CREATE_IN: Final = "4I"  # flags mode umask open_flags
+SPECIAL_BITS: Final = stat.S_ISUID | stat.S_ISGID
+
+
+def mknod(share: Share, request: Request) -> bytes:
+    """Make a file, a pipe, a socket or a device; a device only where we may."""
+    mode, device, _, _ = request.fields("4I")
+    name = request.name("4I")
+    return _made(share, request, name, mode, lambda parent: os.mknod(name, mode, decode_device(device), dir_fd=parent))
+
+
+def mkdir(share: Share, request: Request) -> bytes:
+    """Make a directory."""
+    mode, _ = request.fields("2I")
+    name = request.name("2I")
+    return _made(share, request, name, mode, lambda parent: os.mkdir(name, mode, dir_fd=parent))
+
+
+def symlink(share: Share, request: Request) -> bytes:
+    """Make a symbolic link; where it leads is text, which the guest interprets."""
+    name, target = request.names("", 2)
+    check_name(name)
+    return _made(share, request, name, 0, lambda parent: os.symlink(target, name, dir_fd=parent))
+
+
+def create(share: Share, request: Request) -> bytes:
+    """Make a file where there is none, and open it."""
+    share.writable()
+    flags, mode, _, _ = request.fields(CREATE_IN)
+    name = request.name(CREATE_IN)
+    parent = share.nodes.directory(request.node)
+    how = opening(flags, share.guest.open_flags)
+    existed = _exists(parent, name)
+    descriptor = os.open(
+        name, how.flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode & 0o7777, dir_fd=parent.descriptor
+    )
+    return _opened(share, request, descriptor, None if existed else mode)
+
+
+def tmpfile(share: Share, request: Request) -> bytes:
+    """Make a file without a name, and open it."""
+    share.writable()
+    flags, mode, _, _ = request.fields(CREATE_IN)
+    parent = share.nodes.directory(request.node)
+    how = opening(flags, share.guest.open_flags)
+    descriptor = os.open(
+        str(parent.descriptor),
+        (how.flags & ~(os.O_CREAT | os.O_NOFOLLOW)) | os.O_TMPFILE | os.O_CLOEXEC,
+        mode & 0o7777,
+        dir_fd=share.proc,
+    )
+    return _opened(share, request, descriptor, mode)
+
+
+def _opened(share: Share, request: Request, descriptor: int, mode: int | None) -> bytes:
+    """Return the answer for a file that is open now; `mode` is that of one that we made."""
+    try:
+        if mode is not None:
+            _own(share, request, descriptor)
+            if mode & SPECIAL_BITS:
+                os.fchmod(descriptor, mode & 0o7777)
+        node, status = share.nodes.take(os.open(str(descriptor), os.O_PATH | os.O_CLOEXEC, dir_fd=share.proc))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    direct = opening(request.fields(CREATE_IN)[0], share.guest.open_flags).direct
+    number = share.handles.add(descriptor, node)
+    return entry(request, node, status) + request.pack(OPEN_OUT, number, FOPEN_DIRECT_IO if direct else 0, 0)
+
+
+def _made(share: Share, request: Request, name: bytes, mode: int, make: Callable[[int], None]) -> bytes:
+    """Make something under a name, give it to who asked, and tell of it."""
+    share.writable()
+    parent = share.nodes.directory(request.node)
+    make(parent.descriptor)
+    node, _ = share.find(parent, name)
+    _own(share, request, node.descriptor)
+    if mode & SPECIAL_BITS and node.kind == stat.S_IFREG:  # chown(2) has cleared them
+        os.chmod(str(node.descriptor), mode & 0o7777, dir_fd=share.proc)
+    return entry(request, node, os.fstat(node.descriptor))
+
+
+def _own(share: Share, request: Request, descriptor: int) -> None:
+    """Give something new to the user who asked; its group is the directory's where that is set-group-ID."""
+    if not share.root:
+        return  # what we make is ours
+    inherited = os.fstat(share.nodes[request.node].descriptor).st_mode & stat.S_ISGID
+    gid = -1 if inherited else request.gid
+    if request.uid or gid > 0:
+        fchown(descriptor, request.uid, gid)
+
+
+def _exists(parent: Node, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=parent.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+OPERATIONS: dict[int, Operation] = {
+    Op.MKNOD: mknod,
+    Op.MKDIR: mkdir,
+    Op.SYMLINK: symlink,
+    Op.CREATE: create,
+    Op.TMPFILE: tmpfile,
+}

@@ -1,0 +1,150 @@
+"""Serves a guest's FUSE requests on a directory of the host: sessions, dispatch, errors."""
+
+import errno
+import os
+import struct
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from guestforge.arch import Arch
+from guestforge.vhost.fuse import attributes, directories, files, locks, make, names, xattrs
+from guestforge.vhost.fuse.abi import byte_order, layout
+from guestforge.vhost.fuse.protocol import (
+    IN_HEADER,
+    IN_HEADER_SIZE,
+    INIT_IN,
+    INIT_OUT,
+    LEAST_MINOR,
+    MAJOR,
+    MAX_PAGES,
+    MAX_WRITE,
+    MINOR,
+    OUT_HEADER,
+    OUT_HEADER_SIZE,
+    Init,
+    Op,
+)
+from guestforge.vhost.fuse.scattered import scatter, split
+from guestforge.vhost.fuse.share import Operation, Request, open_share
+
+OFFERED: Final = (
+    Init.ASYNC_READ | Init.POSIX_LOCKS | Init.ATOMIC_O_TRUNC | Init.BIG_WRITES | Init.FLOCK_LOCKS
+    | Init.AUTO_INVAL_DATA | Init.DO_READDIRPLUS | Init.READDIRPLUS_AUTO | Init.ASYNC_DIO | Init.PARALLEL_DIROPS
+    | Init.MAX_PAGES | Init.HANDLE_KILLPRIV_V2
+)  # fmt: skip
+MAX_BACKGROUND: Final = 64  # requests that the guest's kernel makes for itself, such as to read ahead
+LOG_INTERVAL: Final = 1.0  # seconds between two lines about what a guest sent
+
+OPERATIONS: Final[dict[int, Operation]] = {
+    **names.OPERATIONS,
+    **attributes.OPERATIONS,
+    **make.OPERATIONS,
+    **files.OPERATIONS,
+    **directories.OPERATIONS,
+    **xattrs.OPERATIONS,
+    **locks.OPERATIONS,
+}
+
+
+class FuseServer:
+    """Serves one guest. May be called from several threads at once."""
+
+    def __init__(
+        self, root: Path, guest: Arch, *, read_only: bool = False, log: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._share = open_share(root, guest, read_only=read_only)
+        self._log = log
+        self._last_line = -LOG_INTERVAL
+        self._order: str | None = None  # known from FUSE_INIT on
+
+    def serve(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> int:
+        """Do one request; return how many bytes the reply has, 0 for none.
+
+        `request` is what the guest wrote, `reply` where it wants the answer. Raises nothing for what a guest sends.
+        """
+        try:
+            parsed = self._parse(request, reply)
+        except (ValueError, struct.error) as e:
+            self._complain(f"malformed request: {e}")
+            return 0
+        try:
+            answer = self._perform(parsed)
+        except OSError as e:
+            return self._reply(parsed, reply, -(e.errno or errno.EIO), 0)
+        except (ValueError, OverflowError, struct.error) as e:  # numbers that no system call of the host takes
+            self._complain(f"operation {parsed.opcode}: {e}")
+            return self._reply(parsed, reply, -errno.EINVAL, 0)
+        if answer is None:
+            return 0
+        if isinstance(answer, bytes):
+            if len(answer) > parsed.room:
+                return self._reply(parsed, reply, -errno.EINVAL, 0)
+            scatter(parsed.payload, answer)
+            answer = len(answer)
+        return self._reply(parsed, reply, 0, answer)
+
+    def reset(self) -> None:
+        """Forget the guest: its driver begins anew."""
+        self._order = None
+        share = self._share
+        share.interrupted |= share.waiting
+        share.handles.clear()
+        share.nodes.clear()
+
+    def close(self) -> None:
+        """Forget the guest and the directory."""
+        self.reset()
+        self._share.nodes.close()
+        os.close(self._share.proc)
+
+    def _parse(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> Request:
+        header, body = split(request, IN_HEADER_SIZE)
+        order = self._order or byte_order(header)
+        if order is None:
+            raise ValueError("there was no FUSE_INIT before it")
+        length, opcode, unique, node, uid, gid, _, extensions, _ = layout(order, IN_HEADER).unpack(header)
+        if length != IN_HEADER_SIZE + sum(map(len, body)):
+            raise ValueError(f"it says that it has {length} bytes")
+        if extensions:
+            raise ValueError("it has extensions, which were not agreed on")
+        _, payload = split(reply, OUT_HEADER_SIZE) if reply else (b"", [])
+        return Request(opcode, unique, node, uid, gid, body, payload, order)
+
+    def _perform(self, request: Request) -> bytes | int | None:
+        if request.opcode == Op.INIT:
+            return self._init(request)
+        if request.opcode == Op.DESTROY:
+            self.reset()
+            return b""
+        operation = OPERATIONS.get(request.opcode)
+        if operation is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        return operation(self._share, request)
+
+    def _init(self, request: Request) -> bytes:
+        """Begin a session: both sides' versions and what both can do."""
+        major, minor, read_ahead, flags = request.fields(INIT_IN)
+        if major < MAJOR or (major == MAJOR and minor < LEAST_MINOR):
+            self._complain(f"the guest speaks FUSE {major}.{minor}; {MAJOR}.{LEAST_MINOR} is the least")
+            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+        self.reset()
+        self._order = request.order
+        agreed = flags & OFFERED if major == MAJOR else 0  # a newer guest asks again, with our version
+        background = (MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4)
+        return request.pack(INIT_OUT, MAJOR, MINOR, read_ahead, agreed, *background, MAX_WRITE, 1, MAX_PAGES, 0, 0)
+
+    def _reply(self, request: Request, reply: Sequence[memoryview], error: int, size: int) -> int:
+        """Write the reply's header; return the whole reply's length, 0 where there is no room for one."""
+        if sum(map(len, reply)) < OUT_HEADER_SIZE:
+            return 0
+        length = OUT_HEADER_SIZE + size
+        scatter(reply, layout(request.order, OUT_HEADER).pack(length, error, request.unique))
+        return length
+
+    def _complain(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._last_line >= LOG_INTERVAL:
+            self._last_line = now
+            self._log(text)
