@@ -24,8 +24,8 @@ from guestforge.vmm.vsock import choose_vsock
 State = Literal["ok", "note", "missing"]
 
 GIB: Final = 1024**3
-# An unpacked kernel source has 1.5 GiB, which all architectures share, as they do Go's caches. Each has the objects of a
-# kernel, up to 0.5 GiB, and artifacts.
+# An unpacked kernel source has 1.5 GiB, which all architectures share, as they do Go's caches. Each has the objects of
+# a kernel, up to 0.5 GiB, and artifacts.
 CACHE_SHARED: Final = 3 * GIB
 CACHE_EACH: Final = GIB
 SCRATCH_ENOUGH: Final = GIB // 4  # a check's disk and share, twice

@@ -42,12 +42,19 @@ def stages(*, fast: bool) -> tuple[Stage, ...]:
     )
 
 
-def run_tests(chosen: Chosen) -> None:
-    """Run all stages; raises BuildError that names those that failed, UserError for a missing program."""
-    arches = lookup_list(chosen.text("arch", ",".join(arch.name for arch in PROVEN)))
+def run_tests(chosen: Chosen) -> int:
+    """Run all stages and return 0; raises BuildError that names those that failed, UserError for a missing program."""
+    arches = arches_of(chosen)
     fast = chosen.switch("fast")
     ensure(needs(arches, fast=fast))
     run_stages(stages(fast=fast), lambda stage: _run(stage, arches))
+    return 0
+
+
+def arches_of(chosen: Chosen) -> tuple[Arch, ...]:
+    """Return the architectures whose guests are booted: --arch, else the environment's, else all that are proven."""
+    proven = ",".join(arch.name for arch in PROVEN)
+    return lookup_list(chosen.text("arch", os.environ.get(ARCHES_VARIABLE) or proven))
 
 
 def needs(arches: tuple[Arch, ...], *, fast: bool) -> tuple[Need, ...]:

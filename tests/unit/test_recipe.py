@@ -56,6 +56,11 @@ def test_a_number_in_a_string_is_no_number():
     assert "x.toml:5: boot.cpus" in problem(Guest, GUEST + '[boot]\ncpus = "2"\n').message
 
 
+def test_a_disk_too_small_for_a_journal_is_refused():
+    assert "image.size_mib" in problem(Guest, GUEST + "[image]\nsize_mib = 9\n").message
+    assert load.parse(Guest, GUEST + "[image]\nsize_mib = 10\n", "x.toml").image.size_mib == 10
+
+
 def test_value_out_of_bounds():
     assert "boot.memory_mib" in problem(Guest, GUEST + "[boot]\nmemory_mib = 1\n").message
 
