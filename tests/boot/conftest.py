@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rig import Rig, Scene
 
-from guestforge.arch import PROVEN, lookup, lookup_list
+from guestforge.arch import PROVEN, X86_64, lookup, lookup_list
 from guestforge.check.table import boot_line
 from guestforge.pipeline import Options, Pipeline
 
@@ -56,8 +56,11 @@ def pipeline():
 
 @pytest.fixture(scope="session")
 def built(pipeline):
-    """Return the guest of an architecture by its name. All are built now, where the store has them not: see above."""
-    guests = {arch.name: pipeline(arch.name).guest_artifacts() for arch in arches()}
+    """Return the guest of an architecture by its name. All are built now, where the store has them not: see above.
+
+    Most faults are shown with a guest of x86_64, whichever architectures are asked for.
+    """
+    guests = {arch.name: pipeline(arch.name).guest_artifacts() for arch in dict.fromkeys((X86_64, *arches()))}
     return lambda name: guests.get(name) or pipeline(name).guest_artifacts()
 
 
