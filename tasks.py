@@ -8,7 +8,7 @@ from invoke import Collection
 from guestforge.cli import Chosen, job
 
 STEP = ("arch", "guest", "jobs", "mirror", "refresh", "agent", "output")
-BOOT = ("accel", "timeout", "artifact", "verbose")
+BOOT = ("accel", "timeout", "artifact", "verbose", "virtio-fs-server")
 
 
 @job(*STEP, *BOOT)
@@ -67,7 +67,7 @@ def check(chosen: Chosen) -> int:
     return commands.check(chosen)
 
 
-@job(*STEP, "accel", "timeout", "many")
+@job(*STEP, "accel", "timeout", "many", "virtio-fs-server")
 def conform(chosen: Chosen) -> int:
     """Try in a guest what file systems promise, on each storage, and print what is not kept everywhere."""
     from guestforge import commands

@@ -38,6 +38,7 @@ OPTIONS: dict[str, tuple[str, str | bool | None]] = {
     "store": ("remove the store and the compilers' caches too, not only output/", False),
     "timeout": ("seconds that one check may take before the guest counts as hung (default: 60 under TCG)", None),
     "verbose": ("show the guest's console while it runs", False),
+    "virtio-fs-server": ("auto, virtiofsd or builtin (default: auto)", None),
 }
 
 

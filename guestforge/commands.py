@@ -23,6 +23,8 @@ from guestforge.rootfs.agent import AGENT, CONFORM
 from guestforge.rootfs.tree import Directory, File, Node, Symlink
 from guestforge.store import user_cache_dir
 from guestforge.vmm.accel import Wanted
+from guestforge.vmm.virtiofs import SERVERS
+from guestforge.vmm.virtiofs import Wanted as WantedServer
 
 MAX_JOBS: Final = 4096
 MAX_FILES: Final = 1_000_000
@@ -58,7 +60,11 @@ def check(chosen: Chosen) -> int:
 
 def conform(chosen: Chosen) -> int:
     """Try on each storage of a guest what file systems promise, and print what is not kept everywhere."""
-    options = CheckOptions(accel=accelerator_of(chosen), timeout=chosen.number("timeout", 0.1, MAX_TIMEOUT))
+    options = CheckOptions(
+        accel=accelerator_of(chosen),
+        timeout=chosen.number("timeout", 0.1, MAX_TIMEOUT),
+        virtio_fs_server=virtio_fs_server_of(chosen),
+    )
     many = chosen.whole("many", 1, MAX_FILES) or MANY
 
     def work(pipeline: Pipeline) -> None:
@@ -144,12 +150,19 @@ def accelerator_of(chosen: Chosen) -> Wanted:
     return next(wanted for wanted in ACCELERATORS if wanted == name)
 
 
+def virtio_fs_server_of(chosen: Chosen) -> WantedServer:
+    """Return the virtio-fs server that was asked for; raises UserError for an unknown one."""
+    name = chosen.one_of("virtio-fs-server", SERVERS)
+    return next(wanted for wanted in SERVERS if wanted == name)
+
+
 def _check_options(chosen: Chosen) -> CheckOptions:
     chosen.some_of("artifact", ARTIFACTS)
     return CheckOptions(
         accel=accelerator_of(chosen),
         timeout=chosen.number("timeout", 0.1, MAX_TIMEOUT),
         verbose=chosen.switch("verbose"),
+        virtio_fs_server=virtio_fs_server_of(chosen),
     )
 
 

@@ -31,7 +31,7 @@ from guestforge.rootfs.tree import Tree
 from guestforge.run import find_tool, run
 from guestforge.sources.packages import TREE, fetch_package
 from guestforge.store import Entry, Store
-from guestforge.vmm.virtiofsd import find_virtiofsd
+from guestforge.vmm.virtiofs import choose_virtiofs
 
 OUTPUT: Final = Path(__file__).resolve().parents[1] / "output"
 CHECK_STEP: Final = "check"
@@ -208,7 +208,7 @@ class Pipeline:
             "boot": self.recipe.boot.model_dump(mode="json"),
             "options": {name: value for name, value in asdict(options).items() if name != "verbose"},
             "qemu": _qemu_version(self.arch),
-            "virtiofsd": server.name if (server := find_virtiofsd()) else None,
+            "virtio_fs_server": choose_virtiofs(self.arch, options.virtio_fs_server).describe(),
             "code": _check_code(),
         }
 

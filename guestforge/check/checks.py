@@ -15,7 +15,7 @@ POWEROFF_TIMEOUT = 15.0  # seconds from the request until QEMU has ended
 EXCERPT_LINES = 20
 
 # What ends a run without being the fault of the check that it struck. Other kinds speak against the one that ran.
-BLAME = {"virtiofsd-died": "virtio-fs", "virtiofsd-missing": "virtio-fs", "warning": "console-clean"}
+BLAME = {"virtiofs-died": "virtio-fs", "warning": "console-clean"}
 
 
 def kernel_up(boot: Boot) -> str:

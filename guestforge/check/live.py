@@ -31,7 +31,7 @@ from guestforge.vmm.accel import Accelerator, choose_accelerator
 from guestforge.vmm.argv import disk_address
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.plan import AcceleratorName, Disk, MachinePlan, Root, Share, Vsock
-from guestforge.vmm.virtiofsd import Virtiofsd, find_virtiofsd
+from guestforge.vmm.virtiofs import VirtioFsServer, choose_virtiofs
 from guestforge.vmm.vsock import VsockChoice, choose_vsock
 
 PROBE: Final = "/probe"  # in a container's root, see fixtures.container_tree
@@ -45,15 +45,18 @@ _READY: Final = re.compile(r'uptime=(\d{1,9}\.\d{1,9}) .*msg="agent ready"')
 
 @contextlib.contextmanager
 def start(machine: Machine) -> Iterator["LiveGuest"]:
-    """Start a machine for a check. Raises RunEnded if it does not start, UserError if KVM is asked for in vain."""
+    """Start a machine for a check. Raises RunEnded if it does not start.
+
+    Raises UserError if KVM or virtiofsd is asked for in vain.
+    """
     arch = machine.artifacts.arch
     if find_tool(arch.qemu) is None:
         raise RunEnded("qemu-missing", f"{arch.qemu} is not installed", f"the package {arch.debian_qemu} has it")
-    server = _virtiofsd()
+    server = choose_virtiofs(arch, machine.options.virtio_fs_server)
     accelerator = choose_accelerator(machine.options.accel, arch, machine.artifacts.kernel)
     vsock = choose_vsock()
     plan = machine_plan(machine, accelerator.name, vsock.vsock)
-    running = vmm.Machine(plan, virtiofsd=server, on_line=say if machine.options.verbose else None)
+    running = vmm.Machine(plan, virtiofs=server, on_line=say if machine.options.verbose else None)
     with contextlib.ExitStack() as stack:
         with _machine_errors():
             stack.enter_context(running)
@@ -103,10 +106,12 @@ def agent_storage(storage: Storage, plan: MachinePlan) -> AgentStorage:
 class LiveGuest:
     """A running machine and a client of its agent: what `guest.Guest` asks for."""
 
-    def __init__(self, machine: vmm.Machine, accelerator: Accelerator, server: Virtiofsd, vsock: VsockChoice) -> None:
+    def __init__(
+        self, machine: vmm.Machine, accelerator: Accelerator, server: VirtioFsServer, vsock: VsockChoice
+    ) -> None:
         self.accelerator = accelerator
         self.qemu = Qemu(machine.qemu_version, machine.argv)
-        self.virtio_fs_server = server.describe(machine.plan.arch)
+        self.virtio_fs_server = server.describe()
         self.vsock_device = vsock.describe()
         self._machine = machine
         self._client: AgentClient | None = None
@@ -235,10 +240,3 @@ def _machine_errors() -> Iterator[None]:
         yield
     except MachineError as e:
         raise RunEnded(e.kind, e.message, e.excerpt or "") from e
-
-
-def _virtiofsd() -> Virtiofsd:
-    found = find_virtiofsd()
-    if found is None:
-        raise RunEnded("virtiofsd-missing", "there is no virtiofsd on this host", "`./invoke doctor` names its package")
-    return found

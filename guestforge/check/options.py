@@ -6,6 +6,7 @@ from pathlib import Path
 from guestforge.arch import Arch
 from guestforge.check.report import Artifact
 from guestforge.vmm.accel import Wanted
+from guestforge.vmm.virtiofs import Wanted as WantedServer
 
 ARTIFACTS: tuple[Artifact, ...] = ("initrd", "image")
 
@@ -38,9 +39,10 @@ class CheckOptions:
     """What a user chooses for a check.
 
     `timeout` is the seconds that one check may take (None: DEFAULT_TIMEOUT of the accelerator); `verbose` streams the
-    console.
+    console; `virtio_fs_server` is who serves the share.
     """
 
     accel: Wanted = "auto"
     timeout: float | None = None
     verbose: bool = False
+    virtio_fs_server: WantedServer = "auto"

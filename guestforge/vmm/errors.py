@@ -7,7 +7,7 @@ from guestforge.vmm import console
 
 Kind = (
     console.Kind
-    | Literal["qemu-exited", "qemu-stopped", "qemu-failed", "virtiofsd-died", "vsock-died", "helper-failed"]
+    | Literal["qemu-exited", "qemu-stopped", "qemu-failed", "virtiofs-died", "vsock-died", "helper-failed"]
     | Literal["log-failed", "watcher-failed", "timeout"]
 )
 
@@ -17,7 +17,7 @@ class MachineError(CheckError):
 
     `kind` is a kind of console.Fault, or what became of a program: `qemu-failed` (did not start), `qemu-exited`,
     `qemu-stopped` (KVM internal error, an I/O error: QEMU is there and the guest does not run), `helper-failed` (a
-    program behind a device did not start), `virtiofsd-died`, `vsock-died`; what became of us: `log-failed` (console.log
+    program behind a device did not start), `virtiofs-died`, `vsock-died`; what became of us: `log-failed` (console.log
     can't be written), `watcher-failed` (a fault of ours); or `timeout`.
     """
 

@@ -10,7 +10,7 @@ from guestforge.progress import say
 from guestforge.vmm.machine import REPOSITORY, Machine
 from guestforge.vmm.plan import MachinePlan
 from guestforge.vmm.state import Ended
-from guestforge.vmm.virtiofsd import Virtiofsd
+from guestforge.vmm.virtiofs import VirtioFsServer
 
 SHELL_PORT: Final = 1026  # where runtimes expect an agent's debug console
 SHELL_ARGS: Final = ("agent.debug_console", f"agent.debug_console_vport={SHELL_PORT}")
@@ -21,12 +21,12 @@ def interactive_plan(plan: MachinePlan) -> MachinePlan:
     return replace(plan, console="terminal", kernel_args=(*plan.kernel_args, *SHELL_ARGS))
 
 
-def run_interactive(plan: MachinePlan, *, virtiofsd: Virtiofsd | None = None) -> Ended:
+def run_interactive(plan: MachinePlan, *, virtiofs: VirtioFsServer | None = None) -> Ended:
     """Run a machine on the terminal until it ends, or the user leaves it with Ctrl-A X.
 
     Raises what Machine raises; the terminal is then as it was before.
     """
-    with Machine(interactive_plan(plan), virtiofsd=virtiofsd) as machine:
+    with Machine(interactive_plan(plan), virtiofs=virtiofs) as machine:
         say("Ctrl-A X leaves the guest, Ctrl-A C changes between its console and QEMU's monitor\r")
         if command := shell_command(machine):
             say(f"a shell in it, from another terminal: {shlex.join(command)}\r")

@@ -23,7 +23,7 @@ from guestforge.vmm.console import Console, Fault
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.plan import MachinePlan, Sockets
 from guestforge.vmm.state import Ended, State, how_it_ended
-from guestforge.vmm.virtiofsd import Virtiofsd, need_virtiofsd, virtiofsd_argv
+from guestforge.vmm.virtiofs import VirtioFsServer, choose_virtiofs, virtiofs_argv
 from guestforge.vmm.vsock import dial, vsock_argv
 from guestforge.vmm.watcher import Watched, Watcher
 
@@ -56,13 +56,13 @@ class Machine:
         self,
         plan: MachinePlan,
         *,
-        virtiofsd: Virtiofsd | None = None,
+        virtiofs: VirtioFsServer | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         self.plan = plan
         self.argv: tuple[str, ...] = ()
         self.sockets: Sockets
-        self._virtiofsd = virtiofsd
+        self._virtiofs = virtiofs
         self._stack = contextlib.ExitStack()
         self._state = State(Console(None), plan.arch.kernel_log_start, on_line)
         self._watcher: Watcher
@@ -233,11 +233,11 @@ class Machine:
             if share.device != "virtio-fs":  # QEMU serves it
                 continue
             path = self.sockets.share(index)
-            server = self._virtiofsd or need_virtiofsd()
+            server = self._virtiofs or choose_virtiofs(self.plan.arch)
             with listen(path, blocking=True) as listener:  # it is the server's; none can do without
-                argv = virtiofsd_argv(server, share.directory, listener.fileno(), root=os.geteuid() == 0)
-                process = self._stack.enter_context(spawn(argv, pass_fds=(listener.fileno(),)))
-            yield Watched("virtiofsd-died", server.name, process), path
+                argv = virtiofs_argv(server, self.plan.arch, share.directory.absolute(), listener.fileno())
+                process = self._stack.enter_context(spawn(argv, cwd=REPOSITORY, pass_fds=(listener.fileno(),)))
+            yield Watched("virtiofs-died", server.name, process), path
 
     def _await_qemu(self, qemu: Watched, helpers: tuple[Watched, ...]) -> None:
         """Wait until QEMU answers. If it does not, its standard error says why, or that of a program that it needs."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from guestforge.arch import Arch, host
-from guestforge.errors import UserError
 from guestforge.run import find_tool, run
 
 Flavour = Literal["C", "Rust"]
@@ -34,11 +33,6 @@ class Virtiofsd:
     flavour: Flavour
     version: str
 
-    def describe(self, arch: Arch) -> str:
-        """Return what serves a guest, and in what it may be wrong, for a report."""
-        doubt = why_not(arch)
-        return f"{self.name}; {doubt}" if doubt else self.name
-
     @property
     def name(self) -> str:
         """Such as `virtiofsd (C, QEMU 7.2.22)`."""
@@ -54,14 +48,6 @@ def find_virtiofsd(places: tuple[Path, ...] = PLACES) -> Virtiofsd | None:
             if found := _ask(path, status.st_mtime_ns, status.st_size):
                 return found
     return None
-
-
-def need_virtiofsd() -> Virtiofsd:
-    """Return the installed virtiofsd; raises UserError if there is none."""
-    found = find_virtiofsd()
-    if found is None:
-        raise UserError("there is no virtiofsd on this host", hint="`./invoke doctor` names the package that has it")
-    return found
 
 
 def why_not(arch: Arch, on: Arch | None = None) -> str | None:

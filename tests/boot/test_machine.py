@@ -19,6 +19,7 @@ from guestforge.vmm import accel
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import Disk, MachinePlan, Root, Share, Vsock
+from guestforge.vmm.virtiofs import VirtioFsServer
 from guestforge.vmm.virtiofsd import Virtiofsd
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(120)]
@@ -76,7 +77,7 @@ def test_machine_of_each_architecture_starts_with_every_device(arch, plan, tmp_p
         assert machine.phases["qemu_start"] > 0
         assert machine.execute("query-status")["status"] == "prelaunch"
         assert machine.memory().rss_kib >= machine.memory().pss_kib > 1000
-        assert set(machine.pids) == {"qemu-exited", "vsock-died", "virtiofsd-died"}
+        assert set(machine.pids) == {"qemu-exited", "vsock-died", "virtiofs-died"}
     assert all_gone(machine)
 
 
@@ -112,7 +113,7 @@ def test_guest_that_hangs_before_its_console_meets_the_limit(plan):
     ("kind", "words"),
     [
         ("qemu-exited", "QEMU ended with SIGKILL"),
-        ("virtiofsd-died", "virtiofsd .* died with SIGKILL"),
+        ("virtiofs-died", "virtiofsd .* died with SIGKILL"),
         ("vsock-died", "vsock device died with SIGKILL"),
     ],
 )
@@ -193,9 +194,10 @@ def test_virtiofsd_that_does_not_start_is_named_with_its_words(plan, tmp_path):
     script = tmp_path / "virtiofsd"
     script.write_text("#!/bin/sh\necho no such luck >&2\nexit 3\n")
     script.chmod(0o755)
-    with pytest.raises(MachineError) as caught, Machine(plan, virtiofsd=Virtiofsd(script, "Rust", "9.9.9")):
+    server = VirtioFsServer("virtiofsd", "asked for", Virtiofsd(script, "Rust", "9.9.9"))
+    with pytest.raises(MachineError) as caught, Machine(plan, virtiofs=server):
         pass
-    assert caught.value.kind in {"helper-failed", "virtiofsd-died"}
+    assert caught.value.kind in {"helper-failed", "virtiofs-died"}
     assert "virtiofsd (Rust, 9.9.9)" in caught.value.message
     assert "no such luck" in caught.value.excerpt
 

@@ -37,8 +37,8 @@ print(json.dumps(facts))
 """
 
 
-# The interpreter and its library may be where only root can read them. A process that has changed its user is not dumpable, and its
-# /proc files are root's, until it says otherwise; one that was started by the user is.
+# The interpreter and its library may be where only root can read them. A process that has changed its user is not
+# dumpable, and its /proc files are root's, until it says otherwise; one that was started by the user is.
 BECOME_NOBODY = f"""
 "".encode("unicode_escape")
 os.setgroups([])

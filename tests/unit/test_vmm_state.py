@@ -74,7 +74,7 @@ def test_endless_trace_does_not_hold_the_wait_up(state):
 
 
 def test_first_reason_counts(state):
-    state.fail("virtiofsd-died", "it died", lambda: "its words")
+    state.fail("virtiofs-died", "it died", lambda: "its words")
     state.fail("vsock-died", "that too", str)
     state.feed(b"WARNING: x\n")
     state.has_ended(1)
@@ -133,7 +133,7 @@ def test_callback_is_called_once_and_at_once_when_it_is_late(state):
 
 def test_what_happens_while_we_end_it_is_no_trouble(state):
     state.stopping = True
-    state.fail("virtiofsd-died", "it died", str)
+    state.fail("virtiofs-died", "it died", str)
     assert state.why() is None
 
 

@@ -1,0 +1,82 @@
+"""The virtio-fs device as a program: `python -m guestforge.vhost.fs`; see docs/storage.md."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from guestforge.arch import ARCHES, lookup
+from guestforge.errors import GuestforgeError, UserError
+from guestforge.vhost.fsdevice import TAG_SIZE, FsDevice
+from guestforge.vhost.fuse.server import FuseServer
+from guestforge.vhost.limits import raise_descriptor_limit
+from guestforge.vhost.log import Log
+from guestforge.vhost.loop import Loop
+from guestforge.vhost.sandbox import Sandbox
+from guestforge.vhost.server import Server
+from guestforge.vhost.sockets import Inherited, Listener, check_length
+
+DESCRIPTORS: Final = 1 << 20  # one for each file that the guest has heard of; fs.nr_open is that by default
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve one guest until its front end leaves; return the exit code."""
+    directory: Path = options.shared_dir.absolute()
+    if not directory.is_dir():
+        raise UserError(f"--shared-dir {directory}: there is no such directory")
+    if len(options.tag.encode()) > TAG_SIZE:
+        raise UserError(f"--tag {options.tag}: a tag has at most {TAG_SIZE} bytes")
+    arch = lookup(options.guest_arch)
+    log = Log("vhost-fs")
+    raise_descriptor_limit(DESCRIPTORS)
+    with contextlib.ExitStack() as stack:
+        loop = stack.enter_context(contextlib.closing(Loop()))
+        loop.stop_on_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # before there is anything to leave behind
+        listener = stack.enter_context(contextlib.closing(_listener(options)))
+        sandbox = Sandbox(directory, log)
+        sandbox.prepare()
+        os.umask(0)  # the guest has applied its own
+        files = FuseServer(directory, arch, read_only=options.read_only, log=log.say)
+        stack.enter_context(contextlib.closing(files))
+        sandbox.enter()
+        device = stack.enter_context(contextlib.closing(FsDevice(files, loop, log, tag=options.tag)))
+        loop.after_batch = device.flush
+        return stack.enter_context(contextlib.closing(Server(listener, device, loop, log))).run()
+
+
+def _listener(options: argparse.Namespace) -> Listener | Inherited:
+    if options.fd is not None:
+        return Inherited(options.fd)
+    check_length(options.socket)
+    return Listener(options.socket, backlog=1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m guestforge.vhost.fs", description=__doc__)
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--socket", type=Path, help="where the front end (QEMU) connects")
+    place.add_argument("--fd", type=int, help="a listening Unix socket instead, as an inherited descriptor")
+    parser.add_argument("--shared-dir", required=True, type=Path, help="what the guest sees")
+    parser.add_argument("--guest-arch", required=True, help=f"the guest's architecture: {', '.join(ARCHES)}")
+    parser.add_argument("--read-only", action="store_true", help="let the guest change nothing")
+    parser.add_argument("--tag", default="", help="for front ends that ask the device for its tag; QEMU does not")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and serve."""
+    try:
+        return serve(_parser().parse_args(argv))
+    except GuestforgeError as error:
+        print(error.report(), file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # a worker may be blocked in a lock; it ends with us, and nothing is loaded for it any more
