@@ -1,9 +1,11 @@
 """Operations on names: looking them up and forgetting them, removing, renaming and linking them."""
 
+import errno
 import os
+import stat
 from typing import Final
 
-from guestforge.vhost.fuse.nodes import check_name
+from guestforge.vhost.fuse.nodes import check_name, refuse
 from guestforge.vhost.fuse.protocol import Op
 from guestforge.vhost.fuse.share import Operation, Request, Share, entry
 from guestforge.vhost.fuse.syscalls import renameat2
@@ -31,7 +33,10 @@ def batch_forget(share: Share, request: Request) -> None:
 
 def readlink(share: Share, request: Request) -> bytes:
     """Tell where a symbolic link leads; the guest follows it."""
-    return os.fsencode(os.readlink("", dir_fd=share.nodes[request.node].descriptor))
+    node = share.nodes[request.node]
+    if node.kind != stat.S_IFLNK:
+        raise refuse(errno.EINVAL)
+    return os.fsencode(os.readlink("", dir_fd=node.descriptor))
 
 
 def unlink(share: Share, request: Request) -> bytes:
