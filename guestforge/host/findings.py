@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from guestforge.arch import Arch
+from guestforge.arch import ARCHES, Arch
 from guestforge.errors import GuestforgeError, UserError
 from guestforge.host.packages import Need, agent_needs, boot_needs, command, image_needs, kernel_needs, missing
 from guestforge.rootfs.agent import go_version
@@ -18,6 +18,7 @@ from guestforge.run import find_tool, run
 from guestforge.sources.hostapt import debian_mirror
 from guestforge.store import user_cache_dir
 from guestforge.vmm.accel import kvm_state
+from guestforge.vmm.virtiofs import choose_virtiofs
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
 from guestforge.vmm.vsock import choose_vsock
 
@@ -64,6 +65,7 @@ def findings(arches: tuple[Arch, ...], output: Path) -> Iterator[Finding]:
     for arch in arches:
         yield accelerator(arch, output)
     yield Finding("boot", "vsock", "ok", choose_vsock().describe())
+    yield installed_server()
     for arch in arches:
         yield virtio_fs(arch)
     enough = CACHE_SHARED + CACHE_EACH * len(arches)
@@ -101,18 +103,23 @@ def accelerator(arch: Arch, output: Path) -> Finding:
     return Finding("boot", name, "note", f"not usable: {state.reason}", "guests run under TCG")
 
 
-def virtio_fs(arch: Arch) -> Finding:
-    """Return which virtio-fs server there is for an architecture's guests, and what is wrong with it."""
-    name = f"virtio-fs for {arch.name}"
+def installed_server() -> Finding:
+    """Return which virtiofsd the distribution has installed, and whom it can serve."""
     server = find_virtiofsd()
     if server is None:
-        needs = tuple(need for need in boot_needs(arch) if need.tool == "virtiofsd")
-        return Finding("boot", name, "missing", "no virtiofsd that answers", command(needs), needs)
-    doubt = why_not(arch)
-    order = f"{arch.byte_order}-endian guest"
-    if doubt is None:
-        return Finding("boot", name, "ok", f"{server.name} at {server.path}, {order}")
-    return Finding("boot", name, "note", f"{server.name} at {server.path}, {order}: {doubt}")
+        return Finding(
+            "boot", "the host's virtiofsd", "note", "none answers", "all guests get our own virtio-fs device"
+        )
+    served = ", ".join(arch.name for arch in ARCHES.values() if why_not(arch) is None)
+    return Finding(
+        "boot", "the host's virtiofsd", "ok", f"{server.name} at {server.path}; right for guests of {served}"
+    )
+
+
+def virtio_fs(arch: Arch) -> Finding:
+    """Return which virtio-fs server an architecture's guests get, and why that one."""
+    abi = f"{arch.byte_order}-endian guest, {arch.open_flags} open flags"
+    return Finding("boot", f"virtio-fs for {arch.name}", "ok", f"{choose_virtiofs(arch).describe()}; {abi}")
 
 
 def disk(name: str, place: Path, enough: int, remedy: str) -> Finding:

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from guestforge.cli import Chosen
 from guestforge.host import findings as module
 from guestforge.host import packages
 from guestforge.host.doctor import exit_code, report, run_doctor
-from guestforge.host.findings import Finding, accelerator, disk, findings, tools, virtio_fs
+from guestforge.host.findings import Finding, accelerator, disk, findings, installed_server, tools, virtio_fs
 from guestforge.host.packages import Need, agent_needs, boot_needs, image_needs, kernel_needs
 from guestforge.run import find_tool
 from guestforge.vmm.accel import KvmState
@@ -175,11 +176,30 @@ def test_kvm_is_tried_with_the_kernel_that_was_built(programs, monkeypatch, tmp_
     assert asked == [(host(), kernel)]
 
 
-def test_missing_virtio_fs_server_has_a_remedy(monkeypatch):
+RUST = Virtiofsd(Path("/usr/libexec/virtiofsd"), "Rust", "1.14.0")
+
+
+def test_the_installed_virtio_fs_server_is_told_with_those_whom_it_serves(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(module, "find_virtiofsd", lambda: RUST)
+    finding = installed_server()
+    assert finding.state == "ok"
+    assert finding.found == "virtiofsd (Rust, 1.14.0) at /usr/libexec/virtiofsd; right for guests of x86_64"
+
+
+def test_without_a_virtio_fs_server_there_is_our_own(monkeypatch):
     monkeypatch.setattr(module, "find_virtiofsd", lambda: None)
-    finding = virtio_fs(host())
-    assert finding.state == "missing"
-    assert "apt-get install" in finding.remedy
+    finding = installed_server()
+    assert (finding.state, exit_code([finding])) == ("note", 0)
+    assert "our own" in finding.remedy
+
+
+def test_guests_get_the_virtio_fs_server_that_speaks_their_binary_interface(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("guestforge.vmm.virtiofsd.find_virtiofsd", lambda: RUST)
+    assert virtio_fs(ARCHES["x86_64"]).found.startswith("virtiofsd (Rust, 1.14.0")
+    assert "guestforge virtio-fs (byte order differs" in virtio_fs(ARCHES["s390x"]).found
+    assert "big-endian guest, generic open flags" in virtio_fs(ARCHES["s390x"]).found
 
 
 @pytest.mark.parametrize(("free", "state"), [(99, "missing"), (100, "ok")])
