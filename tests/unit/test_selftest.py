@@ -32,6 +32,18 @@ def test_nothing_is_raised_when_all_pass():
     run_stages((Stage("lint", ("true",)),), lambda _: 0)
 
 
+def test_ctrl_c_ends_the_stages_and_is_no_failure_of_one():
+    ran = []
+
+    def run(stage):
+        ran.append(stage.name)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(stages(fast=True), run)
+    assert ran == ["lint"]
+
+
 def test_only_fast_leaves_tests_out():
     selection = [stage.argv for stage in stages(fast=False) if "-m" in stage.argv]
     assert not selection
