@@ -17,6 +17,10 @@ _PLACES: Final[dict[str, tuple[str, str]]] = {
     "ccw": ("devno=fe.0.{slot:04x}", "0.0.{slot:04x}"),
 }
 
+# A guest's request has at most as many pages as the queue has room for, so that this is what lets it read and write
+# 1 MiB in one. It is QEMU's limit; the default of 128 stops at half of that.
+FS_QUEUE_SIZE: Final = 1024
+
 # We listen and QEMU connects: so nobody polls for a socket to appear, and nothing of the console is missed.
 _CONSOLES: Final[dict[str, Callable[[MachinePlan, Sockets], list[str]]]] = {
     "log": lambda _, sockets: ["-chardev", f"socket,id=console,path={quoted(sockets.console)},server=off"],
@@ -100,7 +104,8 @@ def _disk(arch: Arch, index: int, disk: Disk) -> Iterator[str]:
 
 def _virtio_fs(arch: Arch, index: int, share: Share, sockets: Sockets) -> Iterator[str]:
     yield from ("-chardev", f"socket,id=fs{index},path={quoted(sockets.share(index))}")
-    yield from ("-device", f"vhost-user-fs-{arch.virtio_bus},chardev=fs{index},tag={quoted(share.tag)}")
+    device = f"vhost-user-fs-{arch.virtio_bus},chardev=fs{index},tag={quoted(share.tag)},queue-size={FS_QUEUE_SIZE}"
+    yield from ("-device", device)
 
 
 def _virtio_9p(arch: Arch, index: int, share: Share, _sockets: Sockets) -> Iterator[str]:
