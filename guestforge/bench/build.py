@@ -21,7 +21,7 @@ from guestforge.check.run import REPORT
 from guestforge.cli import Chosen
 from guestforge.commands import arches_of
 from guestforge.errors import BuildError
-from guestforge.files import remove_tree
+from guestforge.files import digest_file, remove_tree
 from guestforge.host.packages import SWITCH, agent_needs, boot_needs, ensure, image_needs, kernel_needs
 from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import format_line, parse_line, read_dotconfig
@@ -109,9 +109,9 @@ class Bench:
         unchanged = self._unchanged()
         check = self._check()
         changes = [self._change(option, value) for option, value in CHANGES]
-        whole = Cost(made.seconds + rest.seconds, made.processor + rest.processor, max(made.peak_kib, rest.peak_kib))
+        peak_kib = max(made.peak_kib, rest.peak_kib)
         release = (self._plain.build / "include/config/kernel.release").read_text().strip()
-        return Measured(self._arch, release, made, plain, whole, unchanged, check, changes)
+        return Measured(self._arch, release, made, plain, peak_kib, unchanged, check, changes)
 
     # from nothing
 
@@ -123,6 +123,7 @@ class Bench:
         with step(f"building the kernel for {self._arch.name} twice, with our step and with plain make"):
             in_turn([ours, theirs])
         self._require_same()
+        say(f"the step took {ours.cost.seconds:.1f} s, plain make {theirs.cost.seconds:.1f} s")
         return ours.cost, theirs.cost
 
     def _configured(self) -> Path:
@@ -135,14 +136,17 @@ class Bench:
         return directory / CONFIG
 
     def _require_same(self) -> None:
-        """Raise BuildError unless both have built the same configuration: else the times mean nothing."""
+        """Raise BuildError unless both have built the same configuration and kernel: else the times mean nothing."""
         entry = next((self._store.cache / "store" / STEP).iterdir())
         ours, theirs = read_dotconfig(entry / CONFIG_COPY), read_dotconfig(self._plain.build / CONFIG)
         if ours != theirs:
             differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
             raise BuildError(f"make built another configuration than our step: {', '.join(differing[:10])}")
-        size = (self._plain.build / self._arch.kernel_path).stat().st_size
-        say(f"both built the same configuration; the kernels have {(entry / KERNEL).stat().st_size} and {size} bytes")
+        if digest_file(entry / KERNEL) != digest_file(self._plain.build / self._arch.kernel_path):
+            raise BuildError(
+                "make built another kernel than our step, from the same source and configuration",
+                hint="a build that is not reproducible: docs/kernels.md says what is pinned",
+            )
 
     # the whole
 
@@ -189,6 +193,7 @@ class Bench:
                 if not ours_first:
                     step_times.append(self._step(objects))
                 self._require_same()
+                say(f"the step took {step_times[-1]:.1f} s, plain make {make_times[-1]:.1f} s")
                 shown.update()
         return Change(option, int(median(objects)), step_times, make_times, only)
 

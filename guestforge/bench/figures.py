@@ -31,7 +31,7 @@ architecture (`--arch`), about half an hour on two processors, and 1 GB below th
   get from the same configuration to the same kernel: `make O=... olddefconfig`, then `make -jN` with the bootable
   target, with the same tree, variables and environment, without a compiler cache. Both builds take turns of a few
   seconds, one stopped while the other runs, so that a machine whose speed changes slows both; the processor time of
-  both is given beside.
+  both is given beside. The command fails unless both kernels are the same, byte for byte.
 - **One option changed**: the kernel step with one option of one fragment changed, in a workspace that holds a whole
   build, divided by `olddefconfig` and make in plain make's directory with the same changed configuration. Both in
   turn, there and back; the ratio is that of the medians.

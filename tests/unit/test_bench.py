@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from guestforge.bench import boot, build
+from guestforge.bench import boot, build, builds
 from guestforge.bench.figures import (
     HEAD,
     NOT_YET,
@@ -25,9 +25,10 @@ from guestforge.bench.figures import (
     write,
 )
 from guestforge.bench.host import host_facts
-from guestforge.bench.lanes import Command, Lane, alone, descendants, in_turn, seconds_of
+from guestforge.bench.lanes import Command, Cost, Lane, alone, descendants, in_turn, seconds_of
 from guestforge.errors import BuildError
 from guestforge.kernel.fragment import FRAGMENTS
+from guestforge.scratch import scratch_directory
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "bench"
 
@@ -231,3 +232,25 @@ def test_figures_of_boots_are_medians_and_aims_are_judged():
     assert figures["initrd: guest instructions"].value == 571
     assert figures["kernel and initrd"].value == 5_630_000
     assert all(figure.aim.met(figure.value) for figure in figures.values() if figure.aim)
+
+
+def test_figures_of_builds_are_ratios_of_medians():
+    change = builds.Change("CONFIG_X", 7, [11.0, 12.0, 99.0], [10.0, 11.0, 12.0], [9.0, 10.0, 11.0])
+    cost = Cost(306.0, 600.0, 900_000)
+    measured = builds.Measured(boot.PROVEN[0], "6.12", cost, Cost(300.0, 590.0, 1), 1_000_000, [0.6], [0.9], [change])
+    figures = {figure.name: figure for figure in builds.figures(measured)}
+    assert figures["kernel from nothing / plain make"].value == 1.02
+    assert figures["CONFIG_X changed / plain make"].value == 12 / 11
+    assert "1.200 of make without its olddefconfig" in figures["CONFIG_X changed / plain make"].note
+    assert figures["peak memory"].value == 1_000_000
+    assert all(figure.aim.met(figure.value) for figure in figures.values())
+
+
+def test_what_was_fetched_is_borrowed_and_stays_when_the_scratch_goes(tmp_path):
+    (tmp_path / "user" / "source").mkdir(parents=True)
+    (tmp_path / "user" / "source" / "file").touch()
+    with scratch_directory("bench-", tmp_path) as scratch:
+        build._borrow(tmp_path / "user" / "source", scratch / "cache" / "source")
+        assert (scratch / "cache" / "source" / "file").exists()
+    assert (tmp_path / "user" / "source" / "file").exists()
+    assert not scratch.exists()
