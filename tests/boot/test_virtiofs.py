@@ -1,10 +1,13 @@
 """Guests whose share is served by each virtio-fs server."""
 
 import json
+import threading
+import time
 
 import pytest
+from rig import Faults
 
-from guestforge.arch import host
+from guestforge.arch import PROVEN, host
 from guestforge.check.options import CheckOptions
 from guestforge.errors import UserError
 from guestforge.pipeline import Options, Pipeline
@@ -13,6 +16,7 @@ from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
 
 OURS = "guestforge virtio-fs"
+FOREIGN = next(arch for arch in PROVEN if why_not(arch))  # a guest that is ours by default
 
 
 @pytest.fixture
@@ -52,3 +56,29 @@ def test_virtiofsd_serves_guests_of_its_own_interface(check):
             check(host(), "virtiofsd")
     else:
         assert check(host(), "virtiofsd").served_by("virtio-fs").endswith("; asked for)")
+
+
+def test_a_guest_that_is_paused_again_and_again_loses_no_request(rig):
+    """Each pause stops the rings, with requests under way, and each `cont` starts them where they were."""
+    pauses = []
+
+    def hiccups(guest):
+        def run():
+            for _ in range(8):
+                guest._machine.execute("stop")
+                time.sleep(0.1)
+                guest._machine.execute("cont")
+                pauses.append(time.monotonic())
+                time.sleep(0.2)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        threads.append(thread)
+
+    threads = []
+    outcome = rig.check(FOREIGN.name, faults=Faults(at_probe=("virtio-fs", hiccups)))
+    for thread in threads:
+        thread.join()
+    assert outcome.failures == []
+    assert outcome.report.served_by("virtio-fs").startswith(OURS)
+    assert len(pauses) == 8
