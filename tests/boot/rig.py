@@ -130,14 +130,16 @@ class Rig:
         self._monkeypatch = monkeypatch
         self.scene = scene
 
-    def check(self, arch="x86_64", artifact="initrd", *, accel="auto", timeout=None, faults=None, **changes):
+    def check(
+        self, arch="x86_64", artifact="initrd", *, accel="auto", timeout=None, virtio_fs_server="auto", faults=None,
+        **changes,
+    ):  # fmt: skip
         """Check an artifact of an architecture's guest with some of its facts changed."""
         faults = faults or Faults()
         guest = replace(self._built(arch), **changes)
         self._monkeypatch.setattr(live, "say", lambda text: _note(faults, text))
-        options = CheckOptions(
-            accel=accel, timeout=timeout, verbose=True
-        )  # verbose: each line of the console is told as it comes
+        # verbose: each line of the console is told as it comes
+        options = CheckOptions(accel=accel, timeout=timeout, virtio_fs_server=virtio_fs_server, verbose=True)
         report = check_artifact(_starter(faults), guest, artifact, self._out, options)
         ended = time.monotonic()
         self._booted(report, "with a fault, on purpose")

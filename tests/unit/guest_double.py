@@ -42,7 +42,7 @@ class Probe:
     def mounts(self):
         return {"mounts": [{"target": "/", "fstype": "rootfs"}, {"target": "/", "fstype": "virtiofs"}]}
 
-    def read(self, path):
+    def read(self, path, *_flags):
         data = self.at(path).read_bytes()
         return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestforge.vhost.fsdevice import IN_HEADER, _opcode, _scatter, _split_header
+from guestforge.vhost.fsdevice import IN_HEADER_SIZE, _opcode, _scatter, _split_header
 from guestforge.vhost.log import Log
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.workers import Workers
@@ -87,11 +87,11 @@ def test_what_a_guest_puts_into_a_line_of_the_log_is_harmless(capsys):
 @given(st.lists(st.binary(max_size=60), max_size=8))
 def test_a_header_is_split_off_whatever_the_pieces(pieces):
     whole = b"".join(pieces)
-    if len(whole) < IN_HEADER:
+    if len(whole) < IN_HEADER_SIZE:
         return
     request = [memoryview(bytearray(piece)) for piece in pieces]
     header = _split_header(request)
-    assert (header, b"".join(request)) == (whole[:IN_HEADER], whole)
+    assert (header, b"".join(request)) == (whole[:IN_HEADER_SIZE], whole)
     assert request[0].readonly  # the guest can't reach it
     assert bytes(request[0]) == header
 

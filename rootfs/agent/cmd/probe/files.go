@@ -12,14 +12,31 @@ import (
 	"syscall"
 )
 
+// Flags whose values differ between architectures: a server that takes a guest's for its own does something else.
+var openFlags = map[string]int{"direct": syscall.O_DIRECT, "nofollow": syscall.O_NOFOLLOW}
+
 func read(args []string) (answer, error) {
-	file, err := os.Open(args[0])
+	flags := os.O_RDONLY
+	for _, name := range args[1:] {
+		flag, known := openFlags[name]
+		if !known {
+			return nil, fmt.Errorf("not a flag: %q", name)
+		}
+		flags |= flag
+	}
+	file, err := os.OpenFile(args[0], flags, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
+	// O_DIRECT reads to where pages begin, and a mapping is made of pages
+	buffer, err := syscall.Mmap(-1, 0, 1<<16, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	if err != nil {
+		return nil, err
+	}
+	defer syscall.Munmap(buffer)
 	hash := sha256.New()
-	size, err := io.Copy(hash, file)
+	size, err := io.CopyBuffer(onlyWriter{hash}, onlyReader{file}, buffer)
 	if err != nil {
 		return nil, err
 	}
@@ -31,6 +48,12 @@ func read(args []string) (answer, error) {
 	said["size"], said["sha256"] = size, hex.EncodeToString(hash.Sum(nil))
 	return said, nil
 }
+
+// These have no other methods, by which io.CopyBuffer would do without its buffer.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
 
 func stat(args []string) (answer, error) {
 	info, err := os.Lstat(args[0])

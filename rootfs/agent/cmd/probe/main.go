@@ -1,7 +1,7 @@
 // The probe is the program that the boot checks run in containers. It is in no image: the host puts it on the storage
 // under test. It does one thing, and says on standard output in one JSON object what came of it; it judges nothing.
 //
-//	read PATH                      {"size","sha256","mode","uid","gid","mtime","mtime_ns","nlink"}
+//	read PATH [direct] [nofollow]  {"size","sha256","mode","uid","gid","mtime","mtime_ns","nlink"}; opened with flags
 //	write PATH SIZE SEED [MODE]    {"size","sha256"}: the content is SHA-256 of "SEED:0", "SEED:1", ..., cut to SIZE
 //	list DIR                       {"count","names","sha256"}: of the sorted names, each with a newline
 //	stat PATH                      {"type","size","mode",...}, and "target" of a symbolic link, which is not followed
@@ -30,7 +30,7 @@ type command struct {
 }
 
 var commands = map[string]command{
-	"read":     {1, 1, read},
+	"read":     {1, 3, read},
 	"write":    {3, 4, write},
 	"list":     {1, 1, list},
 	"stat":     {1, 1, stat},

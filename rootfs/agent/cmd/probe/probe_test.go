@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -19,6 +21,33 @@ func TestWhatIsWrittenFollowsFromTheSeed(t *testing.T) {
 	}
 }
 
+func TestFilesAreReadWithFlags(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if _, err := perform([]string{"write", path, "100001", "seed"}); err != nil {
+		t.Fatal(err)
+	}
+	plain, err := perform([]string{"read", path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said, err := perform([]string{"read", path, "nofollow"}); err != nil || said["sha256"] != plain["sha256"] {
+		t.Errorf("%v, %v", said, err)
+	}
+	if err := os.Symlink(path, path+".link"); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := perform([]string{"read", path + ".link", "nofollow"}); err == nil {
+		t.Errorf("followed: %v", said)
+	}
+	said, err := perform([]string{"read", path, "direct"})
+	if errors.Is(err, syscall.EINVAL) {
+		t.Skip("no O_DIRECT here")
+	}
+	if err != nil || said["sha256"] != plain["sha256"] {
+		t.Errorf("%v, %v", said, err)
+	}
+}
+
 func TestALinkIsNotFollowed(t *testing.T) {
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink("somewhere", link); err != nil {
@@ -32,7 +61,7 @@ func TestALinkIsNotFollowed(t *testing.T) {
 
 func TestFailuresAreTold(t *testing.T) {
 	for _, args := range [][]string{
-		{}, {"bogus"}, {"read"}, {"read", "/nothing"}, {"write", "/x", "-1", "s"}, {"chmod", "/", "9"}, {"exit", "256"},
+		{}, {"bogus"}, {"read"}, {"read", "/nothing"}, {"read", "/", "bogus"}, {"write", "/x", "-1", "s"}, {"chmod", "/", "9"}, {"exit", "256"},
 	} {
 		if said, err := perform(args); err == nil {
 			t.Errorf("%v: %v", args, said)

@@ -1,0 +1,120 @@
+"""Each thing that a check claims to prove, broken in a real guest: that check fails, and no other."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from rig import Faults
+
+from guestforge.arch import ARCHES, PPC64LE, S390X, X86_64
+from guestforge.check import live
+from guestforge.check.checks import CHECKS
+from guestforge.image.build import INITRD, build_initrd
+from guestforge.kernel.dotconfig import read_dotconfig
+from guestforge.kernel.step import CONFIG_COPY
+from guestforge.recipe.load import load_rootfs
+from guestforge.rootfs.agent import AGENT, SOURCES, build_agent
+from guestforge.rootfs.flavour import initrd_tree
+from guestforge.vmm import machine as machine_module
+from guestforge.vmm import virtiofs
+from guestforge.vmm.virtiofsd import why_not
+
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
+# One that is the host's, one of other flags, one of the other byte order.
+MUTATED = [X86_64, PPC64LE, S390X]
+each = pytest.mark.parametrize("arch", MUTATED, ids=lambda arch: arch.name)
+
+
+def assert_only(outcome, *checks):
+    """These checks failed and all others passed."""
+    expected = {check.name: "fail" if check.name in checks else "pass" for check in CHECKS}
+    assert outcome.statuses == expected
+    return {result.name: result.detail for result in outcome.report.checks if result.status == "fail"}
+
+
+def serve_with(monkeypatch, change):
+    """Have the builtin server's command line changed."""
+    real = virtiofs.virtiofs_argv
+    monkeypatch.setattr(machine_module, "virtiofs_argv", lambda *args: change(real(*args)))
+
+
+@each
+@pytest.mark.parametrize("check", ["virtio-fs", "virtio-9p"])
+def test_share_of_another_tag_fails_its_check(rig, arch, check, monkeypatch):
+    real = live.machine_plan
+
+    def plan(*args):
+        made = real(*args)
+        return replace(
+            made,
+            shares=tuple(replace(share, tag="another") if share.device == check else share for share in made.shares),
+        )
+
+    monkeypatch.setattr(live, "machine_plan", plan)
+    outcome = rig.check(arch.name, virtio_fs_server="builtin")
+    assert "the agent did not mount it" in assert_only(outcome, check)[check]
+
+
+@each
+def test_share_that_can_only_be_read_fails_its_check(rig, arch, monkeypatch):
+    serve_with(monkeypatch, lambda argv: [*argv, "--read-only"])
+    outcome = rig.check(arch.name, virtio_fs_server="builtin")
+    assert "read-only file system" in assert_only(outcome, "virtio-fs")["virtio-fs"].lower()
+
+
+@each
+def test_flags_taken_for_another_architectures_fail_the_check(rig, arch, monkeypatch):
+    """What our server translates: with the other family's table a guest's O_LARGEFILE is O_DIRECTORY or O_NOFOLLOW."""
+    other = X86_64 if arch is PPC64LE else PPC64LE
+    serve_with(
+        monkeypatch,
+        lambda argv: [f"--guest-arch={other.name}" if word.startswith("--guest-arch") else word for word in argv],
+    )
+    assert_only(rig.check(arch.name, virtio_fs_server="builtin"), "virtio-fs")
+
+
+@pytest.mark.parametrize("arch", [arch for arch in ARCHES.values() if why_not(arch)], ids=lambda arch: arch.name)
+def test_server_that_takes_a_guest_for_the_host_fails_the_check(rig, arch):
+    """The distribution's, for which it was that ours was written."""
+    outcome = rig.check(arch.name, virtio_fs_server="virtiofsd")
+    assert_only(outcome, "virtio-fs")
+    assert "differ" in outcome.report.served_by("virtio-fs")
+
+
+@each
+def test_agent_without_a_driver_fails_its_details(rig, arch, pipeline, tmp_path):
+    """The real agent, built without one line of its table."""
+    sources = tmp_path / "agent"
+    shutil.copytree(SOURCES, sources)
+    table = sources / "internal" / "storage" / "drivers.go"
+    lines = table.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"9p": ' not in line]
+    assert len(kept) == len(lines) - 1
+    table.write_text("".join(kept))
+    one = pipeline(arch.name)
+    agent = build_agent(one.store, arch, sources)
+    tree = initrd_tree(load_rootfs(one.recipe.rootfs), agent.path / AGENT)
+    initrd = build_initrd(one.store, arch, tree, read_dotconfig(one.kernel.path / CONFIG_COPY))
+    outcome = rig.check(arch.name, initrd=initrd.path / INITRD)
+    assert outcome.failures == ["agent-details"]
+    assert "no storage driver 9p" in outcome.error.report()
+    assert {outcome.statuses[name] for name in ("virtio-blk", "virtio-fs", "virtio-9p")} == {"skip"}
+
+
+@each
+def test_disk_that_loses_what_was_written_fails_its_check(rig, arch):
+    """The guest's writes go to a copy: it sees them, and the host's disk never does."""
+    copies = []
+
+    def copied(machine):
+        disk = machine.place("virtio-blk")
+        copies.append(disk.with_name("copy"))
+        shutil.copyfile(disk, copies[0])
+        storages = (
+            replace(storage, place=copies[0]) if storage.place == disk else storage for storage in machine.storages
+        )
+        return replace(machine, storages=tuple(storages))
+
+    outcome = rig.check(arch.name, faults=Faults(before_start=copied))
+    assert "after the guest was off" in assert_only(outcome, "virtio-blk")["virtio-blk"]
+    assert copies
