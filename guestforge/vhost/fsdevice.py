@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from guestforge.vhost.errors import MemoryMapError, RingError
+from guestforge.vhost.fuse.protocol import IN_HEADER_SIZE, MAX_PAGES, MAX_WRITE, Op
 from guestforge.vhost.log import Log
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.virtqueue import Chain
@@ -22,20 +23,17 @@ MAX_REQUEST_RINGS = 64
 REQUEST_RINGS = 1
 TAG_SIZE = 36  # bytes of the tag in the configuration space
 
-IN_HEADER = 40  # bytes of a request's header, fuse_in_header of include/uapi/linux/fuse.h
-OUT_HEADER = 16
-DATA_LIMIT = 1024 * 1024  # bytes of file data in one request
 SLACK = 64 * 1024  # for what comes with them
-MAX_REQUEST = DATA_LIMIT + SLACK
-# A guest with pages of 64 KiB may ask for 256 of them. Nothing is allocated for a reply, so its size costs nothing.
-MAX_REPLY = 16 * DATA_LIMIT + SLACK
+MAX_REQUEST = MAX_WRITE + SLACK
+LARGEST_PAGE = 64 * 1024  # of the guests' pages. Nothing is allocated for a reply, so its size costs nothing.
+MAX_REPLY = MAX_PAGES * LARGEST_PAGE + SLACK
 
 # Operations that may wait for other guests' locks, for the disk, or for the copy of a whole file. Their replies are
 # short: none returns file data.
-SLOW = frozenset({20, 30, 33, 43, 47, 50})  # FSYNC, FSYNCDIR, SETLKW, FALLOCATE, COPY_FILE_RANGE, SYNCFS
+SLOW = frozenset({Op.FSYNC, Op.FSYNCDIR, Op.SETLKW, Op.FALLOCATE, Op.COPY_FILE_RANGE, Op.SYNCFS})
 SLOW_REPLY = 256  # bytes; the longest of these has 24
 SLOW_REQUEST = 4096  # bytes; the longest has 40 + 56
-MAX_WORKERS = 256  # more than QEMU's ring of 128 holds
+MAX_WORKERS = 256  # who waits for a lock beyond these waits for a thread first
 
 REQUESTS_AT_ONCE = 64  # of a ring, then the others and the front end have their turn
 REQUESTS_A_FLUSH = 8
@@ -159,18 +157,18 @@ class FsDevice:
 
     def _request(self, ring: Vring, chain: Chain) -> int:
         """Serve one request, or give it to a worker; return how many bytes went either way."""
-        if not IN_HEADER <= chain.readable_size <= MAX_REQUEST or chain.writable_size > MAX_REPLY:
+        if not IN_HEADER_SIZE <= chain.readable_size <= MAX_REQUEST or chain.writable_size > MAX_REPLY:
             self._log.say(f"request of {chain.readable_size} bytes with room for {chain.writable_size} refused")
             ring.push(chain.head, 0)
             return 0
         request = chain.readable
         # The header is copied: a guest that changes the operation once we have looked can't make us wait for it.
-        if len(request[0]) == IN_HEADER:
+        if len(request[0]) == IN_HEADER_SIZE:
             header = bytes(request[0])
             request[0] = memoryview(header)
         else:
             header = _split_header(request)
-        if _opcode(header) in SLOW and chain.readable_size <= SLOW_REQUEST:
+        if _opcode(header) in SLOW:
             self._give_to_worker(ring, chain)
             return 0
         written = self._server.serve(request, chain.writable)
@@ -178,6 +176,10 @@ class FsDevice:
         return chain.readable_size + written
 
     def _give_to_worker(self, ring: Vring, chain: Chain) -> None:
+        if chain.readable_size > SLOW_REQUEST:
+            self._log.say(f"request of {chain.readable_size} bytes refused: its operation has at most {SLOW_REQUEST}")
+            ring.push(chain.head, 0)
+            return
         request = b"".join(chain.readable)
         job = Job(ring, chain.head, request, min(chain.writable_size, SLOW_REPLY), self._session)
         self._workers.submit(lambda: self._work(job))
@@ -190,7 +192,7 @@ class FsDevice:
         try:
             # in the pieces in which Linux sends it: the header, and the rest
             request = memoryview(job.request)
-            pieces = (request[:IN_HEADER], request[IN_HEADER:])
+            pieces = (request[:IN_HEADER_SIZE], request[IN_HEADER_SIZE:])
             job.reply = bytes(reply[: self._server.serve(pieces, (reply,) if job.size else ())])
         except Exception as fault:
             job.fault = fault
@@ -229,7 +231,7 @@ def _config(tag: str) -> bytes:
 def _split_header(request: list[memoryview]) -> bytes:
     """Put the header into a piece of its own, which is a copy, and return it. There are enough bytes."""
     parts: list[bytes] = []
-    missing = IN_HEADER
+    missing = IN_HEADER_SIZE
     while missing:
         piece = request.pop(0)
         parts.append(bytes(piece[:missing]))

@@ -99,6 +99,12 @@ def test_a_request_without_a_header_is_given_back_unserved(rig: FsRig, server: F
     assert rig.front.call(request) == request[::-1]
 
 
+def test_a_request_that_blocks_can_not_be_made_too_long_for_a_thread(rig: FsRig, server: FakeServer) -> None:
+    assert rig.front.call(message(SETLKW, bytes(fsdevice.SLOW_REQUEST - 39))) == b""
+    assert server.seen == []
+    assert "request of 4097 bytes refused" in rig.log[0]
+
+
 @pytest.mark.parametrize("flags", [0, 2])
 def test_a_request_above_the_limit_is_given_back_unserved(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, flags: int
