@@ -576,6 +576,28 @@ def test_links_out_of_the_directory_are_not_followed(plain, root):
         plain.setattr(plain.lookup(b"file").node, 1 << 3, size=0)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make devices")
+def test_no_device_of_the_host_is_opened(plain):
+    """A guest may make any device; to open it through us would give it the host's disks."""
+    zero = plain.mknod(b"zero", stat.S_IFCHR | 0o666, (1 << 8) | 5).node
+    for attempt in (
+        lambda: plain.create(b"zero", "O_RDWR"),
+        lambda: plain.open(zero, "O_RDWR"),
+        lambda: plain.getxattr(plain.setattr(zero, 1 << 3, size=0), b"user.a"),
+        lambda: plain.opendir(zero),
+    ):
+        with pytest.raises(OSError, match=f"{os.strerror(errno.ENXIO)}|{os.strerror(errno.ENOTDIR)}"):
+            attempt()
+
+
+@pytest.mark.timeout(10)
+def test_no_pipe_of_the_host_is_waited_for(plain):
+    plain.mknod(b"p", stat.S_IFIFO | 0o666)
+    for flag in ("O_RDONLY", "O_WRONLY", "O_RDWR"):
+        with failing(errno.ENXIO):
+            plain.create(b"p", flag)
+
+
 def test_a_directory_that_becomes_a_link_is_the_directory_still(plain, root):
     node = plain.mkdir(b"d").node
     (root / "d").rename(root / "e")

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Final
 
 from guestforge.vhost.fuse.abi import opening
+from guestforge.vhost.fuse.attributes import drop_privileges
 from guestforge.vhost.fuse.nodes import Node, check_name
-from guestforge.vhost.fuse.protocol import FOPEN_DIRECT_IO, OPEN_OUT, Op
+from guestforge.vhost.fuse.protocol import FOPEN_DIRECT_IO, OPEN_KILL_SUIDGID, OPEN_OUT, Op
 from guestforge.vhost.fuse.share import Operation, Request, Share, decode_device, entry
 from guestforge.vhost.fuse.syscalls import fchown
 
 CREATE_IN: Final = "4I"  # flags mode umask open_flags
+NEW: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 SPECIAL_BITS: Final = stat.S_ISUID | stat.S_ISGID
 
 
@@ -39,15 +41,33 @@ def symlink(share: Share, request: Request) -> bytes:
 def create(share: Share, request: Request) -> bytes:
     """Make a file where there is none, and open it."""
     share.writable()
-    flags, mode, _, _ = request.fields(CREATE_IN)
+    flags, mode, _, asked = request.fields(CREATE_IN)
     name = request.name(CREATE_IN)
     parent = share.nodes.directory(request.node)
     how = opening(flags, share.guest.open_flags)
-    existed = _exists(parent, name)
-    descriptor = os.open(
-        name, how.flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode & 0o7777, dir_fd=parent.descriptor
-    )
-    return _opened(share, request, descriptor, None if existed else mode)
+    try:
+        descriptor = os.open(name, how.flags | NEW, mode & 0o7777, dir_fd=parent.descriptor)
+    except FileExistsError:
+        if how.flags & os.O_EXCL:
+            raise
+        return _open_existing(share, request, parent, name, asked)
+    return _opened(share, request, descriptor, mode)
+
+
+def _open_existing(share: Share, request: Request, parent: Node, name: bytes, asked: int) -> bytes:
+    """Open what is under a name already.
+
+    It is looked at before it is opened: it may be a device of the host, which the guest has made itself, or a pipe.
+    """
+    node, _ = share.find(parent, name)
+    try:
+        how = opening(request.fields(CREATE_IN)[0], share.guest.open_flags)
+        descriptor = share.reopen(node, how.flags & ~os.O_CREAT)
+        if asked & OPEN_KILL_SUIDGID and how.flags & os.O_TRUNC:
+            drop_privileges(descriptor)
+        return _opened(share, request, descriptor, None)
+    finally:
+        share.nodes.forget(node.id, 1)  # told of once only, by _opened
 
 
 def tmpfile(share: Share, request: Request) -> bytes:
@@ -101,14 +121,6 @@ def _own(share: Share, request: Request, descriptor: int) -> None:
     gid = -1 if inherited else request.gid
     if request.uid or gid > 0:
         fchown(descriptor, request.uid, gid)
-
-
-def _exists(parent: Node, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=parent.descriptor, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 OPERATIONS: dict[int, Operation] = {
