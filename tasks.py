@@ -123,8 +123,17 @@ def bench_boot(chosen: Chosen) -> None:
     boot.run(chosen)
 
 
+@job("arch")
+def bench_storage(chosen: Chosen) -> None:
+    """Measure how quickly guests work on their storages, and write docs/figures.md."""
+    from guestforge.bench import storage
+
+    storage.run(chosen)
+
+
 bench = Collection("bench")
 bench.add_task(bench_build, "build")
 bench.add_task(bench_boot, "boot")
+bench.add_task(bench_storage, "storage")
 
 namespace = Collection(build, kernel, agent, rootfs, initrd, image, check, conform, run, test, doctor, clean, bench)

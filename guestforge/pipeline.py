@@ -25,7 +25,16 @@ from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP, build
 from guestforge.manifest import Artifact, place, write_manifest
 from guestforge.progress import say
 from guestforge.recipe.load import load_guest, load_kernel, load_rootfs
-from guestforge.rootfs.agent import AGENT, PROBE, build_agent, build_conform, build_probe, given_agent, go_version
+from guestforge.rootfs.agent import (
+    AGENT,
+    PROBE,
+    build_agent,
+    build_conform,
+    build_probe,
+    build_storagebench,
+    given_agent,
+    go_version,
+)
 from guestforge.rootfs.flavour import disk_tree, initrd_tree
 from guestforge.rootfs.tree import Tree
 from guestforge.run import find_tool, run
@@ -94,6 +103,11 @@ class Pipeline:
     def conform(self) -> Entry:
         """The program that tries what file systems promise; no image holds it."""
         return build_conform(self.store, self.arch)
+
+    @cached_property
+    def storagebench(self) -> Entry:
+        """The program that measures a guest's file systems; no image holds it."""
+        return build_storagebench(self.store, self.arch)
 
     @cached_property
     def initrd_tree(self) -> Tree:

@@ -156,6 +156,12 @@ class LiveGuest:
             agent_boot_seconds=float(ready[1]) if ready else None,
         )
 
+    def virtio_fs_memory(self) -> int:
+        """Return how many KiB the virtio-fs server has: the guest's memory, which it maps, is not counted."""
+        status = Path(f"/proc/{self._machine.pids['virtiofs-died']}/status").read_text()
+        rows = dict(line.split(":", 1) for line in status.splitlines())
+        return sum(int(rows[name].split()[0]) for name in ("RssAnon", "RssFile"))
+
     # the agent
 
     def wait_serving(self, timeout: float) -> bool:

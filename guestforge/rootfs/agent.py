@@ -19,6 +19,7 @@ MODULE = "guestforge.dev/agent"
 AGENT = "agent"
 PROBE = "probe"
 CONFORM = "conform"
+STORAGEBENCH = "storagebench"
 
 FLAGS = (
     "-trimpath", "-buildvcs=false", "-ldflags", f"-s -w -buildid= -X {MODULE}/internal/version.Version={__version__}",
@@ -50,6 +51,11 @@ def build_probe(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
 def build_conform(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
     """Return the entry with the file `conform`, which tries in a guest what file systems promise; no image has it."""
     return _build(store, arch, CONFORM, sources)
+
+
+def build_storagebench(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
+    """Return the entry with the file `storagebench`, which measures a guest's file systems; no image has it."""
+    return _build(store, arch, STORAGEBENCH, sources)
 
 
 def given_agent(store: Store, arch: Arch, path: Path) -> Entry:

@@ -1,0 +1,156 @@
+"""`./invoke bench.storage`: how quickly a guest works on each of its storages, held against virtio-blk."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final, get_args
+
+from guestforge.arch import PROVEN, Arch, lookup_list
+from guestforge.bench.figures import Aim, Figure, Section, Table, missed, spread, write
+from guestforge.bench.host import host_facts, now, tool_version
+from guestforge.check import fixtures, live
+from guestforge.check.engine import CheckFailure
+from guestforge.check.guest import Machine
+from guestforge.check.options import CheckOptions, GuestArtifacts
+from guestforge.check.run import CONSOLE
+from guestforge.check.storages import Storage, prepare_with
+from guestforge.cli import Chosen
+from guestforge.errors import CheckError
+from guestforge.host.packages import agent_needs, boot_needs, ensure, image_needs, kernel_needs
+from guestforge.pipeline import Options, Pipeline
+from guestforge.progress import bar, say
+from guestforge.rootfs.agent import STORAGEBENCH
+from guestforge.rootfs.tree import Directory, File, Tree
+from guestforge.scratch import scratch_directory
+from guestforge.vmm.virtiofs import Kind
+from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
+
+PROGRAM: Final = "/storagebench"
+PLACE: Final = "/out"
+RUNS: Final = 3  # on each storage of a machine, in turn
+DISK_MIB: Final = 256
+LIMIT: Final = 600.0  # seconds of one run
+READY_LIMIT: Final = 120.0
+OUTPUT_LIMIT: Final = 4096  # bytes
+REFERENCE: Final = "virtio-blk"
+OURS: Final[Kind] = "builtin"
+SERVERS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+# What storagebench tells, in seconds, and the least share of virtiofsd's speed that ours is to have.
+WORK: Final = {"sequential_write": 0.7, "sequential_read": 0.7, "random_read": None, "small_files": 0.4}
+DEVICE_MEMORY: Final = Aim(64 * 1024, strict=True)  # KiB
+
+Seconds = dict[str, list[float]]  # by the kind of work
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One machine's figures: seconds by storage and work, and KiB that the virtio-fs server had of its own."""
+
+    server: Kind
+    seconds: dict[str, Seconds]
+    memory: int
+
+
+def run(chosen: Chosen) -> None:
+    """Measure the architectures that were asked for, by default those that are proven, and write the section."""
+    arches = lookup_list(chosen.text("arch", ",".join(arch.name for arch in PROVEN)))
+    needs = [need for arch in arches for need in (*kernel_needs(arch), *boot_needs(arch))]
+    ensure((*needs, *agent_needs(), *image_needs()))
+    pipelines = [Pipeline(arch, Options()) for arch in arches]
+    guests = [(pipeline.guest_artifacts(), pipeline.storagebench.path / STORAGEBENCH) for pipeline in pipelines]
+    facts = host_facts()
+    section = Section("storage", now(), facts, tuple(_table(guest, program) for guest, program in guests))
+    write(section)
+    for line in missed(section):
+        say(f"not met: {line}")
+
+
+def servers(arch: Arch) -> tuple[Kind, ...]:
+    """Return the virtio-fs servers that can serve an architecture's guests here."""
+    usable = find_virtiofsd() is not None and why_not(arch) is None
+    return SERVERS if usable else (OURS,)
+
+
+def _table(guest: GuestArtifacts, program: Path) -> Table:
+    measured = [_measure(guest, program, server) for server in servers(guest.arch)]
+    facts = (("emulator", tool_version(guest.arch.qemu)), ("guest kernel", guest.kernel_release))
+    return Table(guest.arch.name, facts, tuple(figures(measured)))
+
+
+def _measure(guest: GuestArtifacts, program: Path, server: Kind) -> Measured:
+    """Boot a guest with a virtio-fs server and have it work on each storage in turn, several times."""
+    tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE)])
+    with scratch_directory("guestforge-bench-") as scratch:
+        storages = prepare_with(guest.arch, lambda _: (tree, ()), scratch, disk_mib=DISK_MIB)
+        options = CheckOptions(accel="tcg", virtio_fs_server=server)
+        machine = Machine(guest, "initrd", options, storages, scratch / CONSOLE)
+        try:
+            with live.start(machine) as running:
+                return _work(running, storages, server)
+        except CheckFailure as e:
+            raise CheckError(f"{guest.arch.name}: {e.summary}", excerpt=e.excerpt) from e
+
+
+def _work(guest: live.LiveGuest, storages: tuple[Storage, ...], server: Kind) -> Measured:
+    if not guest.wait_serving(READY_LIMIT):
+        raise CheckFailure("the agent did not say SERVING", guest.console_tail(20))
+    guest.create_sandbox(storages)
+    seconds: dict[str, Seconds] = {storage.check: {work: [] for work in WORK} for storage in storages}
+    with bar(f"storages with {server}", RUNS * len(storages), "runs") as shown:
+        for storage in storages * RUNS:
+            for work, value in _one_run(guest, storage).items():
+                seconds[storage.check][work].append(value)
+            shown.update()
+    return Measured(server, seconds, guest.virtio_fs_memory())
+
+
+def _one_run(guest: live.LiveGuest, storage: Storage) -> dict[str, float]:
+    ran = guest.run_program(storage, [PROGRAM, PLACE], LIMIT, OUTPUT_LIMIT)
+    if ran.status != 0:
+        raise CheckFailure(f"storagebench on {storage.check}", ran.stderr.decode(errors="replace"))
+    return parse(ran.stdout)
+
+
+def parse(output: bytes) -> dict[str, float]:
+    """Return the seconds that storagebench told; raises CheckFailure for anything else that a guest may say."""
+    try:
+        said = json.loads(output)
+        seconds = {work: float(said[work]) for work in WORK}
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
+        raise CheckFailure(f"storagebench said something else: {output[:200]!r}") from e
+    if not all(0 < value < LIMIT for value in seconds.values()):
+        raise CheckFailure(f"storagebench told times that can't be: {seconds}")
+    return seconds
+
+
+def figures(measured: list[Measured]) -> Iterator[Figure]:
+    """Yield speeds as shares of virtio-blk's in the same machine, then ours as a share of virtiofsd's."""
+    for one in measured:
+        for storage in one.seconds:
+            if storage == REFERENCE or (storage == "virtio-9p" and one is not measured[-1]):
+                continue
+            name = f"virtio-fs by {one.server}" if storage == "virtio-fs" else storage
+            for work in WORK:
+                yield Figure(f"{name} to virtio-blk: {_words(work)}", _speed(one, storage, work), "ratio", None,
+                             spread(one.seconds[storage][work], "seconds"))  # fmt: skip
+    by_server = {one.server: one for one in measured}
+    if len(by_server) > 1:
+        theirs, ours = by_server["virtiofsd"], by_server[OURS]
+        for work, least in WORK.items():
+            share = _speed(ours, "virtio-fs", work) / _speed(theirs, "virtio-fs", work)
+            aim = Aim(least, least=True) if least else None
+            yield Figure(
+                f"ours to virtiofsd: {_words(work)}", share, "ratio", aim, "each relative to its own virtio-blk"
+            )
+    yield Figure("memory of our server", by_server[OURS].memory, "KiB", DEVICE_MEMORY, "without the guest's")
+
+
+def _speed(one: Measured, storage: str, work: str) -> float:
+    return median(one.seconds[REFERENCE][work]) / median(one.seconds[storage][work])
+
+
+def _words(work: str) -> str:
+    return work.replace("_", " ")
