@@ -32,14 +32,18 @@ class Stage:
     argv: tuple[str, ...]
 
 
-def stages(*, fast: bool) -> tuple[Stage, ...]:
+def stages(arches: tuple[Arch, ...], *, fast: bool) -> tuple[Stage, ...]:
     """Return the stages in their order: what fails in seconds comes first."""
-    return (
+    quick = (
         Stage("lint", ("ruff", "check", *CODE)),
         Stage("format", ("ruff", "format", "--check", *CODE)),
         Stage("types", ("mypy",)),
-        Stage("tests", ("pytest", *(("-m", SECONDS_ONLY) if fast else ("--durations=10",)))),
     )
+    if fast:
+        return (*quick, Stage("tests", ("pytest", "-m", SECONDS_ONLY)))
+    # what users do, with its progress to be seen; the tests then find everything built
+    builds = Stage("builds", ("invoke", "build", "--arch", ",".join(arch.name for arch in arches)))
+    return (*quick, builds, Stage("tests", ("pytest", "--durations=10")))
 
 
 def run_tests(chosen: Chosen) -> int:
@@ -47,7 +51,7 @@ def run_tests(chosen: Chosen) -> int:
     arches = arches_of(chosen)
     fast = chosen.switch("fast")
     ensure(needs(arches, fast=fast))
-    run_stages(stages(fast=fast), lambda stage: _run(stage, arches))
+    run_stages(stages(arches, fast=fast), lambda stage: _run(stage, arches))
     return 0
 
 

@@ -23,7 +23,7 @@ def test_a_failed_stage_is_named_and_the_others_run():
         return 1 if stage.name == "types" else 0
 
     with pytest.raises(BuildError) as caught:
-        run_stages(stages(fast=True), run)
+        run_stages(stages(PROVEN, fast=True), run)
     assert caught.value.message == "types failed"
     assert ran == ["lint", "format", "types", "tests"]
 
@@ -40,14 +40,20 @@ def test_ctrl_c_ends_the_stages_and_is_no_failure_of_one():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_stages(stages(fast=True), run)
+        run_stages(stages(PROVEN, fast=True), run)
     assert ran == ["lint"]
 
 
+def test_what_is_tested_is_built_as_users_build_it():
+    builds = [stage.argv for stage in stages(PROVEN[:2], fast=False) if stage.name == "builds"]
+    assert builds == [("invoke", "build", "--arch", f"{PROVEN[0].name},{PROVEN[1].name}")]
+    assert not [stage for stage in stages(PROVEN, fast=True) if stage.name == "builds"]
+
+
 def test_only_fast_leaves_tests_out():
-    selection = [stage.argv for stage in stages(fast=False) if "-m" in stage.argv]
+    selection = [stage.argv for stage in stages(PROVEN, fast=False) if "-m" in stage.argv]
     assert not selection
-    assert ("pytest", "-m", SECONDS_ONLY) in [stage.argv for stage in stages(fast=True)]
+    assert ("pytest", "-m", SECONDS_ONLY) in [stage.argv for stage in stages(PROVEN, fast=True)]
 
 
 def test_compilers_are_installed_for_what_is_built_alone():
