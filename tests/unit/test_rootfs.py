@@ -48,6 +48,7 @@ def sources(tmp_path):
     return root
 
 
+@pytest.mark.slow
 def test_the_agent_is_static_versioned_and_the_same_from_another_directory(cache, sources, tmp_path):
     one = build_agent(Store(cache), X86_64, sources)
     done = subprocess.run([one.path / AGENT], capture_output=True, text=True, check=True)
