@@ -101,7 +101,7 @@ def test_lines_made_to_be_slow_are_not(line: str) -> None:
     start = time.monotonic()
     with pytest.raises(ProtocolError):
         parse_metrics(line)
-    assert time.monotonic() - start < 0.2
+    assert time.monotonic() - start < 1.0  # backtracking takes minutes
 
 
 @given(st.text(max_size=200) | st.text('m{}="\\, 1.eE+-\n#', max_size=60))

@@ -205,7 +205,7 @@ def silent_after_ok(sock: socket.socket) -> None:
     [lambda _: None, lambda sock: sock.recv(100) and sock.recv(1), silent_after_ok],
     ids=["closes at once", "does not answer CONNECT", "does not answer Check"],
 )
-def test_the_machines_end_is_noticed_within_50_ms(tmp_path: Path, serve: Callable[[socket.socket], None]) -> None:
+def test_the_machines_end_is_noticed_soon(tmp_path: Path, serve: Callable[[socket.socket], None]) -> None:
     ended: list[float] = []
 
     def give_up() -> str | None:
@@ -216,7 +216,7 @@ def test_the_machines_end_is_noticed_within_50_ms(tmp_path: Path, serve: Callabl
         timer.start()
         with pytest.raises(NotReadyError, match="can't get ready: QEMU ended with exit code 1"):
             wait_ready(partial(hybrid_connect, tmp_path / "v", 1024), 20, give_up)
-        assert time.monotonic() - ended[0] < 0.05
+        assert time.monotonic() - ended[0] < 1.0  # 20 ms here; a loaded machine takes longer, and the limit is 20 s
 
 
 def test_a_machine_that_has_ended_is_not_dialled(tmp_path: Path) -> None:
