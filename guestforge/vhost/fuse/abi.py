@@ -20,12 +20,9 @@ DIFFERENT: Final[dict[OpenFlags, dict[str, int]]] = {
     "arm64": {"DIRECTORY": 0o40000, "NOFOLLOW": 0o100000, "DIRECT": 0o200000, "LARGEFILE": 0o400000},
     "powerpc": {"DIRECTORY": 0o40000, "NOFOLLOW": 0o100000, "LARGEFILE": 0o200000, "DIRECT": 0o400000},
 }
-# Those that are the same everywhere, on the host too.
-COMMON: Final = (
-    os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_APPEND | os.O_NONBLOCK | os.O_DSYNC
-    | os.O_ASYNC | os.O_NOATIME | os.O_CLOEXEC | os.O_SYNC | os.O_PATH
-)  # fmt: skip
-_TMPFILE: Final = 0o20000000  # the bit that, with DIRECTORY, makes O_TMPFILE
+# Those that are the same everywhere, on the host too, and that are for the host's file. O_APPEND is not: each write
+# says whether it appends. O_TMPFILE is an operation of its own, O_PATH and O_ASYNC are the guest's business.
+COMMON: Final = os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NONBLOCK | os.O_SYNC | os.O_NOATIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +40,6 @@ def opening(flags: int, family: OpenFlags) -> Opening:
     for name, host in (("DIRECTORY", os.O_DIRECTORY), ("NOFOLLOW", os.O_NOFOLLOW)):
         if flags & values[name]:
             own |= host
-    if flags & _TMPFILE and flags & values["DIRECTORY"]:
-        own |= os.O_TMPFILE
     return Opening(own, bool(flags & values["DIRECT"]))
 
 

@@ -47,10 +47,10 @@ def readdirplus(share: Share, request: Request) -> bytes:
 
 def _read(share: Share, request: Request, *, plus: bool) -> bytes:
     number, offset, size, *_ = request.fields(READ_IN)
-    handle = share.handles.directory(number)
+    handle, lock = share.handles.directory(number)
     size = min(size, request.room, MAX_ANSWER)
     parts: list[bytes] = []
-    with handle.lock:
+    with lock:
         for one in _entries(handle, offset, size):
             head = layout(request.order, ENTRY_OUT).size if plus else 0
             record = _record(request, one)
@@ -99,7 +99,7 @@ def releasedir(share: Share, request: Request) -> bytes:
 def fsyncdir(share: Share, request: Request) -> bytes:
     """Write a directory to the disk."""
     number, flags, _ = request.fields(FSYNC_IN)
-    descriptor = share.handles.directory(number).descriptor
+    descriptor = share.handles.directory(number)[0].descriptor
     if flags & FSYNC_DATA:
         os.fdatasync(descriptor)
     else:

@@ -6,7 +6,6 @@ from typing import Final
 
 from guestforge.vhost.fuse.abi import layout, opening
 from guestforge.vhost.fuse.attributes import drop_privileges
-from guestforge.vhost.fuse.locks import release_owner
 from guestforge.vhost.fuse.nodes import refuse
 from guestforge.vhost.fuse.protocol import (
     COPY_IN,
@@ -21,6 +20,7 @@ from guestforge.vhost.fuse.protocol import (
     READ_IN,
     RELEASE_FLOCK_UNLOCK,
     RELEASE_IN,
+    WRITE_CACHE,
     WRITE_IN,
     WRITE_KILL_SUIDGID,
     Op,
@@ -60,15 +60,20 @@ def read(share: Share, request: Request) -> int:
 
 
 def write(share: Share, request: Request) -> bytes:
-    """Write straight from the guest's memory."""
+    """Write straight from the guest's memory.
+
+    Where O_APPEND counts is said in each write: a page of a shared mapping has its place even in a file that is open
+    for appending, and fcntl(2) changes the flag.
+    """
     share.writable()
     head, data = split(request.body, layout(request.order, WRITE_IN).size)
-    number, offset, size, flags, *_ = layout(request.order, WRITE_IN).unpack(head)
+    number, offset, size, flags, _, opened, _ = layout(request.order, WRITE_IN).unpack(head)
     pieces = list(limited(data, size))
     if sum(map(len, pieces)) != size:
         raise refuse(errno.EINVAL)
     descriptor = share.handles.file(number).descriptor
-    written = os.pwritev(descriptor, pieces[:IOV_MAX], offset) if pieces else 0
+    how = os.RWF_APPEND if opened & os.O_APPEND and not flags & WRITE_CACHE else 0
+    written = os.pwritev(descriptor, pieces[:IOV_MAX], offset, how) if pieces else 0
     if flags & WRITE_KILL_SUIDGID:
         drop_privileges(descriptor)
     return request.pack("2I", written, 0)
@@ -78,7 +83,7 @@ def flush(share: Share, request: Request) -> bytes:
     """A process has closed one of its descriptors, which ends its POSIX locks on the file."""
     number, _, _, owner = request.fields(FLUSH_IN)
     handle = share.handles.file(number)
-    release_owner(share, handle.node, owner)
+    share.nodes.locks.release_owner(handle.node.id, owner)
     os.close(os.dup(handle.descriptor))  # tells what only close(2) does, such as a full quota of a network's disk
     return b""
 
@@ -88,7 +93,7 @@ def release(share: Share, request: Request) -> bytes:
     number, _, flags, owner = request.fields(RELEASE_IN)
     handle = share.handles.file(number)
     if flags & RELEASE_FLOCK_UNLOCK:
-        release_owner(share, handle.node, owner)
+        share.nodes.locks.release_owner(handle.node.id, owner)
     share.handles.remove(number)
     return b""
 

@@ -23,16 +23,16 @@ END: Final = 0x7FFF_FFFF_FFFF_FFFF  # the last byte of a lock up to the end of t
 FLOCK_OPERATIONS: Final = {fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN}
 FIRST_WAIT: Final = 0.002  # seconds
 LONGEST_WAIT: Final = 0.05
-MAX_OWNERS: Final = 10_000  # of locks on one file
 
 
 def getlk(share: Share, request: Request) -> bytes:
     """Tell of a lock that is in the way of another."""
     number, owner, start, end, kind, _, _, _ = request.fields(LOCK_IN)
-    node = share.handles.file(number).node
     asked = FLOCK.pack(kind, os.SEEK_SET, start, _length(start, end), 0)
-    with share.locking:
-        own = node.locks.get(owner)
+    locks = share.nodes.locks
+    with locks.mutex:
+        node = share.handles.file(number).node
+        own = locks.get(node.id, owner)
         if own is not None:
             answer = fcntl.fcntl(own, F_OFD_GETLK, asked)
         else:
@@ -53,7 +53,7 @@ def setlk(share: Share, request: Request) -> bytes:
 def setlkw(share: Share, request: Request) -> bytes:
     """Lock, waiting for whoever has it."""
     wait = FIRST_WAIT
-    share.waiting.add(request.unique)
+    share.interrupts.begin(request.unique)
     try:
         while True:
             try:
@@ -63,48 +63,39 @@ def setlkw(share: Share, request: Request) -> bytes:
                     raise
             else:
                 return b""
-            if request.unique in share.interrupted:
+            if request.unique in share.interrupts:
                 raise refuse(errno.EINTR)
+            share.retired.renew()
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
     finally:
-        share.waiting.discard(request.unique)
-        share.interrupted.discard(request.unique)
+        share.interrupts.end(request.unique)
 
 
 def interrupt(share: Share, request: Request) -> None:
     """End the wait of a request; one that does not wait is left alone. Nobody waits for an answer."""
-    (unique,) = request.fields("Q")
-    if unique in share.waiting:
-        share.interrupted.add(unique)
-
-
-def release_owner(share: Share, node: Node, owner: int) -> None:
-    """End all POSIX locks of an owner on a file."""
-    with share.locking:
-        descriptor = node.locks.pop(owner, None)
-        if descriptor is not None:
-            os.close(descriptor)
+    share.interrupts.interrupt(request.fields("Q")[0])
 
 
 def _lock(share: Share, request: Request) -> None:
     number, owner, start, end, kind, _, flags, _ = request.fields(LOCK_IN)
-    handle = share.handles.file(number)
     if kind not in FLOCK_OPERATIONS:
         raise refuse(errno.EINVAL)
     if flags & LOCK_FLOCK:
+        handle = share.handles.file(number)
+        handle.flocked = True
         fcntl.flock(handle.descriptor, FLOCK_OPERATIONS[kind] | fcntl.LOCK_NB)
         return
-    node = handle.node
     asked = FLOCK.pack(kind, os.SEEK_SET, start, _length(start, end), 0)
-    with share.locking:
-        if owner not in node.locks:
-            if kind == fcntl.F_UNLCK:
-                return
-            if len(node.locks) >= MAX_OWNERS:
-                raise refuse(errno.ENOLCK)
-            node.locks[owner] = _description(share, node)
-        fcntl.fcntl(node.locks[owner], F_OFD_SETLK, asked)
+    locks = share.nodes.locks
+    with locks.mutex:
+        node = share.handles.file(number).node
+        if kind == fcntl.F_UNLCK and locks.get(node.id, owner) is None:
+            return
+        descriptor = locks.open(node.id, owner, lambda: _description(share, node))
+        if descriptor is None:
+            raise refuse(errno.ENOLCK)
+        fcntl.fcntl(descriptor, F_OFD_SETLK, asked)
 
 
 def _description(share: Share, node: Node) -> int:

@@ -6,20 +6,23 @@ unlinked meanwhile, its inode is not given to another one, and no path is ever w
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import stat
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
+from guestforge.vhost.fuse.posix_locks import PosixLocks
 from guestforge.vhost.fuse.protocol import ROOT_ID
+from guestforge.vhost.fuse.retired import Retired
 
 MAX_NODES: Final = 1_000_000
 MAX_HANDLES: Final = 100_000
 
-_FREE_NAMES = frozenset({b"", b".", b".."})
+_NO_NAMES = frozenset({b"", b".", b".."})
 
 
 def refuse(number: int) -> OSError:
@@ -36,31 +39,32 @@ class Node:
 
     id: int
     descriptor: int  # O_PATH
-    key: tuple[int, int]  # device and inode
+    key: int  # of device and inode: one number, for there may be 1,000,000
     kind: int  # S_IFMT of its mode
     lookups: int = 0
     uses: int = 0
-    locks: dict[int, int] = field(default_factory=dict)  # an open description of its own for each owner of POSIX locks
 
 
 @dataclass(slots=True, eq=False)
 class Handle:
-    """An open file or directory."""
+    """An open file or directory. `lock`: a directory's position is shared by its readers."""
 
     descriptor: int
     node: Node
-    directory: bool
-    lock: threading.Lock = field(default_factory=threading.Lock)  # a directory's position is shared by its readers
+    lock: "threading.Lock | None" = None  # a directory has one
+    flocked: bool = False  # it may have a lock of flock(2)
 
 
 class Nodes:
     """The nodes below a root. Its methods raise OSError with what the guest is to be told."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, retired: Retired) -> None:
+        self.locks = PosixLocks()
+        self._retired = retired
         self._lock = threading.Lock()
         self._ids = itertools.count(ROOT_ID + 1)
         status = os.fstat(root)
-        self._root = Node(ROOT_ID, root, (status.st_dev, status.st_ino), stat.S_IFDIR, 1)
+        self._root = Node(ROOT_ID, root, _key(status), stat.S_IFDIR, 1)
         self._by_id = {ROOT_ID: self._root}
         self._by_key = {self._root.key: self._root}
 
@@ -84,7 +88,7 @@ class Nodes:
         """Return the node of an O_PATH descriptor, which becomes the table's; count that the guest is told of it."""
         try:
             status = os.fstat(descriptor)
-            key = (status.st_dev, status.st_ino)
+            key = _key(status)
             with self._lock:
                 node = self._by_key.get(key)
                 if node is None:
@@ -111,7 +115,7 @@ class Nodes:
             del self._by_id[number], self._by_key[node.key]
             unused = not node.uses
         if unused:
-            _close(node)
+            self._close(node)
 
     def hold(self, node: Node) -> None:
         """Count a use of a node."""
@@ -124,7 +128,7 @@ class Nodes:
             node.uses -= 1
             unused = not node.uses and not node.lookups
         if unused:
-            _close(node)
+            self._close(node)
 
     def clear(self) -> None:
         """Forget all nodes but the root."""
@@ -132,23 +136,29 @@ class Nodes:
             nodes = [node for node in self._by_id.values() if node is not self._root]
             self._by_id = {ROOT_ID: self._root}
             self._by_key = {self._root.key: self._root}
-        for node in nodes:
-            node.lookups = 0
-            if not node.uses:
-                _close(node)
-        release_locks(self._root)
+            for node in nodes:
+                node.lookups = 0
+            unused = [node for node in nodes if not node.uses]
+        for node in unused:
+            self._close(node)
+        self.locks.release(self._root.id)
 
     def close(self) -> None:
         """Forget everything."""
         self.clear()
-        _close(self._root)
+        self._close(self._root)
+
+    def _close(self, node: Node) -> None:
+        self.locks.release(node.id)
+        self._retired.close(node.descriptor)
 
 
 class Handles:
     """Open files and directories."""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, nodes: Nodes, retired: Retired) -> None:
         self._nodes = nodes
+        self._retired = retired
         self._ids = itertools.count(1)
         self._by_id: dict[int, Handle] = {}
 
@@ -159,16 +169,22 @@ class Handles:
             raise refuse(errno.ENFILE)
         self._nodes.hold(node)
         number = next(self._ids)
-        self._by_id[number] = Handle(descriptor, node, directory)
+        self._by_id[number] = Handle(descriptor, node, threading.Lock() if directory else None)
         return number
 
     def file(self, number: int) -> Handle:
         """Return the handle of an open file."""
-        return self._get(number, directory=False)
+        handle = self._by_id.get(number)
+        if handle is None or handle.lock:
+            raise refuse(errno.EBADF)
+        return handle
 
-    def directory(self, number: int) -> Handle:
-        """Return the handle of an open directory."""
-        return self._get(number, directory=True)
+    def directory(self, number: int) -> tuple[Handle, threading.Lock]:
+        """Return the handle of an open directory, and the lock for whoever moves its position."""
+        handle = self._by_id.get(number)
+        if handle is None or not handle.lock:
+            raise refuse(errno.EBADF)
+        return handle, handle.lock
 
     def remove(self, number: int) -> None:
         """Close a handle."""
@@ -184,34 +200,21 @@ class Handles:
             self._close(handle)
 
     def _close(self, handle: Handle) -> None:
-        os.close(handle.descriptor)
+        if handle.flocked:  # at once, though the descriptor may stay open for a moment
+            fcntl.flock(handle.descriptor, fcntl.LOCK_UN)
+        self._retired.close(handle.descriptor)
         self._nodes.drop(handle.node)
-
-    def _get(self, number: int, *, directory: bool) -> Handle:
-        handle = self._by_id.get(number)
-        if handle is None or handle.directory != directory:
-            raise refuse(errno.EBADF)
-        return handle
 
 
 def check_name(name: bytes) -> bytes:
     """Return a name of one component; raises EINVAL for what could lead elsewhere."""
-    if name in _FREE_NAMES or b"/" in name or b"\0" in name:
+    if name in _NO_NAMES or b"/" in name or b"\0" in name:
         raise refuse(errno.EINVAL)
     return name  # a longer one than 255 bytes is the host's to refuse
 
 
-def release_locks(node: Node) -> None:
-    """Give up all POSIX locks on a node."""
-    locks, node.locks = node.locks, {}
-    for descriptor in locks.values():
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-
-
-def _close(node: Node) -> None:
-    release_locks(node)
-    os.close(node.descriptor)
+def _key(status: os.stat_result) -> int:
+    return status.st_dev << 64 | status.st_ino
 
 
 @contextlib.contextmanager
@@ -221,3 +224,14 @@ def closing(descriptor: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def undone(undo: Callable[[], None]) -> Iterator[None]:
+    """Undo what was done before, when what follows it fails."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            undo()
+        raise

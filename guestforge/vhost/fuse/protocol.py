@@ -4,7 +4,7 @@ from enum import IntEnum, IntFlag
 from typing import Final
 
 MAJOR: Final = 7
-MINOR: Final = 38  # what we speak; the guest's kernel takes the smaller of its own and this
+MINOR: Final = 39  # what we speak; the guest's kernel takes the smaller of its own and this
 LEAST_MINOR: Final = 31
 
 IN_HEADER: Final = "IIQQIIIHH"  # len opcode unique nodeid uid gid pid total_extlen padding
@@ -21,12 +21,13 @@ ATTR: Final = "6Q10I"  # ino size blocks a-, m-, ctime; a-, m-, ctimensec mode n
 ENTRY_OUT: Final = "4Q2I" + ATTR  # nodeid generation entry_valid attr_valid entry_valid_nsec attr_valid_nsec
 ATTR_OUT: Final = "Q2I" + ATTR  # attr_valid attr_valid_nsec dummy
 OPEN_OUT: Final = "QIi"  # fh open_flags backing_id
-INIT_IN: Final = "4I"  # major minor max_readahead flags, and since 7.36 flags2 and more
+INIT_IN: Final = "4I"  # major minor max_readahead flags
+INIT_EXT_IN: Final = "5I"  # and flags2, where INIT_EXT is among the flags
 # major minor max_readahead flags max_background congestion_threshold max_write time_gran max_pages map_alignment flags2
 INIT_OUT: Final = "4I2H2I2HI28x"
 SETATTR_IN: Final = "2I6Q8I"  # valid padding fh size lock_owner a- m- ctime; nsec of these, mode unused uid gid unused
 READ_IN: Final = "2Q2IQ2I"  # fh offset size read_flags lock_owner flags padding
-WRITE_IN: Final = READ_IN  # with write_flags in the place of read_flags
+WRITE_IN: Final = READ_IN  # with write_flags in the place of read_flags; flags are the open file's
 RELEASE_IN: Final = "Q2IQ"  # fh flags release_flags lock_owner
 FLUSH_IN: Final = "Q2IQ"  # fh unused padding lock_owner
 FSYNC_IN: Final = "Q2I"  # fh fsync_flags padding
@@ -94,7 +95,7 @@ class Op(IntEnum):
 
 
 class Init(IntFlag):
-    """What a session may have."""
+    """What a session may have; what is above 32 bits is in flags2."""
 
     ASYNC_READ = 1 << 0
     POSIX_LOCKS = 1 << 1
@@ -108,6 +109,8 @@ class Init(IntFlag):
     PARALLEL_DIROPS = 1 << 18
     MAX_PAGES = 1 << 22
     HANDLE_KILLPRIV_V2 = 1 << 28
+    INIT_EXT = 1 << 30
+    DIRECT_IO_ALLOW_MMAP = 1 << 36
 
 
 class SetAttr(IntFlag):
@@ -127,6 +130,7 @@ class SetAttr(IntFlag):
 
 FOPEN_DIRECT_IO: Final = 1 << 0
 OPEN_KILL_SUIDGID: Final = 1 << 0
+WRITE_CACHE: Final = 1 << 0
 WRITE_KILL_SUIDGID: Final = 1 << 2
 LOCK_FLOCK: Final = 1 << 0
 FSYNC_DATA: Final = 1 << 0

@@ -14,6 +14,7 @@ from guestforge.vhost.fuse.abi import byte_order, layout
 from guestforge.vhost.fuse.protocol import (
     IN_HEADER,
     IN_HEADER_SIZE,
+    INIT_EXT_IN,
     INIT_IN,
     INIT_OUT,
     LEAST_MINOR,
@@ -32,7 +33,7 @@ from guestforge.vhost.fuse.share import Operation, Request, open_share
 OFFERED: Final = (
     Init.ASYNC_READ | Init.POSIX_LOCKS | Init.ATOMIC_O_TRUNC | Init.BIG_WRITES | Init.FLOCK_LOCKS
     | Init.AUTO_INVAL_DATA | Init.DO_READDIRPLUS | Init.READDIRPLUS_AUTO | Init.ASYNC_DIO | Init.PARALLEL_DIROPS
-    | Init.MAX_PAGES | Init.HANDLE_KILLPRIV_V2
+    | Init.MAX_PAGES | Init.HANDLE_KILLPRIV_V2 | Init.INIT_EXT | Init.DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
 MAX_BACKGROUND: Final = 64  # requests that the guest's kernel makes for itself, such as to read ahead
 LOG_INTERVAL: Final = 1.0  # seconds between two lines about what a guest sent
@@ -64,32 +65,22 @@ class FuseServer:
 
         `request` is what the guest wrote, `reply` where it wants the answer. Raises nothing for what a guest sends.
         """
-        try:
-            parsed = self._parse(request, reply)
-        except (ValueError, struct.error) as e:
-            self._complain(f"malformed request: {e}")
-            return 0
-        try:
-            answer = self._perform(parsed)
-        except OSError as e:
-            return self._reply(parsed, reply, -(e.errno or errno.EIO), 0)
-        except (ValueError, OverflowError, struct.error) as e:  # numbers that no system call of the host takes
-            self._complain(f"operation {parsed.opcode}: {e}")
-            return self._reply(parsed, reply, -errno.EINVAL, 0)
-        if answer is None:
-            return 0
-        if isinstance(answer, bytes):
-            if len(answer) > parsed.room:
+        with self._share.retired.request():
+            try:
+                parsed, fault = self._parse(request, reply)
+            except (ValueError, struct.error) as e:
+                self._complain(f"malformed request: {e}")
+                return 0
+            if fault:
+                self._complain(f"malformed request: {fault}")
                 return self._reply(parsed, reply, -errno.EINVAL, 0)
-            scatter(parsed.payload, answer)
-            answer = len(answer)
-        return self._reply(parsed, reply, 0, answer)
+            return self._answer(parsed, reply)
 
     def reset(self) -> None:
         """Forget the guest: its driver begins anew."""
         self._order = None
         share = self._share
-        share.interrupted |= share.waiting
+        share.interrupts.interrupt_all()
         share.handles.clear()
         share.nodes.clear()
 
@@ -99,18 +90,41 @@ class FuseServer:
         self._share.nodes.close()
         os.close(self._share.proc)
 
-    def _parse(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> Request:
+    def _parse(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> tuple[Request, str]:
+        """Return a request, and what is wrong with it; raises ValueError where nobody could be told."""
         header, body = split(request, IN_HEADER_SIZE)
         order = self._order or byte_order(header)
         if order is None:
             raise ValueError("there was no FUSE_INIT before it")
         length, opcode, unique, node, uid, gid, _, extensions, _ = layout(order, IN_HEADER).unpack(header)
-        if length != IN_HEADER_SIZE + sum(map(len, body)):
-            raise ValueError(f"it says that it has {length} bytes")
-        if extensions:
-            raise ValueError("it has extensions, which were not agreed on")
         _, payload = split(reply, OUT_HEADER_SIZE) if reply else (b"", [])
-        return Request(opcode, unique, node, uid, gid, body, payload, order)
+        fault = ""
+        if length != IN_HEADER_SIZE + sum(map(len, body)):
+            fault = f"it says that it has {length} bytes"
+        elif extensions:
+            fault = "it has extensions, which were not agreed on"
+        return Request(opcode, unique, node, uid, gid, body, payload, order), fault
+
+    def _answer(self, request: Request, reply: Sequence[memoryview]) -> int:
+        """Do a request and write the reply, an error at need; return its length."""
+        try:
+            answer = self._perform(request)
+        except OSError as e:
+            return self._reply(request, reply, -(e.errno or errno.EIO), 0)
+        except (ValueError, OverflowError, struct.error) as e:  # numbers that no system call of the host takes
+            self._complain(f"operation {request.opcode}: {e}")
+            return self._reply(request, reply, -errno.EINVAL, 0)
+        except Exception as e:  # a mistake of ours, or no memory: that request ends, not the guest's file system
+            self._complain(f"operation {request.opcode}: {type(e).__name__}: {e}")
+            return self._reply(request, reply, -errno.EIO, 0)
+        if answer is None:
+            return 0
+        if isinstance(answer, bytes):
+            if len(answer) > request.room:
+                return self._reply(request, reply, -errno.EINVAL, 0)
+            scatter(request.payload, answer)
+            answer = len(answer)
+        return self._reply(request, reply, 0, answer)
 
     def _perform(self, request: Request) -> bytes | int | None:
         if request.opcode == Op.INIT:
@@ -131,9 +145,13 @@ class FuseServer:
             raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
         self.reset()
         self._order = request.order
+        if flags & Init.INIT_EXT:
+            flags |= request.fields(INIT_EXT_IN)[4] << 32
         agreed = flags & OFFERED if major == MAJOR else 0  # a newer guest asks again, with our version
-        background = (MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4)
-        return request.pack(INIT_OUT, MAJOR, MINOR, read_ahead, agreed, *background, MAX_WRITE, 1, MAX_PAGES, 0, 0)
+        return request.pack(
+            INIT_OUT, MAJOR, MINOR, read_ahead, agreed & 0xFFFF_FFFF, MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4,
+            MAX_WRITE, 1, MAX_PAGES, 0, agreed >> 32,
+        )  # fmt: skip
 
     def _reply(self, request: Request, reply: Sequence[memoryview], error: int, size: int) -> int:
         """Write the reply's header; return the whole reply's length, 0 where there is no room for one."""

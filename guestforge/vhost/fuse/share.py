@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any, Final
 
 from guestforge.arch import Arch
 from guestforge.vhost.fuse.abi import layout
+from guestforge.vhost.fuse.interrupts import Interrupts
 from guestforge.vhost.fuse.nodes import Handles, Node, Nodes, check_name, refuse
 from guestforge.vhost.fuse.protocol import ATTR_OUT, ENTRY_OUT
+from guestforge.vhost.fuse.retired import Retired
 
 # Seconds for which the guest may believe what it was told of a name or of a file's attributes; it then asks again, and
 # drops what it has read of a file that has changed. What the host does is seen that late at most.
@@ -81,9 +82,8 @@ class Share:
     proc: int  # /proc/self/fd, through which an O_PATH descriptor is opened for use
     read_only: bool
     handles: Handles
-    locking: threading.Lock = field(default_factory=threading.Lock)  # around all that is done to nodes' locks
-    interrupted: set[int] = field(default_factory=set)  # requests that the guest does not wait for any more
-    waiting: set[int] = field(default_factory=set)  # those that wait for a lock
+    retired: Retired
+    interrupts: Interrupts = field(default_factory=Interrupts)
     root: bool = field(default_factory=lambda: os.geteuid() == 0)
 
     def writable(self) -> None:
@@ -106,8 +106,9 @@ def open_share(root: Path, guest: Arch, *, read_only: bool) -> Share:
     """Open a directory to be shared."""
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    nodes = Nodes(directory)
-    return Share(guest, nodes, proc, read_only, Handles(nodes))
+    retired = Retired()
+    nodes = Nodes(directory, retired)
+    return Share(guest, nodes, proc, read_only, Handles(nodes, retired), retired)
 
 
 def attributes(status: os.stat_result) -> tuple[int, ...]:
