@@ -37,6 +37,7 @@ class Client:
         self.server, self.order, self.family, self.uid, self.gid = server, order, family, uid, gid
         self.pieces = pieces  # sizes into which requests and replies are cut
         self.unique = itertools.count(2, 2)
+        self.opened = {}  # flags of open files, which go with each write
 
     # messages
 
@@ -74,8 +75,8 @@ class Client:
 
     # operations
 
-    def init(self, major=7, minor=39, flags=ALL, padded=True):
-        body = self.pack("4I", major, minor, 131072, flags) + (bytes(48) if padded else b"")
+    def init(self, major=7, minor=39, flags=ALL, flags2=ALL, padded=True):
+        body = self.pack("4I", major, minor, 131072, flags) + (self.pack("I44x", flags2) if padded else b"")
         return self.unpack("4I2H2I2HI", self.call(26, 0, body))
 
     def open_flags(self, names):
@@ -141,12 +142,14 @@ class Client:
 
     def open(self, node, *flags, kill=0):
         fh, opened, _ = self.unpack("QIi", self.call(14, node, self.pack("2I", self.open_flags(flags), kill)))
+        self.opened[fh] = self.open_flags(flags)
         return SimpleNamespace(fh=fh, flags=opened)
 
     def create(self, name, *flags, mode=0o644, node=ROOT, opcode=35):
         body = self.pack("4I", self.open_flags(("O_CREAT", *flags)), mode, 0, 0) + name + b"\0"
         data = self.call(opcode, node, body)
         fh, opened, _ = self.unpack("QIi", data[128:])
+        self.opened[fh] = self.open_flags(flags)
         found = self.entry(data)
         return SimpleNamespace(fh=fh, flags=opened, node=found.node, attr=found.attr)
 
@@ -157,7 +160,7 @@ class Client:
         return self.call(15, node, self.pack("2Q2IQ2I", fh, offset, size, 0, 0, 0, 0), room=size)
 
     def write(self, fh, offset, data, node=ROOT, kill=0):
-        body = self.pack("2Q2IQ2I", fh, offset, len(data), kill, 0, 0, 0) + data
+        body = self.pack("2Q2IQ2I", fh, offset, len(data), kill, 0, self.opened.get(fh, 0), 0) + data
         return self.unpack("2I", self.call(16, node, body))[0]
 
     def statfs(self):
@@ -171,6 +174,9 @@ class Client:
 
     def fsync(self, fh, opcode=20):
         self.call(opcode, ROOT, self.pack("Q2I", fh, 1, 0))
+
+    def access(self, node, mask):
+        self.call(34, node, self.pack("2I", mask, 0))
 
     def setxattr(self, node, name, value, flags=0):
         self.call(21, node, self.pack("2I", len(value), flags) + name + b"\0" + value)

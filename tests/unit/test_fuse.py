@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
-from guestforge.vhost.fuse.protocol import Op
+from guestforge.vhost.fuse.interrupts import MAX_EARLY
+from guestforge.vhost.fuse.protocol import Init, Op
 from guestforge.vhost.fuse.server import OFFERED, OPERATIONS, FuseServer
 from tests.fuse_client import ALL, ROOT, Client, failing
 
@@ -88,8 +89,8 @@ def test_the_byte_order_is_that_of_the_first_message(root, abi):
     server = FuseServer(root, guest(abi[1]))
     client = Client(server, *abi)
     assert client.call(3, ROOT, client.pack("2IQ", 0, 0, 0)) is None  # nobody knows yet how to read it
-    major, minor, _, flags, *_ = client.init()
-    assert (major, flags) == (7, OFFERED)
+    major, minor, _, flags, *_, flags2 = client.init()
+    assert (major, flags | flags2 << 32) == (7, OFFERED)
     assert minor >= 31
     assert client.getattr(ROOT).ino == root.stat().st_ino
     server.close()
@@ -97,11 +98,12 @@ def test_the_byte_order_is_that_of_the_first_message(root, abi):
 
 def test_an_older_kernel_gets_what_it_asks_for_and_no_more(plain):
     assert plain.init(minor=31, flags=1 << 22, padded=False)[3] == 1 << 22
+    assert plain.init(minor=35, flags=ALL & ~Init.INIT_EXT)[-1] == 0  # its second flags mean nothing
     with failing(errno.EPROTO):
         plain.init(minor=30)
     with failing(errno.EPROTO):
         plain.init(major=6)
-    assert plain.init(major=8)[:2] == (7, 38)
+    assert plain.init(major=8)[:2] == (7, 39)
 
 
 def test_a_new_session_knows_nothing_of_the_one_before(plain, root):
@@ -183,6 +185,11 @@ def test_truncation_at_open_and_append(client, root):
     (root / "f").write_text("from the host")
     client.write(fh, 0, b"!")
     assert (root / "f").read_text() == "from the host!"
+    client.write(fh, 0, b"F", kill=1 << 0)  # FUSE_WRITE_CACHE: a page of a shared mapping
+    assert (root / "f").read_text() == "From the host!"
+    client.opened[fh] = 0  # F_SETFL
+    client.write(fh, 1, b"R")
+    assert (root / "f").read_text() == "FRom the host!"
 
 
 def test_exclusive_creation_fails_where_there_is_something(client, root):
@@ -450,6 +457,109 @@ def test_an_interrupt_of_what_does_not_wait_is_nothing(plain):
     plain.lock(SETLKW, made.fh, 1, 0, 9, WRITE, unique=77)
 
 
+@pytest.mark.timeout(10)
+def test_an_interrupt_may_overtake_what_it_is_for(plain):
+    made = plain.create(b"f", "O_RDWR")
+    plain.lock(SETLK, made.fh, 1, 0, 9, WRITE)
+    for unique in range(5001, 5001 + 2 * MAX_EARLY, 2):  # others are kept too, not without end
+        plain.interrupt(unique)
+    plain.interrupt(77)
+    with failing(errno.EINTR):
+        plain.lock(SETLKW, made.fh, 2, 0, 9, WRITE, unique=77)
+
+
+# several threads
+
+
+def test_what_a_request_uses_is_no_other_file_meanwhile(plain, root, monkeypatch):
+    """A hostile guest forgets and closes what a request of another thread works on, and opens other files."""
+    found, go_on = threading.Event(), threading.Event()
+
+    def slow(share, request):
+        descriptors = (share.nodes[request.node].descriptor, share.handles.file(made.fh).descriptor)
+        found.set()
+        go_on.wait(5)
+        return b"".join(request.pack("Q", os.fstat(descriptor).st_ino) for descriptor in descriptors)
+
+    monkeypatch.setitem(OPERATIONS, Op.STATFS, slow)
+    made, answer = plain.create(b"f", "O_RDWR"), []
+    before = open_files()
+    thread = threading.Thread(target=lambda: answer.append(plain.call(17, made.node)))
+    thread.start()
+    found.wait(5)
+    plain.forget(made.node, 1)
+    plain.release(made.fh)
+    for number in range(4):
+        plain.create(b"other%d" % number, "O_RDWR")
+    go_on.set()
+    thread.join(5)
+    assert plain.unpack("2Q", answer[0]) == ((root / "f").stat().st_ino,) * 2
+    assert open_files() == before - 2 + 8  # closed since
+
+
+def test_locks_end_though_a_request_still_uses_their_file(plain, monkeypatch):
+    found, go_on = threading.Event(), threading.Event()
+    monkeypatch.setitem(OPERATIONS, Op.STATFS, lambda *_: (found.set(), go_on.wait(5), b"")[2])
+    made, other = plain.create(b"f", "O_RDWR"), plain.create(b"f", "O_RDWR")
+    thread = threading.Thread(target=lambda: plain.call(17, ROOT))
+    thread.start()
+    found.wait(5)
+    plain.lock(SETLK, made.fh, 1, 0, 9, WRITE)
+    plain.lock(SETLK, made.fh, 9, 0, EVERYWHERE, WRITE, flock=True)
+    plain.flush(made.fh, owner=1)
+    plain.release(made.fh)
+    plain.lock(SETLK, other.fh, 2, 0, 9, WRITE)
+    plain.lock(SETLK, other.fh, 8, 0, EVERYWHERE, WRITE, flock=True)
+    go_on.set()
+    thread.join(5)
+
+
+def test_who_waits_for_a_lock_keeps_no_descriptor_open(plain):
+    made = plain.create(b"f", "O_RDWR")
+    plain.lock(SETLK, made.fh, 1, 0, 9, WRITE)
+    thread, _ = waiting(plain, made, 77)
+    before = open_files()
+    for _ in range(20):
+        plain.release(plain.open(made.node, "O_RDONLY").fh)
+    deadline = time.monotonic() + 5
+    while open_files() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert open_files() == before
+    plain.interrupt(77)
+    thread.join(5)
+
+
+def test_many_threads_at_once(plain, root):
+    """Each works on files of its own, all share directories; nothing of one is seen in another's."""
+    wrong = []
+
+    def work(number):
+        try:
+            for turn in range(40):
+                name = b"%d-%d" % (number, turn % 3)
+                made = plain.create(name, "O_RDWR")
+                plain.write(made.fh, 0, name)
+                fh = plain.opendir()
+                told = [row[0].node for row in plain.readdir(fh, plus=True) if row[0].node]
+                plain.batch_forget(*((node, 1) for node in told))
+                assert plain.read(made.fh, 0, 99) == name
+                plain.releasedir(fh)
+                plain.release(made.fh)
+                plain.forget(made.node, 1)
+                plain.unlink(name)
+        except BaseException as e:
+            wrong.append(e)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert wrong == []
+    assert list(root.iterdir()) == []
+    assert len(plain.server._share.nodes) == 1
+
+
 # owners
 
 
@@ -473,6 +583,39 @@ def test_what_is_made_belongs_to_who_made_it(client, root):
     client.create(b"f", "O_RDWR")  # is there already, and stays whose it was
     assert client.setattr(client.lookup(b"f").node, 2, uid=7).uid == 7
     assert (root / "f").stat().st_gid == 5678
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL])
+def test_what_may_not_be_given_away_stays_ours(plain, root, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("guestforge.vhost.fuse.make.fchown", refuse)
+    plain.uid = 1234
+    plain.create(b"f", "O_RDWR")
+    plain.mkdir(b"d")
+    assert {path.stat().st_uid for path in root.iterdir()} == {os.getuid()}
+    number = errno.EDQUOT
+    for attempt in (lambda: plain.create(b"g", "O_RDWR"), lambda: plain.mkdir(b"e")):
+        with failing(errno.EDQUOT):
+            attempt()
+    assert sorted(path.name for path in root.iterdir()) == ["d", "f"]
+
+
+def test_access_goes_by_owner_and_mode(client, root):
+    (root / "f").touch()
+    (root / "f").chmod(0o641)
+    node = client.lookup(b"f").node
+    client.access(node, os.F_OK)
+    owner, group = (root / "f").stat().st_uid, (root / "f").stat().st_gid
+    for uid, gid, granted in ((owner or 0, 99, 7 if owner == 0 else 6), (12, group, 4), (12, 99, 1)):
+        client.uid, client.gid = uid, gid
+        for wanted in range(1, 8):
+            with contextlib.nullcontext() if not wanted & ~granted else failing(errno.EACCES):
+                client.access(node, wanted)
+    with failing(errno.EINVAL):
+        client.access(node, 8)
 
 
 def test_change_of_content_drops_set_user_id_where_the_guest_says_so(plain, root):
@@ -632,8 +775,15 @@ def test_more_handles_than_there_may_be_are_refused(plain, root, monkeypatch):
     with failing(errno.ENFILE):
         plain.open(node, "O_RDONLY")
     plain.mkdir(b"a")
-    with failing(errno.ENFILE):
-        plain.mkdir(b"b")
+    for attempt in (
+        lambda: plain.mkdir(b"b"),
+        lambda: plain.create(b"b", "O_RDWR"),
+        lambda: plain.mknod(b"b", stat.S_IFREG),
+        lambda: plain.symlink(b"b", b"x"),
+    ):
+        with failing(errno.ENFILE):
+            attempt()
+        assert sorted(path.name for path in root.iterdir()) == ["a", "f"]  # nothing is left of what was refused
 
 
 def test_lengths_that_are_not_there_are_refused(plain):
@@ -651,14 +801,29 @@ def test_lengths_that_are_not_there_are_refused(plain):
         plain.call(42, 0, plain.pack("2I", 1000, 0))
 
 
-def test_a_header_that_lies_is_no_request(plain):
-    header, _ = plain.header(3, ROOT, 1000)
+def test_a_header_that_lies_is_refused(plain):
     memory = bytearray(200)
-    assert plain.server.serve([memoryview(header)], [memoryview(memory)]) == 0
+    for header, unique in (plain.header(3, ROOT, 1000), plain.header(3, ROOT, -10)):
+        assert plain.server.serve([memoryview(header)], [memoryview(memory)]) == 16
+        assert plain.unpack("IiQ", memory) == (16, -errno.EINVAL, unique)
+        assert plain.server.serve([memoryview(header)], []) == 0  # nowhere to say so
+    extended = plain.pack("IIQQIIIHH", 40, 17, 2, ROOT, 0, 0, 0, 1, 0)
+    assert plain.server.serve([memoryview(extended)], [memoryview(memory)]) == 16
+    assert plain.server.serve([memoryview(header[:20])], [memoryview(memory)]) == 0
     assert plain.server.serve([memoryview(header[:20])], [memoryview(memory)]) == 0
     assert plain.server.serve([], []) == 0
     header, _ = plain.header(3, ROOT, 16)
     assert plain.server.serve([memoryview(header + bytes(16))], [memoryview(bytearray(10))]) == 0
+
+
+def test_a_mistake_of_ours_is_the_end_of_one_request(root, monkeypatch):
+    lines = []
+    with serving(root, log=lines.append) as client:
+        monkeypatch.setitem(OPERATIONS, Op.STATFS, lambda *_: {}["a bug"])
+        with failing(errno.EIO):
+            client.statfs()
+        assert lines == ["operation 17: KeyError: 'a bug'"]
+        client.getattr(ROOT)
 
 
 def test_complaints_are_few(root):

@@ -1,11 +1,12 @@
 """Operations on what is known of a file besides its content."""
 
+import errno
 import os
 import stat
 from typing import Any, Final
 
 from guestforge.vhost.fuse.abi import layout
-from guestforge.vhost.fuse.nodes import Node, closing
+from guestforge.vhost.fuse.nodes import Node, closing, refuse
 from guestforge.vhost.fuse.protocol import SETATTR_IN, STATFS_OUT, STATX, STATX_IN, STATX_OUT, Op, SetAttr
 from guestforge.vhost.fuse.share import VALID, Operation, Request, Share, attr
 from guestforge.vhost.fuse.syscalls import UTIME_NOW, UTIME_OMIT, fchown, statx, utimens
@@ -19,19 +20,19 @@ def getattr_(share: Share, request: Request) -> bytes:
 
 
 def setattr_(share: Share, request: Request) -> bytes:
-    """Change mode, owner, size and times, whichever are asked for, in the order in which Linux does."""
+    """Change owner, mode, size and times, whichever are asked for; a change of owner would clear some of the mode."""
     share.writable()
     node = share.nodes[request.node]
     fields = request.fields(SETATTR_IN)
     valid, handle, size, mode, uid, gid = (fields[index] for index in (0, 2, 3, 11, 13, 14))
-    if valid & SetAttr.MODE:
-        os.chmod(str(node.descriptor), mode & 0o7777, dir_fd=share.proc)
     if valid & (SetAttr.UID | SetAttr.GID):
         fchown(
             node.descriptor,
             uid if valid & SetAttr.UID else NOBODY,
             gid if valid & SetAttr.GID else NOBODY,
         )
+    if valid & SetAttr.MODE:
+        os.chmod(str(node.descriptor), mode & 0o7777, dir_fd=share.proc)
     if valid & SetAttr.SIZE:
         _truncate(share, node, size, handle if valid & SetAttr.FH else None, drop=bool(valid & SetAttr.KILL_SUIDGID))
     if valid & (SetAttr.ATIME | SetAttr.MTIME):
@@ -74,6 +75,31 @@ def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int) -> t
     return signed, nanoseconds
 
 
+def access(share: Share, request: Request) -> bytes:
+    """Tell whether the guest's user may read, write or execute, as far as owner and mode say.
+
+    Linux's virtio-fs checks that itself and does not ask. Groups besides the user's first are not in the message.
+    """
+    wanted, _ = request.fields("2I")
+    node = share.nodes[request.node]
+    if wanted & ~(os.R_OK | os.W_OK | os.X_OK):
+        raise refuse(errno.EINVAL)
+    if wanted & os.W_OK and node.kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+        share.writable()
+    if wanted & ~_rights(os.fstat(node.descriptor), request.uid, request.gid):
+        raise refuse(errno.EACCES)
+    return b""
+
+
+def _rights(status: os.stat_result, uid: int, gid: int) -> int:
+    mode = status.st_mode
+    if uid == 0:
+        return 7 if stat.S_ISDIR(mode) or mode & 0o111 else os.R_OK | os.W_OK
+    if uid == status.st_uid:
+        return mode >> 6 & 7
+    return (mode >> 3 if gid == status.st_gid else mode) & 7
+
+
 def statx_(share: Share, request: Request) -> bytes:
     """Tell statx(2)'s attributes, the time of birth among them. The host's structure has the same fields as FUSE's."""
     _, _, _, flags, mask = request.fields(STATX_IN)
@@ -96,6 +122,7 @@ def statfs(share: Share, request: Request) -> bytes:
 OPERATIONS: dict[int, Operation] = {
     Op.GETATTR: getattr_,
     Op.SETATTR: setattr_,
+    Op.ACCESS: access,
     Op.STATX: statx_,
     Op.STATFS: statfs,
 }

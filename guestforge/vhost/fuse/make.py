@@ -1,5 +1,6 @@
 """Operations that make something new."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from typing import Final
 
 from guestforge.vhost.fuse.abi import opening
 from guestforge.vhost.fuse.attributes import drop_privileges
-from guestforge.vhost.fuse.nodes import Node, check_name
+from guestforge.vhost.fuse.nodes import Node, check_name, undone
 from guestforge.vhost.fuse.protocol import FOPEN_DIRECT_IO, OPEN_KILL_SUIDGID, OPEN_OUT, Op
 from guestforge.vhost.fuse.share import Operation, Request, Share, decode_device, entry
 from guestforge.vhost.fuse.syscalls import fchown
@@ -28,7 +29,7 @@ def mkdir(share: Share, request: Request) -> bytes:
     """Make a directory."""
     mode, _ = request.fields("2I")
     name = request.name("2I")
-    return _made(share, request, name, mode, lambda parent: os.mkdir(name, mode, dir_fd=parent))
+    return _made(share, request, name, mode, lambda parent: os.mkdir(name, mode, dir_fd=parent), remove=os.rmdir)
 
 
 def symlink(share: Share, request: Request) -> bytes:
@@ -51,7 +52,8 @@ def create(share: Share, request: Request) -> bytes:
         if how.flags & os.O_EXCL:
             raise
         return _open_existing(share, request, parent, name, asked)
-    return _opened(share, request, descriptor, mode)
+    with undone(lambda: os.unlink(name, dir_fd=parent.descriptor)):
+        return _opened(share, request, descriptor, mode)
 
 
 def _open_existing(share: Share, request: Request, parent: Node, name: bytes, asked: int) -> bytes:
@@ -87,40 +89,57 @@ def tmpfile(share: Share, request: Request) -> bytes:
 
 def _opened(share: Share, request: Request, descriptor: int, mode: int | None) -> bytes:
     """Return the answer for a file that is open now; `mode` is that of one that we made."""
-    try:
+    with undone(lambda: os.close(descriptor)):
         if mode is not None:
             _own(share, request, descriptor)
             if mode & SPECIAL_BITS:
                 os.fchmod(descriptor, mode & 0o7777)
         node, status = share.nodes.take(os.open(str(descriptor), os.O_PATH | os.O_CLOEXEC, dir_fd=share.proc))
-    except BaseException:
-        os.close(descriptor)
-        raise
     direct = opening(request.fields(CREATE_IN)[0], share.guest.open_flags).direct
-    number = share.handles.add(descriptor, node)
+    with undone(lambda: share.nodes.forget(node.id, 1)):
+        number = share.handles.add(descriptor, node)
     return entry(request, node, status) + request.pack(OPEN_OUT, number, FOPEN_DIRECT_IO if direct else 0, 0)
 
 
-def _made(share: Share, request: Request, name: bytes, mode: int, make: Callable[[int], None]) -> bytes:
-    """Make something under a name, give it to who asked, and tell of it."""
+def _made(
+    share: Share,
+    request: Request,
+    name: bytes,
+    mode: int,
+    make: Callable[[int], None],
+    *,
+    remove: Callable[..., None] = os.unlink,
+) -> bytes:
+    """Make something under a name, give it to who asked, and tell of it; where that fails, nothing is left."""
     share.writable()
     parent = share.nodes.directory(request.node)
     make(parent.descriptor)
-    node, _ = share.find(parent, name)
-    _own(share, request, node.descriptor)
-    if mode & SPECIAL_BITS and node.kind == stat.S_IFREG:  # chown(2) has cleared them
-        os.chmod(str(node.descriptor), mode & 0o7777, dir_fd=share.proc)
-    return entry(request, node, os.fstat(node.descriptor))
+    with undone(lambda: remove(name, dir_fd=parent.descriptor)):
+        node, _ = share.find(parent, name)
+        with undone(lambda: share.nodes.forget(node.id, 1)):
+            _own(share, request, node.descriptor)
+            if mode & SPECIAL_BITS and node.kind == stat.S_IFREG:  # chown(2) has cleared them
+                os.chmod(str(node.descriptor), mode & 0o7777, dir_fd=share.proc)
+            return entry(request, node, os.fstat(node.descriptor))
 
 
 def _own(share: Share, request: Request, descriptor: int) -> None:
-    """Give something new to the user who asked; its group is the directory's where that is set-group-ID."""
+    """Give something new to the user who asked; its group is the directory's where that is set-group-ID.
+
+    What we may not give away stays ours: EPERM without privilege, and where the file system has no owners; EINVAL
+    where our user namespace does not have that user.
+    """
     if not share.root:
-        return  # what we make is ours
+        return
     inherited = os.fstat(share.nodes[request.node].descriptor).st_mode & stat.S_ISGID
     gid = -1 if inherited else request.gid
-    if request.uid or gid > 0:
+    if not request.uid and gid <= 0:
+        return  # it is
+    try:
         fchown(descriptor, request.uid, gid)
+    except OSError as e:
+        if e.errno not in (errno.EPERM, errno.EINVAL):
+            raise
 
 
 OPERATIONS: dict[int, Operation] = {

@@ -5,7 +5,7 @@ import os
 import stat
 from typing import Final
 
-from guestforge.vhost.fuse.nodes import check_name, refuse
+from guestforge.vhost.fuse.nodes import check_name, refuse, undone
 from guestforge.vhost.fuse.protocol import Op
 from guestforge.vhost.fuse.share import Operation, Request, Share, entry
 from guestforge.vhost.fuse.syscalls import renameat2
@@ -79,7 +79,8 @@ def link(share: Share, request: Request) -> bytes:
     directory, name = share.nodes.directory(request.node), request.name("Q")
     # what is behind the magic link is what the node is, a symbolic link too: that one is not followed further
     os.link(str(node.descriptor), name, src_dir_fd=share.proc, dst_dir_fd=directory.descriptor)
-    return entry(request, *share.find(directory, name))
+    with undone(lambda: os.unlink(name, dir_fd=directory.descriptor)):
+        return entry(request, *share.find(directory, name))
 
 
 OPERATIONS: dict[int, Operation] = {
