@@ -5,10 +5,8 @@ Of the user's cache only what was fetched is used: the kernel's source, which pa
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 from guestforge.arch import Arch
@@ -16,6 +14,7 @@ from guestforge.bench.builds import Change, Measured, figures
 from guestforge.bench.figures import Section, Table, missed, write
 from guestforge.bench.host import compiler, host_facts, now, tool_version
 from guestforge.bench.lanes import Command, Cost, Lane, alone, in_turn, seconds_of
+from guestforge.bench.step import step_argv
 from guestforge.check.options import ARTIFACTS
 from guestforge.check.run import REPORT
 from guestforge.cli import Chosen
@@ -27,7 +26,7 @@ from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import format_line, parse_line, read_dotconfig
 from guestforge.kernel.fragment import COMMON, FRAGMENTS, compose
 from guestforge.kernel.make import ENVIRONMENT, Make, build_argv, configure_argv
-from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP, build_kernel
+from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP
 from guestforge.kernel.toolchain import identify
 from guestforge.pipeline import Options
 from guestforge.progress import Bar, bar, say, step
@@ -46,8 +45,9 @@ CACHE_VARIABLE: Final = "GUESTFORGE_CACHE"
 REPEATS: Final = 5  # builds with nothing changed
 CHECKS: Final = 3  # checks alone
 ROUNDS: Final = 6  # builds after a change, there and back in turn
-# An option that few objects depend on, and one that many do; with the value that each is changed to.
-CHANGES: Final = (("CONFIG_EXT4_FS_SECURITY", "n"), ("CONFIG_IPV6", "n"))
+SHORT_TURN: Final = 1.0  # seconds, of builds that take less than a minute
+# Options with the value that each is changed to: about twenty objects depend on the one, about fifty on the other.
+CHANGES: Final = (("CONFIG_EXT4_FS_SECURITY", "n"), ("CONFIG_UTS_NS", "n"))
 
 
 def run(chosen: Chosen) -> None:
@@ -135,8 +135,8 @@ class Bench:
         configure(make, self._recipe.base, requests, identify(self._store.cache, self._arch), self._log)
         return directory / CONFIG
 
-    def _require_same(self) -> None:
-        """Raise BuildError unless both have built the same configuration and kernel: else the times mean nothing."""
+    def _require_same(self) -> Path:
+        """Return the step's entry. Raises BuildError unless both have built the same configuration and kernel."""
         entry = next((self._store.cache / "store" / STEP).iterdir())
         ours, theirs = read_dotconfig(entry / CONFIG_COPY), read_dotconfig(self._plain.build / CONFIG)
         if ours != theirs:
@@ -147,6 +147,7 @@ class Bench:
                 "make built another kernel than our step, from the same source and configuration",
                 hint="a build that is not reproducible: docs/kernels.md says what is pinned",
             )
+        return entry
 
     # the whole
 
@@ -172,30 +173,28 @@ class Bench:
     # a change
 
     def _change(self, option: str, value: str) -> Change:
-        """Change an option there and back, and build with both after each; who is first changes too."""
+        """Change an option there and back, and build with both after each; who has the first turn changes too."""
         fragment, line = _find(self._fragments, option)
         states = [line, format_line(option, value)]
         configs = [self._config_with(fragment, line, state) for state in states]
-        step_times: list[float] = []
-        make_times: list[float] = []
-        only: list[float] = []
-        objects: list[int] = []
+        change = Change(option)
         with bar(f"{self._arch.name} kernels with {option} changed and restored", ROUNDS, "rounds") as shown:
             for number in range(1, ROUNDS + 1):
                 state = number % 2
                 _put(fragment, states[1 - state], states[state])
-                ours_first = number % 4 in (1, 2)
-                if ours_first:
-                    step_times.append(self._step(objects))
-                prepared, built = self._plain_build(configs[state])
-                make_times.append(prepared + built)
-                only.append(built)
-                if not ours_first:
-                    step_times.append(self._step(objects))
-                self._require_same()
-                say(f"the step took {step_times[-1]:.1f} s, plain make {make_times[-1]:.1f} s")
+                self._round(change, configs[state], step_first=number % 4 in (1, 2))
                 shown.update()
-        return Change(option, int(median(objects)), step_times, make_times, only)
+        return change
+
+    def _round(self, change: Change, config: str, *, step_first: bool) -> None:
+        """Build with the fragments as they are now, and with make from the configuration that they make."""
+        remove_tree(self._store.cache / "store" / STEP)  # what was built before must not be found
+        (self._plain.build / CONFIG).write_text(config)
+        ours, theirs = Lane([self._step()], self._log), Lane(self._make_commands(), self._log)
+        in_turn([ours, theirs] if step_first else [theirs, ours], SHORT_TURN)
+        facts = json.loads((self._require_same() / FACTS).read_text())
+        change.add(ours.cost, theirs.cost, int(facts["objects"]))
+        say(f"the step took {ours.cost.seconds:.1f} s, plain make {theirs.cost.seconds:.1f} s")
 
     def _config_with(self, fragment: Path, line: str, state: str) -> str:
         """Return the configuration with a line of a fragment in another state, and leave the fragment as it was."""
@@ -204,33 +203,15 @@ class Bench:
         _put(fragment, state, line)
         return text
 
-    def _step(self, objects: list[int]) -> float:
-        """Time the kernel step, as a build runs it; its entry of before must not be found."""
-        remove_tree(self._store.cache / "store" / STEP)
-        start = time.monotonic()
-        entry = build_kernel(
-            self._store,
-            self._arch,
-            self._recipe,
-            jobs=self._jobs,
-            fragments=self._fragments,
-            source=lambda: self._tree,
-        )
-        seconds = time.monotonic() - start
-        objects.append(int(json.loads((entry.path / FACTS).read_text())["objects"]))
-        return seconds
-
-    def _plain_build(self, config: str) -> tuple[float, float]:
-        """Time plain make with a changed configuration: olddefconfig, and the build."""
-        (self._plain.build / CONFIG).write_text(config)
-        prepare, build = self._make_commands()
-        return seconds_of(prepare, self._log), seconds_of(build, self._log)
-
     # commands
 
     def _invoke(self, task: str) -> Command:
         argv = (INVOKE, task, "--arch", self._arch.name, "--output", self._output)
         return Command(argv, {CACHE_VARIABLE: str(self._store.cache), SWITCH: "never"})
+
+    def _step(self) -> Command:
+        argv = step_argv(self._arch, Options().guest, self._store.cache, self._fragments, self._jobs)
+        return Command(argv, {"PYTHONPATH": str(INVOKE.parent)})
 
     def _make_commands(self) -> list[Command]:
         plain = self._plain

@@ -1,7 +1,7 @@
 """What was measured of builds, and the figures that come of it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
 
@@ -15,15 +15,20 @@ SECOND_AIM: Final = Aim(1.0)  # seconds
 MEMORY_AIM: Final = Aim(2 * 1024**2, strict=True)  # KiB
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change:
-    """The wall times of the kernel step and of plain make after a change of one option, in pairs."""
+    """What the kernel step and plain make took after changes of one option, in pairs, and the objects compiled."""
 
     option: str
-    objects: int  # that were compiled, the median
-    step: list[float]
-    make: list[float]
-    only_build: list[float]  # of `make`, without its olddefconfig
+    step: list[Cost] = field(default_factory=list)
+    make: list[Cost] = field(default_factory=list)
+    objects: list[int] = field(default_factory=list)
+
+    def add(self, step: Cost, make: Cost, objects: int) -> None:
+        """Take in one pair."""
+        self.step.append(step)
+        self.make.append(make)
+        self.objects.append(objects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +52,25 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
 
 
 def _step_figure(measured: Measured) -> Figure:
-    ours, make = measured.step, measured.make
-    note = (
-        f"{formatted(ours.seconds, 'seconds')} / {formatted(make.seconds, 'seconds')}; processor time "
-        f"{formatted(ours.processor, 'seconds')} / {formatted(make.processor, 'seconds')}"
-    )
-    return Figure("kernel from nothing / plain make", ours.seconds / make.seconds, "ratio", STEP_AIM, note)
+    return _ratio("kernel from nothing / plain make", measured.step, measured.make, STEP_AIM)
 
 
 def _change_figure(change: Change) -> Figure:
-    ours, make, only = median(change.step), median(change.make), median(change.only_build)
-    note = (
-        f"{formatted(ours, 'seconds')} / {formatted(make, 'seconds')}, medians of {len(change.step)}; {change.objects} "
-        f"objects compiled; {formatted(ours / only, 'ratio')} of make without its olddefconfig"
-    )
-    return Figure(f"{change.option} changed / plain make", ours / make, "ratio", CHANGE_AIM, note)
+    note = f"; medians of {len(change.step)}, {median(change.objects):g} objects compiled"
+    return _ratio(f"{change.option} changed / plain make", _median(change.step), _median(change.make), CHANGE_AIM, note)
+
+
+def _ratio(name: str, ours: Cost, make: Cost, aim: Aim, note: str = "") -> Figure:
+    times = f"{formatted(ours.seconds, 'seconds')} / {formatted(make.seconds, 'seconds')}"
+    processor = f"{formatted(ours.processor, 'seconds')} / {formatted(make.processor, 'seconds')}"
+    return Figure(name, ours.seconds / make.seconds, "ratio", aim, f"{times}; processor time {processor}{note}")
+
+
+def _median(costs: list[Cost]) -> Cost:
+    return Cost(
+        median(cost.seconds for cost in costs), median(cost.processor for cost in costs),
+        max(cost.peak_kib for cost in costs),
+    )  # fmt: skip
 
 
 def _other_figures(measured: Measured) -> Iterator[Figure]:

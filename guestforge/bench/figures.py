@@ -33,9 +33,10 @@ architecture (`--arch`), about half an hour on two processors, and 1 GB below th
   target, with the same tree, variables and environment, without a compiler cache. Both builds take turns of a few
   seconds, one stopped while the other runs, so that a machine whose speed changes slows both; the processor time of
   both is given beside. The command fails unless both kernels are the same, byte for byte.
-- **One option changed**: the kernel step with one option of one fragment changed, in a workspace that holds a whole
-  build, divided by `olddefconfig` and make in plain make's directory with the same changed configuration. Both in
-  turn, there and back; the ratio is that of the medians.
+- **One option changed**: the kernel step alone, the start of its Python included, with one option of one fragment
+  changed, in a workspace that holds a whole build, divided by `olddefconfig` and make in plain make's directory with
+  the same changed configuration. The option is changed and restored in turn, and both builds take turns as above; the
+  ratio is that of the medians.
 - **Nothing changed**: the wall time of a whole `./invoke build`, from the start of the shell script to its end.
 - **Check alone**: the wall time of `./invoke check` less what its reports say the boots took (`phases.done`).
 - **Peak memory**: the largest sum of the resident memory of all processes below `./invoke`, sampled every half second

@@ -27,8 +27,10 @@ from guestforge.bench.figures import (
 )
 from guestforge.bench.host import host_facts
 from guestforge.bench.lanes import Command, Cost, Lane, alone, descendants, in_turn, seconds_of
+from guestforge.bench.step import step_argv
 from guestforge.errors import BuildError
 from guestforge.kernel.fragment import FRAGMENTS
+from guestforge.run import run
 from guestforge.scratch import scratch_directory
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "bench"
@@ -236,15 +238,25 @@ def test_figures_of_boots_are_medians_and_aims_are_judged():
 
 
 def test_figures_of_builds_are_ratios_of_medians():
-    change = builds.Change("CONFIG_X", 7, [11.0, 12.0, 99.0], [10.0, 11.0, 12.0], [9.0, 10.0, 11.0])
+    change = builds.Change("CONFIG_X")
+    for step, make in ((11.0, 10.0), (12.0, 11.0), (99.0, 12.0)):
+        change.add(Cost(step, 20.0, 1), Cost(make, 19.0, 1), 7)
     cost = Cost(306.0, 600.0, 900_000)
     measured = builds.Measured(boot.PROVEN[0], "6.12", cost, Cost(300.0, 590.0, 1), 1_000_000, [0.6], [0.9], [change])
     figures = {figure.name: figure for figure in builds.figures(measured)}
     assert figures["kernel from nothing / plain make"].value == 1.02
-    assert figures["CONFIG_X changed / plain make"].value == 12 / 11
-    assert "1.200 of make without its olddefconfig" in figures["CONFIG_X changed / plain make"].note
+    changed = figures["CONFIG_X changed / plain make"]
+    assert changed.value == 12 / 11
+    assert changed.note == "12.00 s / 11.00 s; processor time 20.00 s / 19.00 s; medians of 3, 7 objects compiled"
     assert figures["peak memory"].value == 1_000_000
     assert all(figure.aim.met(figure.value) for figure in figures.values())
+
+
+def test_the_step_as_a_program_ends_with_the_error_of_its_fragments(tmp_path):
+    argv = step_argv(boot.PROVEN[0], "minimal", tmp_path / "cache", tmp_path / "kernel-configs", 1)
+    done = run(argv, env={"PYTHONPATH": str(FRAGMENTS.parent)}, check=False)
+    assert done.returncode == 1
+    assert "error: no fragment 'base'" in done.output
 
 
 def test_what_was_fetched_is_borrowed_and_stays_when_the_scratch_goes(tmp_path):
