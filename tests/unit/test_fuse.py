@@ -852,7 +852,7 @@ BODY = st.lists(
 QUICK = sorted({int(opcode) for opcode in OPERATIONS} - {Op.SETLKW, Op.SYNCFS, Op.FSYNC, Op.FSYNCDIR})
 OPCODES = st.sampled_from(QUICK) | st.integers(0, 80).filter(lambda n: n not in (Op.SETLKW, Op.SYNCFS, Op.FSYNC))
 REQUESTS = st.lists(st.tuples(OPCODES, NUMBERS, BODY, st.integers(0, 300)), min_size=1, max_size=12)
-COUNT = int(os.environ.get("GUESTFORGE_FUZZ", "400"))
+COUNT = 200  # tests/fuse_fuzz.py makes more, and more like a guest's
 
 
 @settings(max_examples=COUNT, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

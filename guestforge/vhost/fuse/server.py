@@ -115,7 +115,7 @@ class FuseServer:
             self._complain(f"operation {request.opcode}: {e}")
             return self._reply(request, reply, -errno.EINVAL, 0)
         except Exception as e:  # a mistake of ours, or no memory: that request ends, not the guest's file system
-            self._complain(f"operation {request.opcode}: {type(e).__name__}: {e}")
+            self._mistaken(request, e)
             return self._reply(request, reply, -errno.EIO, 0)
         if answer is None:
             return 0
@@ -160,6 +160,9 @@ class FuseServer:
         length = OUT_HEADER_SIZE + size
         scatter(reply, layout(request.order, OUT_HEADER).pack(length, error, request.unique))
         return length
+
+    def _mistaken(self, request: Request, error: Exception) -> None:
+        self._complain(f"operation {request.opcode}: {type(error).__name__}: {error}")
 
     def _complain(self, text: str) -> None:
         now = time.monotonic()
