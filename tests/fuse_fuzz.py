@@ -274,7 +274,7 @@ def furnish(share):
     for name, create in things.items():
         path = share / name
         with contextlib.suppress(OSError):  # of the guest's making, or another thread's
-            if path.parent.resolve().is_relative_to(share) and not os.path.lexists(path):
+            if not path.parent.is_symlink() and not os.path.lexists(path):
                 create(path)
 
 

@@ -65,7 +65,7 @@ def setlkw(share: Share, request: Request) -> bytes:
                 return b""
             if request.unique in share.interrupts:
                 raise refuse(errno.EINTR)
-            share.retired.renew()
+            share.retired.begin()  # nothing of what was found is used again
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
     finally:

@@ -66,7 +66,8 @@ def _open_existing(share: Share, request: Request, parent: Node, name: bytes, as
         how = opening(request.fields(CREATE_IN)[0], share.guest.open_flags)
         descriptor = share.reopen(node, how.flags & ~os.O_CREAT)
         if asked & OPEN_KILL_SUIDGID and how.flags & os.O_TRUNC:
-            drop_privileges(descriptor)
+            with undone(lambda: os.close(descriptor)):
+                drop_privileges(descriptor)
         return _opened(share, request, descriptor, None)
     finally:
         share.nodes.forget(node.id, 1)  # told of once only, by _opened

@@ -8,56 +8,47 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from threading import get_ident
 
 
 class Retired:
-    """Counts time in descriptors retired: a request knows when it began, a descriptor when it was retired."""
+    """Counts time in descriptors retired: a request knows when it began, a descriptor when it was retired.
+
+    `begin` and `end` are on every request's way, so they take no lock. A request that begins while a descriptor is
+    retired may be missed by who looks for the oldest; but it has looked nothing up yet, and won't find the descriptor.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # around what follows but `_since`
         self._now = 0
         self._since: dict[int, int] = {}  # when the request of a thread began
         self._waiting: deque[tuple[int, int]] = deque()  # when, and the descriptor; in order
 
-    @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """Keep all descriptors that a request of this thread may find from being closed."""
-        with self._lock:
-            self._since[threading.get_ident()] = self._now
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._since[threading.get_ident()]
-                ready = self._ready()
-            _close(ready)
+    def begin(self) -> None:
+        """Keep all descriptors that this thread finds from being closed until `end`, or until it begins again."""
+        self._since[get_ident()] = self._now
+        if self._waiting:
+            self._close_ready()
 
-    def renew(self) -> None:
-        """Say that this thread's request holds nothing that it found before: for one that waits long."""
-        with self._lock:
-            self._since[threading.get_ident()] = self._now
-            ready = self._ready()
-        _close(ready)
+    def end(self) -> None:
+        """Say that this thread's request is done."""
+        del self._since[get_ident()]
+        if self._waiting:
+            self._close_ready()
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor, which is in no table any more, as soon as that can't hurt."""
         with self._lock:
             self._waiting.append((self._now, descriptor))
             self._now += 1
-            ready = self._ready()
-        _close(ready)
+        self._close_ready()
 
-    def _ready(self) -> list[int]:
-        if not self._waiting:
-            return []
-        oldest, ready = min(self._since.values(), default=self._now), []
-        while self._waiting and self._waiting[0][0] < oldest:
-            ready.append(self._waiting.popleft()[1])
-        return ready
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):  # what a close can tell of a file's content FLUSH has told
-            os.close(descriptor)
+    def _close_ready(self) -> None:
+        ready: list[int] = []
+        with self._lock:
+            oldest = min(list(self._since.values()), default=self._now)
+            while self._waiting and self._waiting[0][0] < oldest:
+                ready.append(self._waiting.popleft()[1])
+        for descriptor in ready:
+            with contextlib.suppress(OSError):  # what a close can tell of a file's content FLUSH has told
+                os.close(descriptor)

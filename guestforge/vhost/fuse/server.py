@@ -65,16 +65,19 @@ class FuseServer:
 
         `request` is what the guest wrote, `reply` where it wants the answer. Raises nothing for what a guest sends.
         """
-        with self._share.retired.request():
-            try:
-                parsed, fault = self._parse(request, reply)
-            except (ValueError, struct.error) as e:
-                self._complain(f"malformed request: {e}")
-                return 0
-            if fault:
-                self._complain(f"malformed request: {fault}")
-                return self._reply(parsed, reply, -errno.EINVAL, 0)
+        try:
+            parsed, fault = self._parse(request, reply)
+        except (ValueError, struct.error) as e:
+            self._complain(f"malformed request: {e}")
+            return 0
+        if fault:
+            self._complain(f"malformed request: {fault}")
+            return self._reply(parsed, reply, -errno.EINVAL, 0)
+        self._share.retired.begin()
+        try:
             return self._answer(parsed, reply)
+        finally:
+            self._share.retired.end()
 
     def reset(self) -> None:
         """Forget the guest: its driver begins anew."""
