@@ -19,4 +19,28 @@ def hanging_arm64(kernel: bytes) -> bytes:
     return struct.pack("<I", 0x14000000) + kernel[4:]  # b to itself
 
 
-HANGING = {"x86_64": hanging_x86, "aarch64": hanging_arm64}
+def hanging_powerpc(kernel: bytes) -> bytes:
+    """Return a vmlinux that loops at its entry, to which the firmware jumps in big-endian mode.
+
+    The entry is an address of the first segment (System V ABI, chapters 4 and 5: ELF header, program header).
+    """
+    (entry, table) = struct.unpack_from("<QQ", kernel, 24)
+    kind, _, offset, address = struct.unpack_from("<IIQQ", kernel, table)
+    assert kernel[:4] == b"\x7fELF"
+    assert kind == 1  # PT_LOAD
+    at = offset + entry - address
+    return kernel[:at] + b"\x48\0\0\0" + kernel[at + 4 :]  # b to itself
+
+
+def hanging_s390(kernel: bytes) -> bytes:
+    """Return a bzImage that loops where QEMU starts it: at 64 KiB (kernel, arch/s390/boot/head.S)."""
+    assert kernel[0x10008:0x1000E] == b"S390EP"
+    return kernel[:0x10000] + b"\xa7\xf4\0\0" + kernel[0x10004:]  # j to itself
+
+
+HANGING = {
+    "x86_64": hanging_x86,
+    "aarch64": hanging_arm64,
+    "ppc64le": hanging_powerpc,
+    "s390x": hanging_s390,
+}

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from guestforge.arch import PPC64LE
 from guestforge.check.checks import CHECKS
 from guestforge.check.options import ARTIFACTS, CheckOptions
 from guestforge.check.report import failed
@@ -78,7 +79,7 @@ def test_console_log_is_the_whole_console(boot, built, arch_row):
     text = (out / "console.log").read_text(errors="replace")
     assert f"Linux version {built(arch_row.name).kernel_release} (guestforge@guestforge)" in text
     assert 'msg="agent ready"' in text
-    assert text.index("Linux version") < text.index("agent ready") < text.index("reboot: Power down")
+    assert text.index("Linux version") < text.index("agent ready") < text.index('msg="power off"')
 
 
 def test_phases_follow_each_other(boot):
@@ -90,7 +91,8 @@ def test_measurements_are_sane(boot, built, arch_row):
     measured = boot[0].measurements
     memory = built(arch_row.name).memory_mib * 1024
     assert memory * 0.8 < measured.guest_memory_total_kib < memory
-    assert 0 < measured.guest_memory_used_kib < 24 * 1024
+    # the aim is for pages of 4 KiB; one of 64 KiB takes more for every small thing
+    assert 0 < measured.guest_memory_used_kib < (40 if arch_row is PPC64LE else 24) * 1024
     assert measured.guest_memory_used_kib < measured.qemu_pss_kib <= measured.qemu_rss_kib
     assert 0 < measured.agent_boot_seconds < boot[0].phases.agent_ready
 
