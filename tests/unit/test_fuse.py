@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 import struct
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -19,6 +20,7 @@ from guestforge.arch import ARCHES
 from guestforge.vhost.fuse.interrupts import MAX_EARLY
 from guestforge.vhost.fuse.protocol import Init, Op
 from guestforge.vhost.fuse.server import OFFERED, OPERATIONS, FuseServer
+from guestforge.vhost.fuse.share import Share
 from tests.fuse_client import ALL, ROOT, Client, failing
 
 ABIS = {
@@ -154,7 +156,16 @@ def test_messages_may_lie_in_any_pieces(plain, pieces):
     assert plain.getxattr(made.node, b"user.a") == b"value"
 
 
+def test_files_pass_the_cache_of_guests_that_can_map_them_all_the_same(client, root):
+    (root / "f").write_bytes(b"data")
+    for flags2, direct in ((0, 0), (1 << 4, 1), (0, 0)):  # FUSE_DIRECT_IO_ALLOW_MMAP is bit 36
+        assert client.init(flags2=flags2)[-1] == flags2
+        assert client.open(client.lookup(b"f").node, "O_RDWR").flags == direct
+        assert client.create(b"g%d" % flags2, "O_RDWR").flags == direct
+
+
 def test_flags_that_differ_between_architectures_mean_what_the_guest_meant(client, root):
+    client.init(flags2=0)  # files have the guest's cache unless it asks for none
     (root / "f").write_text("x")
     (root / "d").mkdir()
     f, d = client.lookup(b"f").node, client.lookup(b"d").node
@@ -495,6 +506,54 @@ def test_what_a_request_uses_is_no_other_file_meanwhile(plain, root, monkeypatch
     thread.join(5)
     assert plain.unpack("2Q", answer[0]) == ((root / "f").stat().st_ino,) * 2
     assert open_files() == before - 2 + 8  # closed since
+
+
+def test_a_node_that_is_forgotten_meanwhile_comes_to_no_use(plain, monkeypatch):
+    """Opened by a thread that has found it just before: its descriptor may be another file's by the next use."""
+    made = plain.create(b"f", "O_RDWR")
+    plain.release(made.fh)
+    reopen = Share.reopen
+
+    def late(share, node, flags):
+        descriptor = reopen(share, node, flags)
+        share.nodes.forget(made.node, 1)
+        return descriptor
+
+    monkeypatch.setattr(Share, "reopen", late)
+    before = open_files()
+    with failing(errno.ESTALE):
+        plain.open(made.node, "O_RDWR")
+    assert open_files() == before - 1  # the node's, once
+
+
+@pytest.fixture
+def restless():
+    """Threads that take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("restless")
+def test_two_resets_at_once_close_everything_once(plain, monkeypatch):
+    closed = []
+    monkeypatch.setattr(
+        "guestforge.vhost.fuse.retired._shut", lambda descriptor: (closed.append(descriptor), os.close(descriptor))
+    )
+    for _ in range(50):
+        plain.init()
+        for number in range(20):
+            plain.create(b"%d" % number, "O_RDWR")
+        closed.clear()
+        go = threading.Barrier(4)
+        threads = [threading.Thread(target=lambda: (go.wait(), plain.server.reset())) for _ in range(4)]  # noqa: B023
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert len(closed) == len(set(closed)) == 40
+    plain.init()
 
 
 def test_locks_end_though_a_request_still_uses_their_file(plain, monkeypatch):

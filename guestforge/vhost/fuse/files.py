@@ -11,7 +11,6 @@ from guestforge.vhost.fuse.protocol import (
     COPY_IN,
     FALLOCATE_IN,
     FLUSH_IN,
-    FOPEN_DIRECT_IO,
     FSYNC_DATA,
     FSYNC_IN,
     LSEEK_IN,
@@ -44,7 +43,7 @@ def open_(share: Share, request: Request) -> bytes:
     descriptor = share.reopen(node, how.flags & ~(os.O_CREAT | os.O_EXCL))
     if asked & OPEN_KILL_SUIDGID and how.flags & os.O_TRUNC:
         drop_privileges(descriptor)
-    return request.pack(OPEN_OUT, share.handles.add(descriptor, node), FOPEN_DIRECT_IO if how.direct else 0, 0)
+    return request.pack(OPEN_OUT, share.handles.add(descriptor, node), share.opened_how(direct=how.direct), 0)
 
 
 def read(share: Share, request: Request) -> int:

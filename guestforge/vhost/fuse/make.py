@@ -9,7 +9,7 @@ from typing import Final
 from guestforge.vhost.fuse.abi import opening
 from guestforge.vhost.fuse.attributes import drop_privileges
 from guestforge.vhost.fuse.nodes import Node, check_name, undone
-from guestforge.vhost.fuse.protocol import FOPEN_DIRECT_IO, OPEN_KILL_SUIDGID, OPEN_OUT, Op
+from guestforge.vhost.fuse.protocol import OPEN_KILL_SUIDGID, OPEN_OUT, Op
 from guestforge.vhost.fuse.share import Operation, Request, Share, decode_device, entry
 from guestforge.vhost.fuse.syscalls import fchown
 
@@ -99,7 +99,7 @@ def _opened(share: Share, request: Request, descriptor: int, mode: int | None) -
     direct = opening(request.fields(CREATE_IN)[0], share.guest.open_flags).direct
     with undone(lambda: share.nodes.forget(node.id, 1)):
         number = share.handles.add(descriptor, node)
-    return entry(request, node, status) + request.pack(OPEN_OUT, number, FOPEN_DIRECT_IO if direct else 0, 0)
+    return entry(request, node, status) + request.pack(OPEN_OUT, number, share.opened_how(direct=direct), 0)
 
 
 def _made(

@@ -151,6 +151,7 @@ class FuseServer:
         if flags & Init.INIT_EXT:
             flags |= request.fields(INIT_EXT_IN)[4] << 32
         agreed = flags & OFFERED if major == MAJOR else 0  # a newer guest asks again, with our version
+        self._share.uncached = bool(agreed & Init.DIRECT_IO_ALLOW_MMAP)
         return request.pack(
             INIT_OUT, MAJOR, MINOR, read_ahead, agreed & 0xFFFF_FFFF, MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4,
             MAX_WRITE, 1, MAX_PAGES, 0, agreed >> 32,

@@ -12,7 +12,7 @@ from guestforge.arch import Arch
 from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.interrupts import Interrupts
 from guestforge.vhost.fuse.nodes import Handles, Node, Nodes, check_name, refuse
-from guestforge.vhost.fuse.protocol import ATTR_OUT, ENTRY_OUT
+from guestforge.vhost.fuse.protocol import ATTR_OUT, ENTRY_OUT, FOPEN_DIRECT_IO
 from guestforge.vhost.fuse.retired import Retired
 
 # Seconds for which the guest may believe what it was told of a name or of a file's attributes; it then asks again, and
@@ -85,6 +85,13 @@ class Share:
     retired: Retired
     interrupts: Interrupts = field(default_factory=Interrupts)
     root: bool = field(default_factory=lambda: os.geteuid() == 0)
+    # Every file passes the guest's cache: what the host changes is seen at once, as with virtiofsd's cache=none. Only
+    # for guests that can map such files all the same (Linux 6.6): for others, programs that do would fail.
+    uncached: bool = False
+
+    def opened_how(self, *, direct: bool) -> int:
+        """Return the FOPEN flags of a file that the guest opens, with O_DIRECT or without."""
+        return FOPEN_DIRECT_IO if direct or self.uncached else 0
 
     def writable(self) -> None:
         """Raise EROFS where the guest may change nothing."""
