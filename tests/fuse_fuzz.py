@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from guestforge.arch import ARCHES
-from guestforge.vhost.fuse import make
+from guestforge.vhost.fuse import make, retired
 from guestforge.vhost.fuse.nodes import Handle
 from guestforge.vhost.fuse.server import OPERATIONS, FuseServer
 from tests.fuse_client import ROOT, Client, FuseError
@@ -248,6 +248,7 @@ class Guest(Client):
     def learn(self, opcode, data):
         """Remember what a reply tells of, and see that it is of the share."""
         server = self.server._share
+        server.retired.begin()  # or another guest could have closed what we look at
         if opcode in (1, 6, 8, 9, 13, 35, 51) and len(data) >= 128:
             self.known["node"].append(self.unpack("Q", data)[0])
             look_at(server.nodes._by_id.get(self.known["node"][-1]), self.share)
@@ -255,15 +256,20 @@ class Guest(Client):
             kind = "directory" if opcode == 27 else "file"
             self.known[kind].append(self.unpack("Q", data[-16:])[0])
             look_at(server.handles._by_id.get(self.known[kind][-1]), self.share)
+        server.retired.end()
+
+
+def new_file(path):
+    """Make a file where there is nothing, nor a link that a guest has just made."""
+    path.touch(exist_ok=False)
 
 
 def furnish(share):
     """Have what may lead elsewhere in the share, as far as other things have not its name."""
-    zero = (lambda path: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))) if os.geteuid() == 0 else Path.touch
+    zero = (lambda path: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))) if os.geteuid() == 0 else new_file
     things = {
         "d": Path.mkdir,
-        "d/inside": Path.mkdir,
-        "f": Path.touch,
+        "f": new_file,
         "l": lambda path: path.symlink_to("../outside"),
         "out": lambda path: path.symlink_to(".."),
         "absolute": lambda path: path.symlink_to("/"),
@@ -274,8 +280,7 @@ def furnish(share):
     for name, create in things.items():
         path = share / name
         with contextlib.suppress(OSError):  # of the guest's making, or another thread's
-            if not path.parent.is_symlink() and not os.path.lexists(path):
-                create(path)
+            create(path)
 
 
 def snapshot(place):
@@ -335,18 +340,27 @@ def run_round(server, share, abi, rng, count, threads):
     return sum((guest.outcomes for guest in guests), collections.Counter())
 
 
+def close_once(descriptor):
+    """Close what is open; what is closed already may have been another file's by now."""
+    try:
+        os.close(descriptor)
+    except OSError as e:
+        raise Mistake(f"descriptor {descriptor} is closed twice") from e
+
+
 @contextlib.contextmanager
 def harmless():
     """What a mistake of the server could do to this machine: fill its disk, open its devices. All devices are zero."""
     limit, decode = resource.getrlimit(resource.RLIMIT_FSIZE), make.decode_device
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, limit[1]))
     make.decode_device = lambda number: os.makedev(1, 5) if decode(number) >= 0 else -1
+    shut, retired._shut = retired._shut, close_once
     faulthandler.dump_traceback_later(HANG, exit=True)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-        make.decode_device = decode
+        make.decode_device, retired._shut = decode, shut
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
@@ -371,8 +385,9 @@ def fuzz(place, requests, seed, threads=1):
             server.close()
             if (now := open_files()) != open_before:
                 raise Mistake(f"{now - open_before} descriptors are left open")
-            if snapshot(place) != before:
-                raise Mistake("what lies beside the share has changed")
+            now = snapshot(place)
+            if changed := {path: now.get(path) for path in before | now if before.get(path) != now.get(path)}:
+                raise Mistake(f"what lies beside the share has changed: {changed}")
     return outcomes
 
 

@@ -6,7 +6,6 @@ import fcntl
 import os
 import stat
 import struct
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -524,36 +523,6 @@ def test_a_node_that_is_forgotten_meanwhile_comes_to_no_use(plain, monkeypatch):
     with failing(errno.ESTALE):
         plain.open(made.node, "O_RDWR")
     assert open_files() == before - 1  # the node's, once
-
-
-@pytest.fixture
-def restless():
-    """Threads that take turns as often as they can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.mark.usefixtures("restless")
-def test_two_resets_at_once_close_everything_once(plain, monkeypatch):
-    closed = []
-    monkeypatch.setattr(
-        "guestforge.vhost.fuse.retired._shut", lambda descriptor: (closed.append(descriptor), os.close(descriptor))
-    )
-    for _ in range(50):
-        plain.init()
-        for number in range(20):
-            plain.create(b"%d" % number, "O_RDWR")
-        closed.clear()
-        go = threading.Barrier(4)
-        threads = [threading.Thread(target=lambda: (go.wait(), plain.server.reset())) for _ in range(4)]  # noqa: B023
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(10)
-        assert len(closed) == len(set(closed)) == 40
-    plain.init()
 
 
 def test_locks_end_though_a_request_still_uses_their_file(plain, monkeypatch):

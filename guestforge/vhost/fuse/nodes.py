@@ -34,7 +34,8 @@ def refuse(number: int) -> OSError:
 class Node:
     """A file that the guest knows; `lookups` counts how often it was told of it and has not forgotten it.
 
-    `uses` counts its handles: while there are any it stays open, whatever the guest says that it forgets.
+    `uses` counts its handles: while there are any it stays open, whatever the guest says that it forgets. One that is
+    closed comes to no new use: who has found it just before in another thread is late.
     """
 
     id: int
@@ -43,6 +44,7 @@ class Node:
     kind: int  # S_IFMT of its mode
     lookups: int = 0
     uses: int = 0
+    closed: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -113,20 +115,22 @@ class Nodes:
             if node.lookups:
                 return
             del self._by_id[number], self._by_key[node.key]
-            unused = not node.uses
+            unused = _let_go(node)
         if unused:
             self._close(node)
 
     def hold(self, node: Node) -> None:
-        """Count a use of a node."""
+        """Count a use of a node; raises ESTALE for one that is closed by now."""
         with self._lock:
+            if node.closed:
+                raise refuse(errno.ESTALE)
             node.uses += 1
 
     def drop(self, node: Node) -> None:
         """Take back a use; the last one of a node that was forgotten meanwhile closes it."""
         with self._lock:
             node.uses -= 1
-            unused = not node.uses and not node.lookups
+            unused = _let_go(node)
         if unused:
             self._close(node)
 
@@ -138,10 +142,10 @@ class Nodes:
             self._by_key = {self._root.key: self._root}
             for node in nodes:
                 node.lookups = 0
-            unused = [node for node in nodes if not node.uses]
+            unused = [node for node in nodes if _let_go(node)]
         for node in unused:
             self._close(node)
-        self.locks.release(self._root.id)
+        self.locks.release_all()
 
     def close(self) -> None:
         """Forget everything."""
@@ -159,17 +163,20 @@ class Handles:
     def __init__(self, nodes: Nodes, retired: Retired) -> None:
         self._nodes = nodes
         self._retired = retired
+        self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._by_id: dict[int, Handle] = {}
 
     def add(self, descriptor: int, node: Node, *, directory: bool = False) -> int:
         """Take a descriptor in; return the handle's id."""
-        if len(self._by_id) >= MAX_HANDLES:
-            os.close(descriptor)
-            raise refuse(errno.ENFILE)
-        self._nodes.hold(node)
+        with undone(lambda: os.close(descriptor)):
+            if len(self._by_id) >= MAX_HANDLES:
+                raise refuse(errno.ENFILE)
+            self._nodes.hold(node)
         number = next(self._ids)
-        self._by_id[number] = Handle(descriptor, node, threading.Lock() if directory else None)
+        handle = Handle(descriptor, node, threading.Lock() if directory else None)
+        with self._lock:
+            self._by_id[number] = handle
         return number
 
     def file(self, number: int) -> Handle:
@@ -188,14 +195,16 @@ class Handles:
 
     def remove(self, number: int) -> None:
         """Close a handle."""
-        handle = self._by_id.pop(number, None)
+        with self._lock:
+            handle = self._by_id.pop(number, None)
         if handle is None:
             raise refuse(errno.EBADF)
         self._close(handle)
 
     def clear(self) -> None:
         """Close all."""
-        handles, self._by_id = self._by_id, {}
+        with self._lock:
+            handles, self._by_id = self._by_id, {}
         for handle in handles.values():
             self._close(handle)
 
@@ -211,6 +220,14 @@ def check_name(name: bytes) -> bytes:
     if name in _NO_NAMES or b"/" in name or b"\0" in name:
         raise refuse(errno.EINVAL)
     return name  # a longer one than 255 bytes is the host's to refuse
+
+
+def _let_go(node: Node) -> bool:
+    """Return whether a node is to be closed now, once. Under the lock of its table."""
+    if node.lookups or node.uses or node.closed:
+        return False
+    node.closed = True
+    return True
 
 
 def _key(status: os.stat_result) -> int:

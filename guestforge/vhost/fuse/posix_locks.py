@@ -43,8 +43,14 @@ class PosixLocks:
 
     def release(self, node: int) -> None:
         """End all locks on a file."""
-        if node not in self._by_node:
-            return
         with self.mutex:
             for descriptor in self._by_node.pop(node, {}).values():
                 os.close(descriptor)
+
+    def release_all(self) -> None:
+        """End all locks."""
+        with self.mutex:
+            for owners in self._by_node.values():
+                for descriptor in owners.values():
+                    os.close(descriptor)
+            self._by_node.clear()

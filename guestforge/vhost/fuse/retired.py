@@ -50,5 +50,9 @@ class Retired:
             while self._waiting and self._waiting[0][0] < oldest:
                 ready.append(self._waiting.popleft()[1])
         for descriptor in ready:
-            with contextlib.suppress(OSError):  # what a close can tell of a file's content FLUSH has told
-                os.close(descriptor)
+            _shut(descriptor)
+
+
+def _shut(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # what a close can tell of a file's content FLUSH has told
+        os.close(descriptor)
