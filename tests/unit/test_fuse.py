@@ -300,6 +300,33 @@ def test_large_directories_come_whole_and_once(client, root, plus, size):
     assert set(found) == names
 
 
+def test_any_position_of_5000_entries_can_be_gone_back_to(plain, root):
+    for number in range(5000):
+        (root / f"entry{number}").touch()
+    fh, rows, offset = plain.opendir(), [], 0
+    while answer := plain.readdir(fh, offset, 65536):
+        rows += answer
+        offset = answer[-1][2]
+    assert len({row[4] for row in rows}) == len(rows) == 5002
+    for place in (4999, 1, 2500, 17, 4000):
+        assert plain.readdir(fh, rows[place][2], 4096)[0][4] == rows[place + 1][4]
+    assert plain.readdir(fh, rows[-1][2]) == []
+
+
+def test_names_have_255_bytes_of_any_kind(client, root):
+    name = bytes(set(range(1, 256)) - {ord("/")})
+    assert len(name) == 254
+    node = client.create(name + b"x", "O_RDWR").node
+    assert client.lookup(name + b"x").node == node
+    assert name + b"x" in list(client.names(client.opendir(), plus=True))
+    client.rename(name + b"x", b"\xff" * 255)
+    assert [os.fsencode(path.name) for path in root.iterdir()] == [b"\xff" * 255]
+    with failing(errno.ENAMETOOLONG):
+        client.mkdir(b"x" * 256)
+    with failing(errno.ENAMETOOLONG):
+        client.lookup(b"x" * 256)
+
+
 def test_a_directory_is_read_on_from_any_position_while_it_changes(client, root):
     for number in range(300):
         (root / f"stay{number}").touch()
@@ -351,6 +378,26 @@ def test_a_replaced_file_is_another_node(plain, root):
     new = plain.lookup(b"f")
     assert new.node != old
     assert plain.getattr(old).size == 3
+
+
+def test_an_inode_that_is_used_again_is_another_node(plain, root):
+    """The host gives a number again as soon as the guest has forgotten the file; the guest's old id stays dead."""
+    known, again = {}, 0
+    for _ in range(200):
+        made = plain.create(b"f", "O_RDWR")
+        assert made.node not in known.values()
+        again += made.attr.ino in known
+        known[made.attr.ino] = made.node
+        plain.release(made.fh)
+        (root / "f").unlink()
+        plain.forget(made.node, 1)
+        with failing(errno.ESTALE):
+            plain.getattr(made.node)
+    held = plain.create(b"f", "O_RDWR")
+    (root / "f").unlink()
+    assert plain.create(b"f", "O_RDWR").attr.ino != held.attr.ino  # one that is known is not given again
+    if not again:
+        pytest.skip("this file system does not use a number again soon")
 
 
 def test_holes_and_ranges(client, root):
