@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
+from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.interrupts import MAX_EARLY
 from guestforge.vhost.fuse.protocol import Init, Op
 from guestforge.vhost.fuse.server import OFFERED, OPERATIONS, FuseServer
@@ -368,6 +369,15 @@ def test_forgotten_nodes_are_closed_and_in_use_ones_are_not(plain):
     plain.release(made.fh)
     assert open_files() == before - 2
     plain.getattr(ROOT)
+
+
+def test_forgetting_many_leaves_nothing_behind(client):
+    layouts = layout.cache_info().currsize
+    for count in range(100):
+        client.batch_forget(*((ROOT, 1),) * count)
+    assert layout.cache_info().currsize <= layouts + 3
+    with failing(errno.EINVAL):
+        client.call(42, 0, client.pack("2I2Q", 2, 0, ROOT, 1))
 
 
 def test_a_replaced_file_is_another_node(plain, root):

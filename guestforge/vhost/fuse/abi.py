@@ -50,5 +50,8 @@ def byte_order(header: bytes) -> str | None:
 
 @cache
 def layout(order: str, fields: str) -> struct.Struct:
-    """Return a structure's layout; FUSE's are padded explicitly, so there is no alignment to add."""
+    """Return a structure's layout; FUSE's are padded explicitly, so there is no alignment to add.
+
+    All are kept: `fields` must be one of ours, not made of a guest's numbers.
+    """
     return struct.Struct(order + fields)

@@ -5,6 +5,7 @@ import os
 import stat
 from typing import Final
 
+from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import check_name, refuse, undone
 from guestforge.vhost.fuse.protocol import Op
 from guestforge.vhost.fuse.share import Operation, Request, Share, entry
@@ -26,8 +27,8 @@ def forget(share: Share, request: Request) -> None:
 def batch_forget(share: Share, request: Request) -> None:
     """Do the same for many."""
     count, _ = request.fields("2I")
-    numbers = request.fields(f"2I{2 * min(count, MAX_FORGETS)}Q")[2:]
-    for node, lookups in zip(numbers[::2], numbers[1::2], strict=True):
+    one = layout(request.order, "2Q")
+    for node, lookups in one.iter_unpack(request.head(8 + one.size * min(count, MAX_FORGETS))[8:]):
         share.nodes.forget(node, lookups)
 
 
