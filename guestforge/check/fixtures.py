@@ -7,7 +7,6 @@ nothing that an earlier run left behind, and no constant in a guest, can pass fo
 import hashlib
 import os
 import secrets
-import shutil
 from pathlib import Path
 
 from guestforge.image.ext4 import ext4_image
@@ -17,6 +16,7 @@ NONCE_BYTES = 16
 BLOB_SIZE = 1024 * 1024 + 123  # more than one FUSE request (1 MiB at most), and no multiple of a page
 LONG_SIZE = 10_000
 MANY = 1_000  # more than one READDIRPLUS answer holds
+SOME = 100  # where a listing is no question of its own
 MTIME = 1_000_000_000  # 2001-09-09T01:46:40Z: no file of this run has it by itself
 DISK_MIB = 24
 MOUNT_POINTS = ("/proc", "/dev", "/sys", "/tmp", "/run", "/etc")  # noqa: S108 - what a runtime mounts on
@@ -32,13 +32,16 @@ def content(nonce: str, label: str, size: int) -> bytes:
     return hashlib.shake_256(f"{nonce}/{label}".encode()).digest(size)
 
 
-def many_names(nonce: str) -> tuple[str, ...]:
+def many_names(nonce: str, count: int) -> tuple[str, ...]:
     """Return the names of the large directory, in an order that no file system has by itself."""
-    return tuple(f"{content(nonce, f'name-{number}', 6).hex()}-{number:04}" for number in range(MANY))
+    return tuple(f"{content(nonce, f'name-{number}', 6).hex()}-{number:04}" for number in range(count))
 
 
-def container_tree(nonce: str, probe: Path) -> Tree:
-    """Return the root of a container: the probe as `/probe`, what it is to find in `/data`, and an empty `/out`."""
+def container_tree(nonce: str, probe: Path, entries: int = MANY) -> Tree:
+    """Return the root of a container: the probe as `/probe`, what it is to find in `/data`, and an empty `/out`.
+
+    `entries` are those of the large directory.
+    """
     nodes: tuple[Node, ...] = (
         *(Directory(path) for path in MOUNT_POINTS),
         File("/probe", probe, 0o755),
@@ -51,18 +54,20 @@ def container_tree(nonce: str, probe: Path) -> Tree:
         File("/data/mode", content(nonce, "mode", 100), 0o600),
         File("/data/long", content(nonce, "long", LONG_SIZE)),
         Directory("/data/many", 0o750),
-        *(File(f"/data/many/{name}", b"") for name in many_names(nonce)),
+        *(File(f"/data/many/{name}", b"") for name in many_names(nonce, entries)),
     )
     return Tree(nodes)
 
 
 def write_directory(tree: Tree, root: Path) -> None:
     """Write a tree into a new directory, with its modes, and MTIME on everything; the owner is who runs this."""
+    place = os.fspath(root)
     root.mkdir()
     for node in tree:
-        _write(root / node.path[1:], node)
+        _write(place + node.path, node)
     for node in reversed(tree.nodes):  # children first: making them has touched their directory
-        os.utime(root / node.path[1:], (MTIME, MTIME), follow_symlinks=False)
+        if isinstance(node, Directory):
+            os.utime(place + node.path, (MTIME, MTIME))
 
 
 def write_disk(tree: Tree, disk: Path, *, size_mib: int = DISK_MIB) -> None:
@@ -70,15 +75,22 @@ def write_disk(tree: Tree, disk: Path, *, size_mib: int = DISK_MIB) -> None:
     ext4_image(tree, disk, size_mib=size_mib, time=MTIME)
 
 
-def _write(path: Path, node: Node) -> None:
+def _write(path: str, node: Node) -> None:
     match node:
         case Directory():
-            path.mkdir(exist_ok=node.path == "/")
+            if node.path != "/":
+                os.mkdir(path)  # noqa: PTH102 - a thousand of them, and Path takes longer than the system call
+            os.chmod(path, node.mode)  # noqa: PTH101
         case Symlink():
-            path.symlink_to(node.target)
-            return
-        case File(source=bytes() as data):
-            path.write_bytes(data)
-        case File(source=Path() as source):
-            shutil.copyfile(source, path)
-    path.chmod(node.mode)
+            os.symlink(node.target, path)  # noqa: PTH211
+            os.utime(path, (MTIME, MTIME), follow_symlinks=False)
+        case File():
+            _write_file(path, node)
+
+
+def _write_file(path: str, node: File) -> None:
+    data = node.source if isinstance(node.source, bytes) else node.source.read_bytes()
+    with open(path, "xb", buffering=0) as file:  # noqa: PTH123 - as above
+        file.write(data)
+        os.fchmod(file.fileno(), node.mode)
+        os.utime(file.fileno(), (MTIME, MTIME))

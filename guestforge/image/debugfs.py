@@ -64,6 +64,7 @@ def _make(node: Node, source: Path) -> bytes:
     name = node.path.rpartition("/")[2]
     match node:
         case File():
+            source = source.with_name("empty") if node.source == b"" else source  # one for all of them
             _stage(node, source)
             return command("write", f"{source.parent.name}/{source.name}", name)
         case Directory():

@@ -46,7 +46,7 @@ def test_tree_is_there_with_modes_and_content(view):
     assert view.read("data/blob") == fixtures.content(NONCE, "blob", fixtures.BLOB_SIZE)
     assert view.read("data/nonce") == f"{NONCE}\n".encode()
     assert view.read("probe") == b"#!probe"
-    assert view.names("data/many") == set(fixtures.many_names(NONCE))
+    assert view.names("data/many") == set(fixtures.many_names(NONCE, fixtures.MANY))
 
 
 def test_what_is_not_there_is_none(view):
