@@ -188,7 +188,8 @@ def test_an_agent_that_never_serves_ends_at_the_limit_with_the_last_reason(tmp_p
     agent = Booting(0, *[HealthCheckResponse.NOT_SERVING] * 1000)
     with listening(tmp_path / "v", agent.serve):
         start = time.monotonic()
-        with pytest.raises(NotReadyError, match=r"within 1 s; the last attempt: Health.Check said 2"):
+        # the limit may cut off the attempt that is under way
+        with pytest.raises(NotReadyError, match=r"within 1 s; the last attempt: (Health.Check said 2|no connection)"):
             wait_ready(partial(hybrid_connect, tmp_path / "v", 1024), 1.0)
         assert time.monotonic() - start < SOON
     assert threading.active_count() == before
