@@ -117,10 +117,11 @@ def line_of(text: str, location: Location) -> int | None:
     table: list[str] = []
     found = None
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
+        # No two quantifiers of a pattern may share a character: a scan of any line is linear in its length.
+        if header := re.match(r"\s*\[+([^\[\]]+)\]", line):
             table = _words(header[1])
             path = table
-        elif assignment := re.match(r"\s*((?:[\w\"'-]+\s*\.?\s*)+)=", line):
+        elif assignment := re.match(r"([^=#\[\]]+)=", line):
             path = table + _words(assignment[1])
         else:
             continue

@@ -117,3 +117,11 @@ def test_any_value_of_any_type_is_a_recipe_or_a_users_error(value):
 @given(st.text(), st.lists(st.text() | st.integers()))
 def test_looking_for_a_line_never_fails(text, location):
     load.line_of(text, tuple(location))
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "line", ["0" * 100_000, "[" * 100_000, "[" + " " * 100_000, "a." * 50_000, " " * 100_000, "a " * 50_000]
+)
+def test_a_long_line_is_looked_through_once(line):
+    assert load.line_of(f"{line}\nkey = 1\n", ("key",)) == 2
