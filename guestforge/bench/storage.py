@@ -15,7 +15,7 @@ from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Machine
 from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.run import CONSOLE
-from guestforge.check.storages import Storage, prepare_with
+from guestforge.check.storages import Storage, fill_shares, prepare_with
 from guestforge.cli import Chosen
 from guestforge.errors import CheckError
 from guestforge.host.packages import agent_needs, boot_needs, ensure, image_needs, kernel_needs
@@ -85,6 +85,7 @@ def _measure(guest: GuestArtifacts, program: Path, server: Kind) -> Measured:
     tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE)])
     with scratch_directory("guestforge-bench-") as scratch:
         storages = prepare_with(guest.arch, lambda _: (tree, ()), scratch, disk_mib=DISK_MIB)
+        fill_shares(storages)
         options = CheckOptions(accel="tcg", virtio_fs_server=server)
         machine = Machine(guest, "initrd", options, storages, scratch / CONSOLE)
         try:

@@ -16,8 +16,10 @@ from guestforge.check.storages import Storage
 class Boot:
     """The context of the checks. `guest` is there from the moment the machine has started."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, await_shares: Callable[[], None]) -> None:
+        """`await_shares` returns once the shares hold what the guest is to find, and raises what kept them from it."""
         self.machine = machine
+        self._await_shares = await_shares
         self.storages = machine.storages
         self.phases = Phases()
         self.measurements = Measurements()
@@ -86,6 +88,7 @@ class Boot:
     @cached_property
     def _refused(self) -> Mapping[Storage, str]:
         """The storages that the agent does not mount, with its reasons; asking creates the sandbox."""
+        self._await_shares()
         try:
             return mount_most(self.storages, self.guest.create_sandbox).refused
         except RefusedError as e:

@@ -60,9 +60,8 @@ def container_tree(nonce: str, probe: Path, entries: int = MANY) -> Tree:
 
 
 def write_directory(tree: Tree, root: Path) -> None:
-    """Write a tree into a new directory, with its modes, and MTIME on everything; the owner is who runs this."""
+    """Write a tree into an empty directory, with its modes, and MTIME on everything; the owner is who runs this."""
     place = os.fspath(root)
-    root.mkdir()
     for node in tree:
         _write(place + node.path, node)
     for node in reversed(tree.nodes):  # children first: making them has touched their directory

@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from guestforge import progress
@@ -13,7 +14,7 @@ from guestforge.check.guest import Machine, Starter
 from guestforge.check.junit import write_junit
 from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import Artifact, Report, write_report
-from guestforge.check.storages import prepare
+from guestforge.check.storages import fill_shares, prepare
 from guestforge.check.table import boot_line, table
 from guestforge.files import atomic_copy, disk_errors
 from guestforge.scratch import scratch_directory
@@ -63,9 +64,9 @@ def _boot(
         storages=storages,
         console_log=scratch / CONSOLE,
     )
-    boot = Boot(machine)
     label = f"checking {artifacts.arch.name} {artifact}"
-    with progress.bar(label, len(CHECKS), "checks") as bar:
+    with ThreadPoolExecutor(1) as filler, progress.bar(label, len(CHECKS), "checks") as bar:
+        boot = Boot(machine, filler.submit(fill_shares, storages).result)  # meanwhile the guest boots
         run = Run(CHECKS, boot, BLAME, lambda _: bar.update())
         with _ends(run), start(machine) as guest:
             boot.has_started(guest)

@@ -1,6 +1,6 @@
 """The storages under test: one an entry of CreateSandbox, a container on each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,8 +26,8 @@ class Storage:
     """A storage under test.
 
     `check` is the name of its check, `device` what the guest finds it on, `tag` how a guest finds a share. `driver`,
-    `fstype` and `options` are the agent's words, `place` is the directory or disk file on the host. `live`: the host
-    may look while the guest has it in use.
+    `fstype` and `options` are the agent's words, `place` is the directory or disk file on the host, `tree` what it
+    holds for the guest to find. `live`: the host may look while the guest has it in use.
     """
 
     check: str
@@ -38,6 +38,7 @@ class Storage:
     options: tuple[str, ...]
     mount_point: str
     place: Path
+    tree: Tree
     steps: tuple[Step, ...]
     live: bool
 
@@ -81,11 +82,11 @@ Fill = Callable[[str], tuple[Tree, tuple[Step, ...]]]
 
 
 def prepare(arch: Arch, probe: Path, scratch: Path) -> tuple[Storage, ...]:
-    """Write each storage below a directory, with a nonce of its own, and return them."""
+    """Write each storage below a directory, with a nonce of its own, and return them; `fill_shares` does the rest."""
 
     def fill(fstype: str) -> tuple[Tree, tuple[Step, ...]]:
         nonce = fixtures.new_nonce()
-        entries = fixtures.MANY if fstype == LISTED else fixtures.SOME  # each costs a moment before every boot
+        entries = fixtures.MANY if fstype == LISTED else fixtures.SOME  # each costs a moment in every check
         tree = fixtures.container_tree(nonce, probe, entries)
         return tree, steps(nonce, tree, fstype)
 
@@ -93,14 +94,24 @@ def prepare(arch: Arch, probe: Path, scratch: Path) -> tuple[Storage, ...]:
 
 
 def prepare_with(arch: Arch, fill: Fill, scratch: Path, *, disk_mib: int = fixtures.DISK_MIB) -> tuple[Storage, ...]:
-    """Write each storage below a directory and return them; `fill` says by its file system's type what it holds."""
-    return tuple(_written(kind, arch, fill, scratch / kind.device, disk_mib) for kind in KINDS)
+    """Write each storage below a directory and return them; `fill` says by its file system's type what it holds.
+
+    A share is an empty directory until `fill_shares`: it takes a while, in which a machine can boot.
+    """
+    return tuple(_placed(kind, arch, fill, scratch / kind.device, disk_mib) for kind in KINDS)
 
 
-def _written(kind: _Kind, arch: Arch, fill: Fill, place: Path, disk_mib: int) -> Storage:
+def fill_shares(storages: Sequence[Storage]) -> None:
+    """Write what the shares hold, which no guest may have mounted yet."""
+    for storage in storages:
+        if storage.tag:
+            fixtures.write_directory(storage.tree, storage.place)
+
+
+def _placed(kind: _Kind, arch: Arch, fill: Fill, place: Path, disk_mib: int) -> Storage:
     tree, todo = fill(kind.fstype)
     if kind.tag:
-        fixtures.write_directory(tree, place)
+        place.mkdir()
     else:
         fixtures.write_disk(tree, place, size_mib=disk_mib)
     return Storage(
@@ -112,6 +123,7 @@ def _written(kind: _Kind, arch: Arch, fill: Fill, place: Path, disk_mib: int) ->
         options=kind.options,
         mount_point=kind.mount_point,
         place=place,
+        tree=tree,
         steps=todo,
         live=bool(kind.tag),
     )

@@ -10,7 +10,7 @@ from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Guest, Machine, Starter
 from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.run import CONSOLE
-from guestforge.check.storages import Storage, prepare_with
+from guestforge.check.storages import Storage, fill_shares, prepare_with
 from guestforge.conform.results import OUTPUT_LIMIT, Results, parse_results
 from guestforge.conform.table import Conformance
 from guestforge.errors import CheckError
@@ -34,6 +34,7 @@ def conform(
     with tempfile.TemporaryDirectory(prefix="guestforge-conform-") as scratch:
         tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE)])
         storages = prepare_with(artifacts.arch, lambda _: (tree, ()), Path(scratch), disk_mib=DISK_MIB)
+        fill_shares(storages)
         machine = Machine(artifacts, "initrd", options, storages, Path(scratch, CONSOLE))
         try:
             with start(machine) as guest:

@@ -16,6 +16,7 @@ def share(tmp_path, monkeypatch):
     probe = tmp_path / "probe"
     probe.write_bytes(b"probe")
     tree = fixtures.container_tree(NONCE, probe)
+    (tmp_path / "share").mkdir()
     fixtures.write_directory(tree, tmp_path / "share")
     return tmp_path / "share", exercise.steps(NONCE, tree, "virtiofs")
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 
 import pytest
 from guest_double import ended, starter
@@ -145,3 +146,24 @@ def test_full_disk_under_the_report_is_a_clear_error(check, monkeypatch):
     with pytest.raises(BuildError, match="No space left on device") as caught:
         check()
     assert "give --output" in caught.value.hint
+
+
+def test_full_disk_under_the_shares_is_a_clear_error(check, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fixtures, "write_directory", full)
+    with pytest.raises(BuildError, match="No space left on device") as caught:
+        check()
+    assert "set TMPDIR to" in caught.value.hint
+
+
+def test_guest_mounts_no_share_before_it_is_filled(check, monkeypatch):
+    write = fixtures.write_directory
+
+    def slowly(tree, place):
+        time.sleep(0.3)
+        write(tree, place)
+
+    monkeypatch.setattr(fixtures, "write_directory", slowly)
+    assert failed([check()]) is None

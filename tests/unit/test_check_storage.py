@@ -18,6 +18,7 @@ def places(tmp_path_factory):
     probe = root / "probe"
     probe.write_bytes(b"#!probe")
     tree = fixtures.container_tree(NONCE, probe)
+    (root / "share").mkdir()
     fixtures.write_directory(tree, root / "share")
     fixtures.write_disk(tree, root / "disk")
     return {"share": SharedDirectory(root / "share"), "disk": Ext4Disk(root / "disk", root)}
