@@ -6,7 +6,7 @@ import pytest
 
 from guestforge.arch import ARCHES, host
 from guestforge.bench.figures import Aim
-from guestforge.bench.storage import WORK, Measured, figures, parse, servers
+from guestforge.bench.storage import WORK, Measured, figures, parse, servers, together
 from guestforge.check.engine import CheckFailure
 
 TIMES = dict.fromkeys(WORK, 2.0)
@@ -40,6 +40,12 @@ def test_speeds_are_shares_of_virtio_blk_and_ours_of_virtiofsd():
     assert not ours.aim.met(ours.value)
     assert found["ours to virtiofsd: small files"].aim.met(2 / 3)
     assert found["memory of our server"].value == 1000
+
+
+def test_rounds_are_taken_together():
+    one = together([measured("builtin", 1.0, 10), measured("builtin", 3.0, 30), measured("builtin", 2.0, 20)])
+    assert one.seconds["virtio-fs"]["random_read"] == [1.0] * 3 + [3.0] * 3 + [2.0] * 3
+    assert (one.server, one.memory) == ("builtin", 30)
 
 
 def test_where_there_is_no_virtiofsd_for_a_guest_ours_is_measured_alone():
