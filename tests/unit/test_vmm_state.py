@@ -43,14 +43,17 @@ def test_fault_on_the_console_wakes_at_once(state):
     woken = []
     state.on_end(lambda: woken.append(time.monotonic()))
     assert kind_of(state) == "panic"
-    assert woken[0] - due < 0.5
-    assert time.monotonic() - due < 1.0
+    assert woken[0] - due < LIMIT / 4
+    assert time.monotonic() - due < LIMIT / 2
 
 
-def test_trace_that_follows_is_in_the_excerpt(state):
+def test_trace_that_follows_is_in_the_excerpt(state, monkeypatch):
+    # so long that a slow machine keeps to it
+    monkeypatch.setattr("guestforge.vmm.state.TRACE_QUIET", 0.8)
+    monkeypatch.setattr("guestforge.vmm.state.TRACE_LIMIT", LIMIT)
     state.feed(b"[ 1.0] BUG: unable\n")
     for number in (1, 2, 3):  # each within the quiet time after the one before, all of them not
-        later(state.feed, b"trace %d\n" % number, after=0.03 * number)
+        later(state.feed, b"trace %d\n" % number, after=0.3 * number)
     with pytest.raises(MachineError) as caught:
         state.verify()
     assert caught.value.excerpt.splitlines() == ["[ 1.0] BUG: unable", "trace 1", "trace 2", "trace 3"]
@@ -68,7 +71,7 @@ def test_endless_trace_does_not_hold_the_wait_up(state):
     thread.start()
     start = time.monotonic()
     assert kind_of(state) == "warning"
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < LIMIT / 2
     stop.set()
     thread.join()
 
