@@ -2,6 +2,7 @@
 package console
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -22,8 +23,12 @@ var environment = []string{
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=linux",
 }
 
-// again is how long the guest's console waits before it offers a new shell.
+// again is how long the guest's console waits before it offers a new shell, and how often a caller who types no more is
+// looked after.
 const again = time.Second
+
+// endOfInput is VEOF of a new terminal, Ctrl-D: the first may end a line without a break, the second is the end.
+const endOfInput = "\x04\x04"
 
 // Serve gives each connection a shell of its own, on a terminal of its own.
 func Serve(listener net.Listener, r *reaper.Reaper) error {
@@ -72,13 +77,41 @@ func converse(conn net.Conn, r *reaper.Reaper) error {
 		return err
 	}
 	slog.Info("debug console opened", "pid", shell.Pid)
-	go func() {
-		io.Copy(master, conn)
-		shell.Signal(unix.SIGHUP) // who was here has gone
-		shell.Signal(unix.SIGCONT)
-	}()
+	go feed(master, conn, shell)
 	io.Copy(conn, master) // ends with an error when the last process leaves the terminal
 	return nil
+}
+
+// feed passes on what is typed. The end of a pipe is the end of the shell's input, and what came before it is still to be
+// done; once nobody reads the answer either, the terminal hangs up.
+func feed(master io.Writer, conn net.Conn, shell *reaper.Child) {
+	io.Copy(master, conn)
+	for !gone(conn) {
+		io.WriteString(master, endOfInput) // said again: a shell that edits its lines takes it at its prompt only
+		select {
+		case <-shell.Done():
+			return
+		case <-time.After(again):
+		}
+	}
+	shell.Signal(unix.SIGHUP)
+	shell.Signal(unix.SIGCONT)
+}
+
+// gone tells whether the other side has closed its connection altogether. A vsock says so to who sends, even nothing:
+// https://elixir.bootlin.com/linux/v6.12/source/net/vmw_vsock/af_vsock.c (vsock_connectible_sendmsg)
+func gone(conn net.Conn) bool {
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var sent error
+	err = raw.Control(func(fd uintptr) { sent = unix.Send(int(fd), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
+	return err != nil || (sent != nil && !errors.Is(sent, unix.EAGAIN))
 }
 
 func openTerminal() (master, slave *os.File, err error) {
