@@ -187,7 +187,7 @@ class AgentClient:
         self._do("ExecProcess", request, timeout)
 
     def wait_process(self, container_id: str, exec_id: str = "", timeout: float | None = None) -> int:
-        """Return a process's exit status once it has ended; its streams are gone then, so read them before."""
+        """Return a process's exit status once it has ended; some agents' streams are gone then: read before."""
         request = agent_pb2.WaitProcessRequest(container_id=container_id, exec_id=exec_id)
         return self._call("WaitProcess", request, agent_pb2.WaitProcessResponse, timeout).status
 

@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/pipe"
 )
 
 const (
-	// drain is how long the output of a process is read after its end: others may hold the other end of the pipe.
+	// drain is how long output is waited for after the process's end: others may hold the other end of the pipe.
 	drain   = 500 * time.Millisecond
 	maxRead = 64 << 10 // a pipe holds no more unless it was enlarged
 )
@@ -30,7 +32,8 @@ func newReader(file *os.File) *reader {
 	return &reader{file: file, turn: make(chan struct{}, 1)}
 }
 
-// read returns what is there, waiting for at least a byte; nothing is the end of the stream.
+// read returns what is there, waiting for at least a byte; nothing is the end of the stream. However long ago the process
+// ended and whoever else holds the pipe: it is the end only when the pipe is empty.
 func (r *reader) read(ctx context.Context, size uint32) ([]byte, error) {
 	select {
 	case r.turn <- struct{}{}:
@@ -38,20 +41,37 @@ func (r *reader) read(ctx context.Context, size uint32) ([]byte, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	r.deadline(nil)
-	stop := context.AfterFunc(ctx, func() { r.deadline(ctx.Err()) })
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	data := make([]byte, min(size, maxRead))
-	n, err := r.file.Read(data)
-	stop()
+	n, err := r.wait(ctx, data)
 	switch {
 	case n > 0:
 		return data[:n], nil
-	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil && !r.ended():
-		return nil, ctx.Err()
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed):
 		return nil, nil
 	}
 	return nil, err
+}
+
+// wait reads as soon as something is there. os.ErrDeadlineExceeded: nothing is, and the process's end was long ago.
+func (r *reader) wait(ctx context.Context, data []byte) (int, error) {
+	for {
+		r.deadline(nil)
+		stop := context.AfterFunc(ctx, func() { r.deadline(ctx.Err()) })
+		n, err := r.file.Read(data)
+		stop()
+		switch {
+		case n > 0 || !errors.Is(err, os.ErrDeadlineExceeded):
+			return n, err
+		case ctx.Err() != nil: // whatever is taken now would get lost
+			return 0, ctx.Err()
+		case r.ended():
+			return pipe.Take(r.file, data)
+		}
+		// the deadline was that of a call before this one, which gave up just as it came to its end
+	}
 }
 
 // deadline makes a read end: now if the caller has gone, else when the process's end says so.

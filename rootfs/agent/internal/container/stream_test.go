@@ -1,15 +1,17 @@
 package container
 
 import (
+	"bytes"
 	"context"
+	"os"
 	"testing"
 	"time"
 )
 
-// pipe returns a reader and the end that its process would have.
-func pipe(t *testing.T) (*reader, interface{ Write([]byte) (int, error) }) {
+// stream returns a reader and the end that its process would have. size is the pipe's in bytes, 0 the kernel's default.
+func stream(t *testing.T, size int) (*reader, *os.File) {
 	t.Helper()
-	ends, err := streamPipe(true, 0)
+	ends, err := streamPipe(true, size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -18,7 +20,7 @@ func pipe(t *testing.T) (*reader, interface{ Write([]byte) (int, error) }) {
 }
 
 func TestOutputEndsThoughOthersHoldThePipe(t *testing.T) {
-	r, w := pipe(t)
+	r, w := stream(t, 0)
 	w.Write([]byte("last words"))
 	r.processEnded()
 	begun := time.Now()
@@ -36,7 +38,7 @@ func TestOutputEndsThoughOthersHoldThePipe(t *testing.T) {
 }
 
 func TestACallThatGivesUpLeavesTheOutputToTheNext(t *testing.T) {
-	r, w := pipe(t)
+	r, w := stream(t, 0)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
 	if data, err := r.read(ctx, 100); err != context.DeadlineExceeded {
@@ -47,6 +49,84 @@ func TestACallThatGivesUpLeavesTheOutputToTheNext(t *testing.T) {
 		t.Errorf("%q, %v", data, err)
 	}
 	if data, err := r.read(context.Background(), 100); string(data) != "te" || err != nil {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// However late and slow a reader is, it gets all that was written before it is told the end; whether or not others hold
+// the pipe.
+func TestNothingInThePipeIsLostToALateReader(t *testing.T) {
+	for name, c := range map[string]struct {
+		size       int
+		late, slow time.Duration
+		held       bool
+	}{
+		"late":               {6, drain + 100*time.Millisecond, 0, false},
+		"late, held":         {6, drain + 100*time.Millisecond, 0, true},
+		"slow":               {288_894, 0, 100 * time.Millisecond, false},
+		"slow, held":         {288_894, 0, 100 * time.Millisecond, true},
+		"late and slow":      {60_000, drain * 2, 50 * time.Millisecond, false},
+		"a full pipe's last": {1 << 20, drain * 2, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, w := stream(t, 1<<20)
+			want := bytes.Repeat([]byte("0123456789a"), c.size/11+1)[:c.size]
+			if _, err := w.Write(want); err != nil {
+				t.Fatal(err)
+			}
+			if !c.held {
+				w.Close()
+			}
+			r.processEnded()
+			time.Sleep(c.late)
+			var got []byte
+			for {
+				data, err := r.read(context.Background(), 32<<10)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(data) == 0 {
+					break
+				}
+				got = append(got, data...)
+				time.Sleep(c.slow)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%d bytes of %d", len(got), len(want))
+			}
+		})
+	}
+}
+
+// A caller that is gone takes nothing with it, be the process's end long ago or not.
+func TestACallerThatIsGoneTakesNothing(t *testing.T) {
+	r, w := stream(t, 0)
+	w.Write([]byte("last words"))
+	r.processEnded()
+	time.Sleep(drain + 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 20 {
+		if data, err := r.read(ctx, 100); err != context.Canceled {
+			t.Fatalf("%q, %v", data, err)
+		}
+	}
+	if data, err := r.read(context.Background(), 100); string(data) != "last words" || err != nil {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// What ends a call that gave up must not pass for the end of the stream to the call after it.
+func TestADeadlineOfTheCallBeforeIsNotTheEnd(t *testing.T) {
+	r, w := stream(t, 0)
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		r.deadline(context.Canceled) // as a call does that has just come to its end
+		time.Sleep(20 * time.Millisecond)
+		w.Write([]byte("later"))
+	}()
+	if data, err := r.read(context.Background(), 100); string(data) != "later" || err != nil {
 		t.Errorf("%q, %v", data, err)
 	}
 }

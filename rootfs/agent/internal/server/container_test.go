@@ -158,6 +158,26 @@ func TestAReadThatGaveUpTakesNothing(t *testing.T) {
 	a.expect(a.answer("six", "")["size"], 0.0, "bytes read")
 }
 
+// A runtime may be late: its log's reader is slow, the host is busy. Output stays until the container is removed.
+func TestOutputWaitsForALateReader(t *testing.T) {
+	a := startSandbox(t)
+	a.run(a.create("late", "sleep", "100"))
+	process := &api.Process{Args: []string{"/probe", "echo-env", "X"}, Env: []string{"X=hello"}}
+	a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "late", ExecId: "e", Process: process})
+	process.Args = []string{"/probe", "stat", "/nothing"}
+	a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "late", ExecId: "f", Process: process})
+	a.expect(a.exitCode("late", "e"), int32(0), "exit code")
+	time.Sleep(3 * time.Second)
+	a.expect(a.answer("late", "e")["value"], "hello", "value")
+	a.expect(a.answer("late", "f")["ok"], false, "what the failed one said")
+	a.do("SignalProcess", &api.SignalProcessRequest{ContainerId: "late", Signal: 9})
+	a.exitCode("late", "")
+	a.run(a.create("first", "exit", "3")) // a first process's, whose end ends the container
+	a.expect(a.exitCode("first", ""), int32(3), "exit code")
+	time.Sleep(time.Second)
+	a.expect(a.answer("first", "")["exit"], 3.0, "what it said")
+}
+
 func TestWhatIsNotServedIsRefused(t *testing.T) {
 	a := startSandbox(t)
 	for words, change := range map[string]func(*api.CreateContainerRequest){

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/pipe"
 )
 
 // The names (argv[0]) that make a shim of the agent: for a container's first process, and for one more in it.
@@ -49,9 +50,9 @@ type Pipes struct{ spec, status, release *os.File }
 
 // NewPipes returns the agent's ends, and those of the shim in the order of their descriptors from 3 on.
 func NewPipes() (*Pipes, []*os.File, error) {
-	specR, specW, err1 := pipe(0)
-	statusR, statusW, err2 := pipe(unix.O_NONBLOCK)
-	releaseR, releaseW, err3 := pipe(0)
+	specR, specW, err1 := newPipe(0)
+	statusR, statusW, err2 := newPipe(unix.O_NONBLOCK)
+	releaseR, releaseW, err3 := newPipe(0)
 	theirs := []*os.File{specR, statusW, releaseR}
 	ours := &Pipes{specW, statusR, releaseW}
 	if err := errors.Join(err1, err2, err3); err != nil {
@@ -61,8 +62,8 @@ func NewPipes() (*Pipes, []*os.File, error) {
 	return ours, theirs, nil
 }
 
-// pipe returns the two ends; those that the shim gets must block, as a program expects.
-func pipe(readerFlags int) (*os.File, *os.File, error) {
+// newPipe returns the two ends; those that the shim gets must block, as a program expects.
+func newPipe(readerFlags int) (*os.File, *os.File, error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
 		return nil, nil, err
@@ -99,7 +100,7 @@ func (p *Pipes) Send(spec *api.Spec, limit time.Duration) error {
 	}()
 	p.status.SetReadDeadline(time.Now().Add(limit))
 	said := make([]byte, 1)
-	if _, err := p.status.Read(said); err != nil {
+	if _, err := (pipe.Patient{File: p.status}).Read(said); err != nil {
 		return fmt.Errorf("%w: %w", ErrNeverReady, err)
 	}
 	if said[0] != ready {
@@ -119,12 +120,12 @@ func (p *Pipes) Release(limit time.Duration) error {
 
 // complaint reads what the shim says to its end; nothing is success.
 func (p *Pipes) complaint(begun []byte) error {
-	rest, err := io.ReadAll(io.LimitReader(p.status, maxError))
+	rest, err := io.ReadAll(io.LimitReader(pipe.Patient{File: p.status}, maxError))
+	if text := append(begun, rest...); len(text) > 0 { // the reason, though the shim may be late with its end
+		return parseComplaint(string(text))
+	}
 	if err != nil {
 		return fmt.Errorf("the process's start: %w", err)
-	}
-	if text := append(begun, rest...); len(text) > 0 {
-		return parseComplaint(string(text))
 	}
 	return nil
 }
