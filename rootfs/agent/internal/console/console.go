@@ -2,7 +2,6 @@
 package console
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"guestforge.dev/agent/internal/peer"
 	"guestforge.dev/agent/internal/reaper"
 )
 
@@ -86,7 +86,7 @@ func converse(conn net.Conn, r *reaper.Reaper) error {
 // done; once nobody reads the answer either, the terminal hangs up.
 func feed(master io.Writer, conn net.Conn, shell *reaper.Child) {
 	io.Copy(master, conn)
-	for !gone(conn) {
+	for !peer.Gone(conn) {
 		io.WriteString(master, endOfInput) // said again: a shell that edits its lines takes it at its prompt only
 		select {
 		case <-shell.Done():
@@ -96,22 +96,6 @@ func feed(master io.Writer, conn net.Conn, shell *reaper.Child) {
 	}
 	shell.Signal(unix.SIGHUP)
 	shell.Signal(unix.SIGCONT)
-}
-
-// gone tells whether the other side has closed its connection altogether. A vsock says so to who sends, even nothing:
-// https://elixir.bootlin.com/linux/v6.12/source/net/vmw_vsock/af_vsock.c (vsock_connectible_sendmsg)
-func gone(conn net.Conn) bool {
-	socket, ok := conn.(syscall.Conn)
-	if !ok {
-		return true
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return true
-	}
-	var sent error
-	err = raw.Control(func(fd uintptr) { sent = unix.Send(int(fd), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
-	return err != nil || (sent != nil && !errors.Is(sent, unix.EAGAIN))
 }
 
 func openTerminal() (master, slave *os.File, err error) {

@@ -53,15 +53,3 @@ func TestWhatIsTypedBeforeTheEndIsStillDone(t *testing.T) {
 		theirs.Close()
 	}
 }
-
-func TestAConnectionThatIsClosedIsGone(t *testing.T) {
-	ours, theirs := pair(t)
-	defer theirs.Close()
-	if gone(ours) {
-		t.Error("an open connection is taken for a closed one")
-	}
-	ours.Close()
-	if !gone(ours) {
-		t.Error("a closed connection is taken for an open one")
-	}
-}

@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 )
@@ -59,13 +61,92 @@ func TestAStreamBeginsWithThePast(t *testing.T) {
 
 func TestASlowReaderIsCutOff(t *testing.T) {
 	stream := NewStream()
-	reader := stream.subscribe()
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	reader := stream.subscribe(theirs)
 	for range queueLines + 1 {
 		stream.Write([]byte("line\n"))
 	}
 	if len(stream.readers) != 0 {
 		t.Error("it still gets lines")
 	}
-	for range reader {
+	for range reader.lines {
 	}
+}
+
+// serve returns a connection to a stream.
+func serve(t *testing.T, stream *Stream) *net.UnixConn {
+	t.Helper()
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go stream.Serve(listener)
+	conn, err := net.Dial("unix", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close(); conn.Close() })
+	return conn.(*net.UnixConn)
+}
+
+// One that says no more, as a program at the end of its input, still reads: what came before and what comes after.
+func TestAReaderThatSaysNoMoreStillReads(t *testing.T) {
+	stream := NewStream()
+	for range 100 {
+		stream.Write([]byte("before\n"))
+	}
+	conn := serve(t, stream)
+	conn.CloseWrite()
+	lines := bufio.NewReader(conn)
+	for range 100 {
+		if got, err := lines.ReadString('\n'); got != "before\n" || err != nil {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	time.Sleep(100 * time.Millisecond)
+	stream.Write([]byte("after\n"))
+	if got, err := lines.ReadString('\n'); got != "after\n" || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+}
+
+// A reader may rest as long as it likes while its queue has room.
+func TestAReaderThatRestsLosesNothing(t *testing.T) {
+	stream := NewStream()
+	conn := serve(t, stream)
+	conn.SetReadBuffer(4096)
+	line := strings.Repeat("x", 2047) + "\n"
+	lines := bufio.NewReader(conn)
+	stream.Write([]byte("first\n"))
+	if got, err := lines.ReadString('\n'); got != "first\n" || err != nil { // it is subscribed
+		t.Fatalf("%q, %v", got, err)
+	}
+	for range queueLines { // more than the socket takes
+		stream.Write([]byte(line))
+	}
+	time.Sleep(6 * time.Second)
+	for i := range queueLines {
+		if got, err := lines.ReadString('\n'); got != line || err != nil {
+			t.Fatalf("%d: %d bytes, %v", i, len(got), err)
+		}
+	}
+}
+
+func TestAReaderThatIsGoneIsForgotten(t *testing.T) {
+	stream := NewStream()
+	conn := serve(t, stream)
+	stream.Write([]byte("line\n"))
+	bufio.NewReader(conn).ReadString('\n')
+	conn.Close()
+	for range 100 {
+		stream.mu.Lock()
+		left := len(stream.readers)
+		stream.mu.Unlock()
+		if left == 0 {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Error("it is still a reader")
 }

@@ -1,0 +1,26 @@
+// Package peer looks at the other side of a connection.
+package peer
+
+import (
+	"errors"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Gone tells whether the other side has closed its connection altogether. A vsock says so to who sends, even nothing:
+// https://elixir.bootlin.com/linux/v6.12/source/net/vmw_vsock/af_vsock.c (vsock_connectible_sendmsg)
+func Gone(conn net.Conn) bool {
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var sent error
+	err = raw.Control(func(fd uintptr) { sent = unix.Send(int(fd), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
+	return err != nil || (sent != nil && !errors.Is(sent, unix.EAGAIN))
+}
