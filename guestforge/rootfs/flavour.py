@@ -7,6 +7,7 @@ of what it tries on a disk. A runtime mounts the disk read-only, so every direct
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from guestforge.errors import UserError
@@ -22,6 +23,10 @@ DIRECTORIES = {
     "/run": 0o755, "/sbin": 0o755, "/sys": 0o555, "/usr": 0o755, "/var": 0o755,
     "/tmp": 0o1777, "/var/tmp": 0o1777,  # noqa: S108 - the guest's
 }  # fmt: skip
+
+# Links to what is mounted at boot, for who needs a place to write: a disk is read-only. kata-agent keeps the sandbox's
+# name spaces below /var/run, which the Filesystem Hierarchy Standard 3.0, 5.13, wants to be this link.
+LINKS = {"/var/run": "/run"}
 
 # Numbers: https://docs.kernel.org/admin-guide/devices.html. The kernel opens /dev/console for init before anybody has
 # mounted a devtmpfs; the rest is for a program that runs before the agent has, and for an agent that mounts none.
@@ -60,17 +65,17 @@ def disk_tree(recipe: Rootfs, agent: Path, packages: Iterable[Path] = ()) -> Tre
 def _tree(recipe: Rootfs, agent: Path, init: str, packages: Iterable[Path]) -> Tree:
     nodes: dict[str, Node] = {node.path: node for node in layout(recipe)}
     for package in packages:
-        for node in package_nodes(package):
-            known = nodes.get(node.path)
-            # a directory of the layout keeps its mode; a package's own passwd or group is what its files need
-            if not (isinstance(known, Directory) and isinstance(node, Directory)):
+        for node in map(_behind_links, package_nodes(package)):
+            # a directory or link of the layout stays; a package's own passwd or group is what its files need
+            if not (isinstance(nodes.get(node.path), Directory | Symlink) and isinstance(node, Directory)):
                 nodes[node.path] = node
-    return Tree([*nodes.values(), File(init, agent, 0o755), *_links(recipe)])
+    return Tree([*nodes.values(), File(init, agent, 0o755), *map(_behind_links, _links(recipe))])
 
 
 def layout(recipe: Rootfs) -> Iterator[Node]:
     """Yield what every guest has besides the agent."""
     yield from (Directory(path, mode) for path, mode in DIRECTORIES.items())
+    yield from (Symlink(path, target) for path, target in LINKS.items() if path not in recipe.links)
     yield from DEVICES
     yield File("/etc/group", GROUP)
     yield File("/etc/hostname", f"{recipe.hostname}\n".encode())
@@ -95,6 +100,14 @@ def package_nodes(root: Path) -> Iterator[Node]:
             path = "/" + host.relative_to(root).as_posix()
             if _wanted(path, host):
                 yield _node(path, host)
+
+
+def _behind_links(node: Node) -> Node:
+    """Return a package's file at the place to which the layout's links lead, as a package manager would write it."""
+    for link, target in LINKS.items():
+        if node.path.startswith(f"{link}/"):
+            return replace(node, path=target + node.path.removeprefix(link))
+    return node
 
 
 def _raise(error: OSError) -> None:

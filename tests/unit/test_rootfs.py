@@ -210,6 +210,20 @@ def test_packages_and_links_join_the_layout(package, tmp_path):
         initrd_tree(Rootfs(links={"bin/x": "x"}), tmp_path / "agent")
 
 
+# A disk is read-only when it is booted: what an agent makes below /var/run has to go where something is mounted.
+@pytest.mark.parametrize("tree", [initrd_tree, disk_tree])
+def test_every_tree_has_var_run_where_one_can_write(tree, package, tmp_path):
+    (tmp_path / "agent").touch()
+    assert tree(Rootfs(), tmp_path / "agent").find("/var/run") == Symlink("/var/run", "/run")
+    (package / "var/run/service").mkdir(parents=True)
+    (package / "var/run/service/file").touch()
+    nodes = {node.path: node for node in tree(Rootfs(links={"/var/run/link": "x"}), tmp_path / "agent", [package])}
+    assert nodes["/var/run"] == Symlink("/var/run", "/run")
+    assert {"/run/service/file", "/run/link"} < set(nodes)
+    own = Symlink("/var/run", "../run")
+    assert tree(Rootfs(links={own.path: own.target}), tmp_path / "agent").find("/var/run") == own
+
+
 def test_a_package_cannot_bring_what_is_no_file(package):
     os.mkfifo(package / "pipe")
     with pytest.raises(UserError, match="/pipe"):
