@@ -2,7 +2,8 @@
 
 The defaults are those that an OCI runtime's own `spec` command writes, with a container engine's set of capabilities:
 https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md. Left out is the network namespace: a guest has
-one network, its own, and the sandbox's containers share it.
+one network, its own, and the sandbox's containers share it. And the pid namespace, as Kata's runtimes do: an agent adds
+one to each container by itself, and kata-agent can't enter a container with two of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_ENV: Mapping[str, str] = {"PATH": PATH}
 CGROUP_PARENT = "/guestforge"
 
-NAMESPACES = ("pid", "mount", "ipc", "uts")
+NAMESPACES = ("mount", "ipc", "uts")
 
 # destination, type, source, options
 MOUNTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (

@@ -63,6 +63,22 @@ func TestAContainerFromStartToFinish(t *testing.T) {
 	}
 }
 
+// Kata's runtimes name no pid name space: the agent gives each container one, whatever the spec says.
+func TestEveryContainerHasAPidNameSpaceOfItsOwn(t *testing.T) {
+	a := startSandbox(t)
+	for id, kinds := range map[string][]string{
+		"none": {}, "runtimes": {"mount", "ipc", "uts"}, "named": {"pid", "mount", "ipc", "uts"},
+	} {
+		request := a.create(id, "echo-env", "A")
+		request.OCI.Linux = &api.Linux{}
+		for _, kind := range kinds {
+			request.OCI.Linux.Namespaces = append(request.OCI.Linux.Namespaces, &api.LinuxNamespace{Type: kind})
+		}
+		a.run(request)
+		a.expect(a.answer(id, "")["pid"], 1.0, "pid with "+id)
+	}
+}
+
 func TestExitCodesAreThePrograms(t *testing.T) {
 	a := startSandbox(t)
 	a.run(a.create("code", "exit", "42"))
