@@ -192,12 +192,13 @@ class Pipeline:
             memory_mib=boot.memory_mib,
             cpus=boot.cpus,
             kernel_args=boot.kernel_args,
+            own_agent=not self.options.agent,
         )
 
     def check(self, booted: Booted, options: CheckOptions, *, again: bool) -> Report | None:
         """Boot an artifact and check it; None where that was done before with the same result of the same inputs.
 
-        Only a check that passed counts as done; `again` boots in any case.
+        Only one of which every check passed counts as done; `again` boots in any case.
         """
         out = self.output / "check" / booted
         inputs = self._check_inputs(booted, options)
@@ -206,7 +207,7 @@ class Pipeline:
             say(f"{self.arch.name} {booted}: every check passed before, with the same artifacts, QEMU and checks")
             return None
         report = check_artifact(live.start, self.guest_artifacts(), booted, out, options)
-        if report.verdict == "pass":
+        if report.verdict == "pass" and not report.left_out:
             self.store.get_or_build(CHECK_STEP, inputs, lambda made: _copy_files(out, made))
         return report
 
@@ -220,6 +221,7 @@ class Pipeline:
             "root": root.sha256,
             "probe": self.probe.files[PROBE].sha256,
             "boot": self.recipe.boot.model_dump(mode="json"),
+            "own_agent": not self.options.agent,
             "options": {name: value for name, value in asdict(options).items() if name != "verbose"},
             "qemu": _qemu_version(self.arch),
             "virtio_fs_server": choose_virtiofs(self.arch, options.virtio_fs_server).describe(),

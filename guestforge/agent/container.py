@@ -42,6 +42,25 @@ def run_container(
     Raises what AgentClient's methods raise; the container is removed then too, as far as the guest still does that.
     Any other exception, such as Ctrl-C, passes at once: it leaves the container to the end of the guest.
     """
+    left = begin_container(
+        client, container_id, root, args, env=env, cwd=cwd, storages=storages, readonly=readonly, timeout=timeout
+    )
+    return finish_container(client, container_id, left, output_limit=output_limit)
+
+
+def begin_container(
+    client: AgentClient,
+    container_id: str,
+    root: str,
+    args: Sequence[str],
+    *,
+    env: Mapping[str, str] = DEFAULT_ENV,
+    cwd: str = "/",
+    storages: Sequence[Storage] = (),
+    readonly: bool = False,
+    timeout: float = 60.0,
+) -> Callable[[], float]:
+    """Create a container as `run_container` does, for `finish_container` to run; return what counts `timeout` down."""
     deadline = time.monotonic() + timeout
 
     def left() -> float:
@@ -49,6 +68,22 @@ def run_container(
 
     spec = container_spec(container_id, root, process(args, env=env, cwd=cwd), readonly=readonly)
     client.create_container(container_id, spec, storages=storages, timeout=left())
+    return left
+
+
+def finish_container(
+    client: AgentClient,
+    container_id: str,
+    left: Callable[[], float],
+    *,
+    output_limit: int = OUTPUT_LIMIT,
+    keep: bool = False,
+) -> Result:
+    """Run the program of a container that was created, and remove the container.
+
+    `left` returns the seconds that remain. With `keep` a container whose program has ended is the caller's to remove:
+    its storages stay mounted as long as it is there.
+    """
     try:
         client.start_container(container_id, timeout=left())
         stdout, stderr = _read_both(client, container_id, left, output_limit)
@@ -57,7 +92,8 @@ def run_container(
         with contextlib.suppress(AgentError):  # the first error is the one to tell
             client.remove_container(container_id, timeout=CLEAN_UP)
         raise
-    client.remove_container(container_id, timeout=max(left(), CLEAN_UP))
+    if not keep:
+        client.remove_container(container_id, timeout=max(left(), CLEAN_UP))
     return result
 
 

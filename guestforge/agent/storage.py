@@ -45,6 +45,7 @@ def block(
 ) -> Storage:
     """Return a virtio disk: `source` is its node (`/dev/vdb`) or its address on the bus that `driver` is for.
 
-    An address is a PCI path (`02/01`) for `blk`, a CCW id (`0.0.0005`) for `blk-ccw`; Arch.block_driver says which.
+    An address is a PCI path (`02/01`) for `blk`, a CCW id (`0.0.0005`) for `blk-ccw`; Arch.block_driver says which. A
+    kata-agent takes a disk that was there before it only by its node, and only for `blk`, on every architecture.
     """
     return Storage(driver, source, fstype, mount_point, options)

@@ -113,7 +113,7 @@ def _measure(guest: GuestArtifacts, program: Path, server: Kind) -> Measured:
 def _work(guest: live.LiveGuest, storages: tuple[Storage, ...], server: Kind) -> Measured:
     if not guest.wait_serving(READY_LIMIT):
         raise CheckFailure("the agent did not say SERVING", guest.console_tail(20))
-    guest.create_sandbox(storages)
+    guest.create_sandbox()
     seconds: dict[str, Seconds] = {storage.check: {work: [] for work in WORK} for storage in storages}
     with bar(f"storages with {server}", RUNS * len(storages), "runs") as shown:
         for storage in storages * RUNS:

@@ -1,15 +1,14 @@
 """One boot under check: what is known of it so far."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
-from guestforge.check.engine import CheckFailure
-from guestforge.check.guest import Guest, Machine
+from guestforge.check.engine import CheckFailure, NotAskedError, RunEnded
+from guestforge.check.guest import Details, Guest, Machine
 from guestforge.check.options import DEFAULT_TIMEOUT
 from guestforge.check.report import CheckResult, Measurements, Phases, Qemu, Report
-from guestforge.check.sandbox import RefusedError, mount_most
 from guestforge.check.storages import Storage
 
 
@@ -64,11 +63,26 @@ class Boot:
         return seconds
 
     def storage(self, check: str) -> Storage:
-        """Return the storage of a check, mounted; raises CheckFailure with the agent's reason if it is not."""
-        storage = next(storage for storage in self.storages if storage.check == check)
-        if reason := self._refused.get(storage):
-            raise CheckFailure(f"the agent did not mount it: {reason}", self.guest.console_tail(10))
-        return storage
+        """Return the storage of a check."""
+        return next(storage for storage in self.storages if storage.check == check)
+
+    def prepared(self, check: str) -> Storage:
+        """Return the storage of a check, ready for containers; raises CheckFailure where there can't be any.
+
+        Raises NotAskedError if it is not asked of this agent.
+        """
+        storage = self.storage(check)
+        if not self.asks_for(storage):
+            raise NotAskedError(f"the agent has no storage driver {storage.driver}")
+        if storage.tag:
+            self._await_shares()
+        if self._sandbox_failure is None:
+            return storage
+        raise self._sandbox_failure
+
+    def asks_for(self, storage: Storage) -> bool:
+        """Whether the agent must serve a storage: ours every one, another those that it says it has a driver for."""
+        return self.machine.artifacts.own_agent or storage.driver in self.details.storage_handlers
 
     def report(self, results: tuple[CheckResult, ...]) -> Report:
         """Return the report of these results."""
@@ -83,13 +97,21 @@ class Boot:
             phases=self.phases,
             measurements=self.measurements,
             qemu=guest.qemu if guest else Qemu("unknown", ()),
+            storages=tuple(storage.check for storage in self.storages),
         )
 
     @cached_property
-    def _refused(self) -> Mapping[Storage, str]:
-        """The storages that the agent does not mount, with its reasons; asking creates the sandbox."""
-        self._await_shares()
+    def details(self) -> Details:
+        """What the agent tells of itself; asked once."""
+        return self.guest.details()
+
+    @cached_property
+    def _sandbox_failure(self) -> CheckFailure | None:
+        """Create the sandbox. It is asked for once: where it was refused, the first reason is the true one."""
         try:
-            return mount_most(self.storages, self.guest.create_sandbox).refused
-        except RefusedError as e:
-            return dict.fromkeys(self.storages, str(e))
+            self.guest.create_sandbox()
+        except RunEnded:
+            raise
+        except CheckFailure as e:
+            return e
+        return None

@@ -38,10 +38,10 @@ def agent_ready(boot: Boot) -> str:
 
 
 def agent_details(boot: Boot) -> str:
-    """The agent tells its version, and that it has the drivers of the storages under test."""
-    details = boot.guest.details()
+    """The agent tells its version, and has the drivers that are asked of it: ours of all storages under test."""
+    details = boot.details
     missing = {storage.driver for storage in boot.storages} - details.storage_handlers
-    if missing:
+    if missing and (boot.machine.artifacts.own_agent or not any(map(boot.asks_for, boot.storages))):
         raise CheckFailure(f"the agent has no storage driver {', '.join(sorted(missing))}")
     if not details.version:
         raise CheckFailure("the agent tells no version")
@@ -50,7 +50,7 @@ def agent_details(boot: Boot) -> str:
 
 def use_storage(boot: Boot, name: str) -> str:
     """A container on the storage sees what the host put there, and what it does there is done."""
-    storage = boot.storage(name)
+    storage = boot.prepared(name)
     left = boot.countdown()
     try:
         exercise.perform(
@@ -60,6 +60,7 @@ def use_storage(boot: Boot, name: str) -> str:
         )
     except ExerciseError as e:
         raise CheckFailure(str(e), _console(boot)) from e
+    boot.guest.release(storage, left())
     return (
         f"{storage.fstype}: {len(storage.steps)} steps right in the guest{' and on the host' if storage.live else ''}"
     )

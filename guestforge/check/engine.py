@@ -32,6 +32,10 @@ class RunEnded(CheckFailure):
         self.kind = kind
 
 
+class NotAskedError(Exception):
+    """A check does not concern this guest; the text says why. It is skipped, and the verdict goes without it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check(Generic[Context]):
     """A row of the table of checks.
@@ -102,6 +106,8 @@ class Run(Generic[Context]):
             self._blame_for(e, check.name, time.monotonic() - start)
         except CheckFailure as e:
             self._put(check, "fail", time.monotonic() - start, e.detail)
+        except NotAskedError as e:
+            self._put(check, "skip", 0.0, str(e), excused=True)
         else:
             self._put(check, "pass", time.monotonic() - start, evidence)
 
@@ -124,13 +130,16 @@ class Run(Generic[Context]):
         self._results.pop(blamed, None)  # what it proved before does not count any more
         self._put(by_name[blamed], "fail", seconds, ended.detail)
 
-    def _put(self, check: Check[Context], status: Status, seconds: float, detail: str) -> None:
+    def _put(
+        self, check: Check[Context], status: Status, seconds: float, detail: str, *, excused: bool = False
+    ) -> None:
         """Keep a result; the second part of a check adds its time and its evidence to the first."""
         seconds = round(seconds, 3)
         before = self._results.get(check.name)
         if before is None:
             self._on_done(check.name)
-            self._results[check.name] = CheckResult(check.name, status, seconds, detail, check.served_by(self._context))
+            served_by = check.served_by(self._context)
+            self._results[check.name] = CheckResult(check.name, status, seconds, detail, served_by, excused)
             return
         if status == before.status == "pass":
             detail = f"{before.detail}; {detail}"

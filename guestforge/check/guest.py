@@ -63,17 +63,20 @@ class Guest(Protocol):
     def measure(self) -> Measurements:
         """Measure guest and QEMU as they are now."""
 
-    def create_sandbox(self, storages: Sequence[Storage]) -> None:
-        """Ask for a sandbox with these storages. Raises RefusedError with the agent's words."""
+    def create_sandbox(self) -> None:
+        """Ask for a sandbox."""
 
     def run_probe(self, storage: Storage, args: Sequence[str], timeout: float) -> Answer:
-        """Run the probe in a container on a mounted storage, for up to `timeout` seconds.
+        """Run the probe in a container on a storage, for up to `timeout` seconds; the first one has it mounted.
 
-        Raises CheckFailure where it gave no answer.
+        Raises CheckFailure where it gave no answer, or the agent did not mount the storage, with the agent's words.
         """
 
     def run_program(self, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Ran:
-        """Run a program in a container on a mounted storage; it may write `limit` bytes to each of its streams."""
+        """Run a program as `run_probe` does; it may write `limit` bytes to each of its streams."""
+
+    def release(self, storage: Storage, timeout: float) -> None:
+        """Have the agent unmount a storage, within `timeout` seconds."""
 
     def power_off(self, timeout: float) -> str:
         """Destroy the sandbox; return how the machine ended, CheckFailure unless it ended itself, and well."""

@@ -47,6 +47,7 @@ def _properties(suite: ET.Element, report: Report) -> None:
         "accelerator": report.accelerator,
         "accelerator_reason": report.accelerator_reason,
         "qemu": report.qemu.version,
+        "storages": " ".join(report.judged_by) or "none",
     }
     properties = ET.SubElement(suite, "properties")
     for name, value in values.items():

@@ -1,16 +1,16 @@
 """A real guest under check: a machine under QEMU, and its agent, driven as a container runtime does it."""
 
 import contextlib
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Final
 
 from guestforge.agent.client import AgentClient
 from guestforge.agent.container import Result as Ran
-from guestforge.agent.container import run_container
 from guestforge.agent.errors import AgentError, Code, NotReadyError, RpcError
 from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
@@ -22,7 +22,7 @@ from guestforge.check.guest import Details, Machine
 from guestforge.check.options import GuestArtifacts
 from guestforge.check.probe import EXCERPT_LINES, OUTPUT_LIMIT, parse_answer
 from guestforge.check.report import Artifact, Measurements, Qemu
-from guestforge.check.sandbox import RefusedError
+from guestforge.check.sandbox import Sandbox
 from guestforge.check.storages import Storage
 from guestforge.progress import say
 from guestforge.run import find_tool
@@ -98,9 +98,14 @@ def machine_plan(wanted: Machine, accelerator: AcceleratorName, vsock: Vsock) ->
 
 
 def agent_storage(storage: Storage, plan: MachinePlan) -> AgentStorage:
-    """Return a storage in the agent's words: a share by its tag, the disk, which is the last one, by its place."""
-    source = storage.tag or disk_address(plan.arch, len(plan.disks) - 1)
-    return AgentStorage(storage.driver, source, storage.fstype, storage.mount_point, storage.options)
+    """Return a storage in the agent's words: a share by its tag, the disk, which is the last one, by its place or node.
+
+    The kernel names disks in the order of their places on the bus, which is that of the plan: /dev/vda is the image's
+    own where one is booted. That it is the right one is proven by what the guest then finds on it.
+    """
+    last = len(plan.disks) - 1
+    disk = f"/dev/vd{ascii_lowercase[last]}" if storage.by_node else disk_address(plan.arch, last)
+    return AgentStorage(storage.driver, storage.tag or disk, storage.fstype, storage.mount_point, storage.options)
 
 
 class LiveGuest:
@@ -115,7 +120,6 @@ class LiveGuest:
         self.vsock_device = vsock.describe()
         self._machine = machine
         self._client: AgentClient | None = None
-        self._numbers = itertools.count(1)
 
     def close(self) -> None:
         """Close the connection to the agent."""
@@ -183,27 +187,25 @@ class LiveGuest:
             details = self._agent.guest_details()
         return Details(details.version, details.storage_handlers)
 
-    def create_sandbox(self, storages: Sequence[Storage]) -> None:
-        """Ask for a sandbox with these storages. Raises RefusedError with the agent's words."""
-        asked = [agent_storage(storage, self._machine.plan) for storage in storages]
+    def create_sandbox(self) -> None:
+        """Ask for a sandbox."""
         with self._agent_errors():
-            try:
-                self._agent.create_sandbox("guestforge-check", storages=asked)
-            except RpcError as e:
-                if e.code == Code.DEADLINE_EXCEEDED:
-                    raise
-                raise RefusedError(e.message) from e
+            self._sandbox.create()
 
     def run_probe(self, storage: Storage, args: Sequence[str], timeout: float) -> Answer:
-        """Run the probe in a container on a mounted storage. Raises CheckFailure where it gave no answer."""
+        """Run the probe in a container on a storage. Raises CheckFailure where it gave no answer."""
         ran = self.run_program(storage, [PROBE, *args], timeout, OUTPUT_LIMIT)
         return parse_answer(" ".join(args), ran.status, ran.stdout, ran.stderr)
 
     def run_program(self, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Ran:
-        """Run a program in a container on a mounted storage; it may write `limit` bytes to each of its streams."""
-        name = f"{storage.check}-{next(self._numbers)}"
+        """Run a program in a container on a storage; it may write `limit` bytes to each of its streams."""
         with self._agent_errors():
-            return run_container(self._agent, name, storage.mount_point, args, timeout=timeout, output_limit=limit)
+            return self._sandbox.run(storage, args, timeout, limit)
+
+    def release(self, storage: Storage, timeout: float) -> None:
+        """Have the agent unmount a storage."""
+        with self._agent_errors():
+            self._sandbox.release(storage, timeout)
 
     def power_off(self, timeout: float) -> str:
         """Destroy the sandbox; return how the machine ended, CheckFailure unless it ended itself, and well."""
@@ -213,6 +215,10 @@ class LiveGuest:
         if (ended.reason, ended.returncode) != (GUEST_END, 0):
             raise CheckFailure(str(ended), self.console_tail(EXCERPT_LINES))
         return str(ended)
+
+    @cached_property
+    def _sandbox(self) -> Sandbox:
+        return Sandbox(self._agent, lambda storage: agent_storage(storage, self._machine.plan))
 
     @property
     def _agent(self) -> AgentClient:

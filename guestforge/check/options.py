@@ -19,7 +19,8 @@ class GuestArtifacts:
     """A built guest: its files and the machine that its recipe asks for.
 
     `kernel_release` is what `make kernelrelease` said: the console must name that kernel. `probe` is the static
-    program that is run in containers on the storage under test.
+    program that is run in containers on the storage under test. `own_agent`: the agent is ours, of which every storage
+    is asked; another one is judged by those that it has drivers for.
     """
 
     arch: Arch
@@ -32,6 +33,7 @@ class GuestArtifacts:
     memory_mib: int = 256
     cpus: int = 1
     kernel_args: tuple[str, ...] = ()
+    own_agent: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,17 @@ Artifact = Literal["initrd", "image"]
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What became of one check. `detail` is one line; for a failed check the lines that show the fault may follow."""
+    """What became of one check. `detail` is one line; for a failed check the lines that show the fault may follow.
+
+    `excused`: it was skipped because it is not asked of this guest, and the verdict goes without it.
+    """
 
     name: str
     status: Status
     seconds: float
     detail: str
     served_by: str | None = None  # the host program behind the device under test
+    excused: bool = False
 
     @property
     def summary(self) -> str:
@@ -72,7 +76,7 @@ class Qemu:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of one boot of one artifact."""
+    """The result of one boot of one artifact. `storages` are the names of the checks that use a storage."""
 
     arch: str
     guest: str
@@ -83,11 +87,26 @@ class Report:
     phases: Phases
     measurements: Measurements
     qemu: Qemu
+    storages: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
-        """`pass` only where there are checks and every one of them passed: a skipped check has proven nothing."""
-        return "pass" if self.checks and all(check.status == "pass" for check in self.checks) else "fail"
+        """`pass` only where there are checks and every one that is asked of this guest passed.
+
+        A skipped check has proven nothing.
+        """
+        asked = [check for check in self.checks if not check.excused]
+        return "pass" if asked and all(check.status == "pass" for check in asked) else "fail"
+
+    @property
+    def left_out(self) -> tuple[CheckResult, ...]:
+        """The checks that are not asked of this guest."""
+        return tuple(check for check in self.checks if check.excused)
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """The storages by which the verdict was reached: those on which something passed or failed."""
+        return tuple(check.name for check in self.checks if check.name in self.storages and check.status != "skip")
 
     @property
     def name(self) -> str:
@@ -103,7 +122,7 @@ class Report:
         fields = asdict(self)
         head = {name: fields[name] for name in ("arch", "guest", "artifact", "accelerator", "accelerator_reason")}
         tail = {name: fields[name] for name in ("checks", "phases", "measurements", "qemu")}
-        return {"schema": SCHEMA, **head, "verdict": self.verdict, **tail}
+        return {"schema": SCHEMA, **head, "verdict": self.verdict, "storages": self.judged_by, **tail}
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -138,4 +157,4 @@ def _names(report: Report) -> str:
 
 def _culprits(report: Report) -> list[CheckResult]:
     failures = [result for result in report.checks if result.status == "fail"]
-    return failures or [result for result in report.checks if result.status == "skip"]
+    return failures or [result for result in report.checks if result.status == "skip" and not result.excused]

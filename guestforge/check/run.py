@@ -56,7 +56,7 @@ def _room_for(out: Path) -> contextlib.AbstractContextManager[None]:
 def _boot(
     start: Starter, artifacts: GuestArtifacts, artifact: Artifact, scratch: Path, options: CheckOptions
 ) -> Report:
-    storages = prepare(artifacts.arch, artifacts.probe, scratch)
+    storages = prepare(artifacts.arch, artifacts.probe, scratch, by_node=not artifacts.own_agent)
     machine = Machine(
         artifacts=artifacts,
         artifact=artifact,

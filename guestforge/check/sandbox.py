@@ -1,43 +1,64 @@
-"""Which of several storages a guest can mount: CreateSandbox takes them all at once and fails for any of them."""
+"""The sandbox of a guest under check: programs run in containers on its storages.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Generic, TypeVar
+A storage is given to the first container on it, as runtimes give an agent the disks of a container, and that container
+is kept until the storage is released. So one that the agent can't mount fails alone, with the agent's reason: a
+kata-agent that has refused one CreateSandbox refuses every later one. And the agent unmounts it with the container; a
+kata-agent unmounts nothing at its end.
+"""
 
-S = TypeVar("S")
+import itertools
+from collections.abc import Callable, Sequence
 
+from guestforge.agent.client import AgentClient
+from guestforge.agent.container import Result, begin_container, finish_container, run_container
+from guestforge.agent.errors import AgentError, Code, RpcError
+from guestforge.agent.storage import Storage as AgentStorage
+from guestforge.check.storages import Storage
 
-class RefusedError(Exception):
-    """The agent answered CreateSandbox with an error; the text is the agent's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mounted(Generic[S]):
-    """What came of it: the storages that are mounted, and the agent's reason for each one that is not."""
-
-    storages: tuple[S, ...]
-    refused: Mapping[S, str]
+SANDBOX = "guestforge-check"
 
 
-def mount_most(storages: Sequence[S], create: Callable[[Sequence[S]], None]) -> Mounted[S]:
-    """Create a sandbox with as many of the storages as the agent will mount; the usual case takes one attempt.
+class NotMountedError(AgentError):
+    """The agent refused a container because of its storage; the text is the agent's."""
 
-    A storage that is left out was refused beside exactly those that are in: that attempt came earlier, being larger.
-    Its error is the reason given. Raises RefusedError when the agent refuses a sandbox without any storage.
-    """
-    errors: dict[frozenset[S], str] = {}
-    for chosen in _from_most_to_none(storages):
+
+class Sandbox:
+    """Runs programs on storages. Every method raises AgentError."""
+
+    def __init__(self, client: AgentClient, in_agents_words: Callable[[Storage], AgentStorage]) -> None:
+        self._client = client
+        self._in_agents_words = in_agents_words
+        self._numbers = itertools.count(1)
+        self._holders: dict[str, str] = {}  # the container that has a storage, by the name of its check
+
+    def create(self) -> None:
+        """Create the sandbox, without any storage."""
+        self._client.create_sandbox(SANDBOX)
+
+    def run(self, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Result:
+        """Run a program in a container on a storage, which is mounted for the first one.
+
+        It gets `timeout` seconds, and may write `limit` bytes to each of its streams. Raises NotMountedError where the
+        agent refuses the storage.
+        """
+        name = f"{storage.check}-{next(self._numbers)}"
+        if storage.check not in self._holders:
+            return self._run_first(name, storage, args, timeout, limit)
+        return run_container(self._client, name, storage.mount_point, args, timeout=timeout, output_limit=limit)
+
+    def release(self, storage: Storage, timeout: float) -> None:
+        """Have the agent unmount a storage on which no program runs any more."""
+        if name := self._holders.pop(storage.check, None):
+            self._client.remove_container(name, timeout)
+
+    def _run_first(self, name: str, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Result:
+        storages = [self._in_agents_words(storage)]
         try:
-            create(chosen)
-        except RefusedError as e:
-            if not chosen:
+            left = begin_container(self._client, name, storage.mount_point, args, storages=storages, timeout=timeout)
+        except RpcError as e:
+            if e.code == Code.DEADLINE_EXCEEDED:
                 raise
-            errors[frozenset(chosen)] = str(e)
-            continue
-        return Mounted(chosen, {s: errors[frozenset(chosen) | {s}] for s in storages if s not in chosen})
-    raise AssertionError("the empty choice either succeeds or raises")
-
-
-def _from_most_to_none(storages: Sequence[S]) -> list[tuple[S, ...]]:
-    return [chosen for size in range(len(storages), -1, -1) for chosen in combinations(storages, size)]
+            raise NotMountedError(f"the agent did not mount it: {e.message}") from e
+        result = finish_container(self._client, name, left, output_limit=limit, keep=True)
+        self._holders[storage.check] = name
+        return result

@@ -1,7 +1,7 @@
-"""The storages under test: one an entry of CreateSandbox, a container on each."""
+"""The storages under test, each with containers on it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,8 @@ from guestforge.check.exercise import Step, steps
 from guestforge.check.hostview import Ext4Disk, HostView, SharedDirectory
 from guestforge.rootfs.tree import Tree
 from guestforge.vmm.plan import ShareDevice
+
+NODE_DRIVER = "blk"  # the driver that takes a disk by its node, on every architecture
 
 # Where Kata's runtimes have an agent mount what is not the share.
 STORAGE_POINT = "/run/kata-containers/sandbox/storage/"
@@ -25,9 +27,10 @@ Device = Literal["virtio-blk"] | ShareDevice
 class Storage:
     """A storage under test.
 
-    `check` is the name of its check, `device` what the guest finds it on, `tag` how a guest finds a share. `driver`,
-    `fstype` and `options` are the agent's words, `place` is the directory or disk file on the host, `tree` what it
-    holds for the guest to find. `live`: the host may look while the guest has it in use.
+    `check` is the name of its check, `device` what the guest finds it on, `tag` how a guest finds a share, `by_node`
+    that the disk is named by its node in the guest's /dev and not by its place on the bus. `driver`, `fstype` and
+    `options` are the agent's words, `place` is the directory or disk file on the host, `tree` what it holds for the
+    guest to find. `live`: the host may look while the guest has it in use.
     """
 
     check: str
@@ -41,9 +44,7 @@ class Storage:
     tree: Tree
     steps: tuple[Step, ...]
     live: bool
-
-    def __hash__(self) -> int:
-        return hash(self.check)
+    by_node: bool = False
 
     def view(self) -> HostView:
         """Return the host's view of it."""
@@ -81,8 +82,13 @@ KINDS: tuple[_Kind, ...] = (
 Fill = Callable[[str], tuple[Tree, tuple[Step, ...]]]
 
 
-def prepare(arch: Arch, probe: Path, scratch: Path) -> tuple[Storage, ...]:
-    """Write each storage below a directory, with a nonce of its own, and return them; `fill_shares` does the rest."""
+def prepare(arch: Arch, probe: Path, scratch: Path, *, by_node: bool = False) -> tuple[Storage, ...]:
+    """Write each storage below a directory, with a nonce of its own, and return them; `fill_shares` does the rest.
+
+    `by_node`: the disk is named in the one way that every agent takes for a disk which was there before the agent. Ours
+    also takes its place on the bus, as runtimes name a disk, and is tested by it; a kata-agent waits for the kernel's
+    event of such a place, which has passed by then.
+    """
 
     def fill(fstype: str) -> tuple[Tree, tuple[Step, ...]]:
         nonce = fixtures.new_nonce()
@@ -90,7 +96,10 @@ def prepare(arch: Arch, probe: Path, scratch: Path) -> tuple[Storage, ...]:
         tree = fixtures.container_tree(nonce, probe, entries)
         return tree, steps(nonce, tree, fstype)
 
-    return prepare_with(arch, fill, scratch)
+    storages = prepare_with(arch, fill, scratch)
+    if not by_node:
+        return storages
+    return tuple(s if s.tag else replace(s, driver=NODE_DRIVER, by_node=True) for s in storages)
 
 
 def prepare_with(arch: Arch, fill: Fill, scratch: Path, *, disk_mib: int = fixtures.DISK_MIB) -> tuple[Storage, ...]:

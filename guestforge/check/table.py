@@ -22,7 +22,7 @@ def boot_line(report: Report) -> str:
     seconds = f"{done:.1f} s" if done is not None else "not started"
     return printable(
         f"boot: {report.arch} {report.artifact} accelerator={report.accelerator} ({report.accelerator_reason}) "
-        f"virtio-fs={server} {seconds}: {report.verdict}"
+        f"virtio-fs={server} {seconds}: {report.verdict}{_without(report)}"
     )
 
 
@@ -48,9 +48,16 @@ def _totals(report: Report) -> list[str]:
     passed = sum(result.status == "pass" for result in report.checks)
     return [
         f"{report.name} of {report.guest}: {report.verdict}, {passed} of {len(report.checks)} checks passed",
+        printable(f"judged by the storages: {', '.join(report.judged_by) or 'none'}{_without(report)}"),
         printable(f"accelerator: {report.accelerator} ({report.accelerator_reason})"),
         printable(f"virtio-fs server: {report.served_by('virtio-fs') or 'none'}"),
     ]
+
+
+def _without(report: Report) -> str:
+    """What is not asked of this guest: a verdict that goes without a check says so."""
+    names = "; ".join(f"{result.name}: {result.summary}" for result in report.left_out)
+    return f" without {names}" if names else ""
 
 
 def _cut(text: str) -> str:

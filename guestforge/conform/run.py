@@ -46,7 +46,7 @@ def conform(
 def _on_guest(guest: Guest, machine: Machine, many: int) -> Conformance:
     if not guest.wait_serving(READY_TIMEOUT):
         raise CheckFailure("the agent did not say SERVING", guest.console_tail(20))
-    guest.create_sandbox(machine.storages)
+    guest.create_sandbox()
     results = {storage.check: _on_storage(guest, machine, storage, many) for storage in machine.storages}
     guest.power_off(READY_TIMEOUT)
     return Conformance(

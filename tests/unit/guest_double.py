@@ -6,10 +6,9 @@ import shutil
 import subprocess
 
 from guestforge.check import exercise
-from guestforge.check.engine import RunEnded
+from guestforge.check.engine import CheckFailure, RunEnded
 from guestforge.check.guest import Details
 from guestforge.check.report import Measurements, Qemu
-from guestforge.check.sandbox import RefusedError
 from guestforge.vmm.accel import Accelerator
 
 
@@ -131,36 +130,41 @@ class Guest:
     def measure(self):
         return Measurements(guest_memory_used_kib=1)
 
-    def create_sandbox(self, storages):
+    def create_sandbox(self):
         self._meet("create_sandbox")
-        for storage in storages:
-            if storage.driver in self.refuses:
-                raise RefusedError(f"no such device for {storage.driver}")
+
+    def release(self, storage, _timeout):
+        self._meet(f"release {storage.check}")
 
     def run_probe(self, storage, args, _timeout):
         self._meet(f"run_probe {storage.check}")
+        if storage.driver in self.refuses:
+            raise CheckFailure(f"no such device for {storage.driver}")
         fstype = {"virtio-fs": "virtiofs", "virtio-blk": "ext4", "virtio-9p": "9p"}[storage.check]
         truth = {"mounts": {"mounts": [{"target": "/", "fstype": fstype}]}}
         return Probe(self.roots[storage.check], truth | (self.probe["lies"] or {}), self.probe["forgets"])(args)
 
     def power_off(self, _timeout):
         self._meet("power_off")
+        self.write_disk()
+        return "off"
+
+    def write_disk(self):
         root = self.roots["virtio-blk"]
         if self.loses:
             shutil.rmtree(root / self.loses)
         self.disk.unlink()
         subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, self.disk, "24m"], check=True)
-        return "off"
 
 
-def starter(start_error=None, **faults):
-    """Return what starts the double in place of QEMU."""
+def starter(start_error=None, guest=Guest, **faults):
+    """Return what starts a double in place of QEMU."""
 
     @contextlib.contextmanager
     def start(machine):
         if start_error:
             raise start_error
-        yield Guest(machine, **faults)
+        yield guest(machine, **faults)
 
     return start
 

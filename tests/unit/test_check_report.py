@@ -37,11 +37,11 @@ def report(*checks: CheckResult) -> Report:
 def test_report_has_the_documented_keys_in_their_order():
     written = report(PASSED, SERVED).to_json()
     assert list(written) == [
-        "schema", "arch", "guest", "artifact", "accelerator", "accelerator_reason", "verdict", "checks", "phases",
-        "measurements", "qemu",
+        "schema", "arch", "guest", "artifact", "accelerator", "accelerator_reason", "verdict", "storages", "checks",
+        "phases", "measurements", "qemu",
     ]  # fmt: skip
     assert written["schema"] == 1
-    assert list(written["checks"][0]) == ["name", "status", "seconds", "detail", "served_by"]
+    assert list(written["checks"][0]) == ["name", "status", "seconds", "detail", "served_by", "excused"]
     assert list(written["phases"]) == ["qemu_start", "kernel_up", "agent_ready", "done"]
     assert written["qemu"] == {"version": "7.2.22", "argv": ("qemu-system-x86_64", "-nodefaults")}
 
@@ -58,6 +58,22 @@ def test_only_passed_checks_make_a_pass():
     assert report(PASSED, PANIC).verdict == "fail"
     assert report(PASSED, SKIPPED).verdict == "fail"
     assert report().verdict == "fail"
+
+
+def test_verdict_goes_without_what_is_not_asked_and_not_without_the_rest():
+    excused = dataclasses.replace(SKIPPED, excused=True)
+    assert report(PASSED, excused).verdict == "pass"
+    assert report(PASSED, excused, SKIPPED).verdict == "fail"
+    assert report(excused).verdict == "fail"
+    error = failed([report(PASSED, excused, dataclasses.replace(SKIPPED, name="other"))])
+    assert error is not None
+    assert "(other)" in error.message
+
+
+def test_report_names_the_storages_that_were_judged():
+    judged = dataclasses.replace(report(PASSED, SERVED, SKIPPED), storages=("virtio-fs", "poweroff"))
+    assert judged.judged_by == ("virtio-fs",)
+    assert judged.to_json()["storages"] == ("virtio-fs",)
 
 
 def test_error_names_the_failed_check_and_shows_its_excerpt():

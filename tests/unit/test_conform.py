@@ -105,7 +105,7 @@ class Guest:
     def wait_serving(self, _):
         return self.serving
 
-    def create_sandbox(self, _):
+    def create_sandbox(self):
         if self.error:
             raise self.error
 

@@ -1,50 +1,9 @@
-from itertools import combinations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from guestforge.check.engine import CheckFailure
 from guestforge.check.probe import OUTPUT_LIMIT, parse_answer
-from guestforge.check.sandbox import RefusedError, mount_most
-
-NAMES = ("blk", "fs", "9p")
-
-
-def agent(*broken):
-    """Return a CreateSandbox that fails with the first broken storage of a request, and the requests it got."""
-    requests = []
-
-    def create(storages):
-        requests.append(tuple(storages))
-        for name in storages:
-            if name in broken:
-                raise RefusedError(f"no driver {name}")
-
-    return create, requests
-
-
-def test_all_are_mounted_at_the_first_attempt():
-    create, requests = agent()
-    assert mount_most(NAMES, create).storages == NAMES
-    assert requests == [NAMES]
-
-
-@pytest.mark.parametrize("broken", [chosen for size in range(4) for chosen in combinations(NAMES, size)])
-def test_each_refused_storage_has_its_own_error(broken):
-    create, requests = agent(*broken)
-    mounted = mount_most(NAMES, create)
-    assert mounted.storages == tuple(name for name in NAMES if name not in broken)
-    assert mounted.refused == {name: f"no driver {name}" for name in broken}
-    assert requests[-1] == mounted.storages
-
-
-def test_agent_that_refuses_any_sandbox_is_an_error():
-    def create(_):
-        raise RefusedError("not today")
-
-    with pytest.raises(RefusedError, match="not today"):
-        mount_most(NAMES, create)
 
 
 def test_answer_is_the_json_object():

@@ -1,0 +1,200 @@
+"""A kata-agent's part, played behind a real socket: it refuses and leaves out what kata-agent 4.1.0 was seen to.
+
+Nothing of it is ours: what our client and our checks ask for has to be what this agent serves.
+"""
+
+import contextlib
+import json
+import socket
+
+from google.protobuf.empty_pb2 import Empty
+from guest_double import Guest
+
+from guestforge.agent.client import AgentClient
+from guestforge.agent.errors import AgentError
+from guestforge.agent.proto import agent_pb2
+from guestforge.agent.ttrpc import Connection
+from guestforge.check import live
+from guestforge.check.engine import CheckFailure
+from guestforge.check.guest import Details
+from guestforge.check.probe import parse_answer
+from guestforge.check.sandbox import Sandbox
+from guestforge.vmm.plan import Vsock
+from tests.fake_agent import REQUESTS
+from tests.ttrpc_server import Refusal, Server
+
+# since 3.29.0, which removed 9p
+DRIVERS = ("blk", "ephemeral", "local", "mmioblk", "nvdimm", "overlayfs", "scsi", "virtio-fs", "watchable-bind")
+INTERNAL = 13
+
+
+class KataAgent:
+    """`sources` are what can be mounted: nodes of disks, tags of shares; `broken` has the words of a driver's refusals.
+
+    `run` is what a container's program does: from its root's mount point and its arguments to what it prints.
+    """
+
+    def __init__(self, sources=(), run=None, broken=None, drivers=DRIVERS):
+        self.sources = sources
+        self.run = run
+        self.broken = broken or {}
+        self.drivers = drivers
+        self.asked = []
+        self.mounted = set()
+        self.containers = {}
+        self._namespaces_bound = False
+
+    def requests(self, method):
+        return [request for name, request in self.asked if name == method]
+
+    def handlers(self):
+        methods = {method: getattr(self, method, None) for method in REQUESTS}
+        return {method: self._handler(method, do) for method, do in methods.items() if do}
+
+    def _handler(self, method, do):
+        def handle(payload):
+            request = REQUESTS[method].FromString(payload)
+            self.asked.append((method, request))
+            return do(request) or Empty()
+
+        return handle
+
+    def GetGuestDetails(self, _):
+        details = agent_pb2.AgentDetails(version="4.1.0", storage_handlers=self.drivers)
+        return agent_pb2.GuestDetailsResponse(agent_details=details)
+
+    def CreateSandbox(self, request):
+        if self._namespaces_bound:  # and nothing ever takes them away, whatever became of the request
+            raise Refusal(INTERNAL, "setup persistent IPC namespace: Operation not permitted (os error 1)")
+        self._namespaces_bound = True
+        if "sandbox" in self.broken:
+            raise Refusal(INTERNAL, self.broken["sandbox"])
+        for storage in request.storages:
+            self._mount(storage)
+
+    def DestroySandbox(self, _):
+        """Kills, syncs and powers off, and leaves mounted what is."""
+
+    def CreateContainer(self, request):
+        for storage in request.storages:
+            self._mount(storage)
+        if request.OCI.Root.Path not in self.mounted:
+            raise Refusal(INTERNAL, f"no such directory: {request.OCI.Root.Path}")
+        self.containers[request.container_id] = request
+
+    def StartContainer(self, request):
+        self._container(request)
+
+    def ExecProcess(self, request):
+        named = [space.Type for space in self._container(request).OCI.Linux.Namespaces]
+        if "pid" in named:  # the agent adds one by itself
+            raise Refusal(INTERNAL, "failed to join pidns: EINVAL")
+
+    def ReadStdout(self, request):
+        container = self._container(request)
+        first = len([r for r in self.requests("ReadStdout") if r.container_id == request.container_id]) == 1
+        said = self.run(container.OCI.Root.Path, list(container.OCI.Process.Args)) if first else b""
+        return agent_pb2.ReadStreamResponse(data=said)
+
+    def ReadStderr(self, _):
+        return agent_pb2.ReadStreamResponse()
+
+    def WaitProcess(self, _):
+        return agent_pb2.WaitProcessResponse(status=0)
+
+    def RemoveContainer(self, request):
+        self.mounted -= {storage.mount_point for storage in self._container(request).storages}
+        del self.containers[request.container_id]
+
+    def _container(self, request):
+        if request.container_id not in self.containers:
+            raise Refusal(INTERNAL, "Invalid container id")
+        return self.containers[request.container_id]
+
+    def _mount(self, storage):
+        if storage.driver not in self.drivers:
+            raise Refusal(INTERNAL, f"Failed to find the storage handler {storage.driver}")
+        if storage.driver in self.broken:
+            raise Refusal(INTERNAL, self.broken[storage.driver])
+        if storage.driver == "blk" and not storage.source.startswith("/dev/"):  # came before the agent: no event
+            raise Refusal(INTERNAL, f"Timeout after 3s waiting for uevent VirtioBlkPciMatcher {storage.source}")
+        if storage.source not in self.sources:
+            raise Refusal(INTERNAL, f"No such device: {storage.source}")
+        self.mounted.add(storage.mount_point)
+
+
+@contextlib.contextmanager
+def talking_to(agent):
+    """A client of the agent, over a socket pair."""
+    ours, theirs = socket.socketpair()
+    server = Server(theirs, agent.handlers())
+    try:
+        with AgentClient(Connection(ours), timeout=5) as client:
+            yield client
+    finally:
+        server.close()
+
+
+class KataGuest(Guest):
+    """A machine with that agent, which our own client drives as it drives a real one."""
+
+    def __init__(self, machine, agent, client, **faults):
+        super().__init__(machine, **faults)
+        self.agent = agent
+        self._client = client
+        self._plan = live.machine_plan(machine, "tcg", Vsock("builtin"))
+        node = next(f"/dev/vd{'abc'[i]}" for i, disk in enumerate(self._plan.disks) if disk.path == self.disk)
+        agent.sources = {node, *(share.tag for share in self._plan.shares)}
+        agent.run = self._run
+        self._sandbox = Sandbox(client, lambda storage: live.agent_storage(storage, self._plan))
+
+    def details(self):
+        details = self._client.guest_details()
+        return Details(details.version, details.storage_handlers)
+
+    def create_sandbox(self):
+        with _failures():
+            self._sandbox.create()
+
+    def run_probe(self, storage, args, timeout):
+        with _failures():
+            ran = self._sandbox.run(storage, ["/probe", *args], timeout, 1 << 20)
+        return parse_answer(" ".join(args), ran.status, ran.stdout, ran.stderr)
+
+    def release(self, storage, timeout):
+        with _failures():
+            self._sandbox.release(storage, timeout)
+
+    def power_off(self, _timeout):
+        self._client.destroy_sandbox()
+        self.write_disk()
+        if any(storage.mount_point in self.agent.mounted for storage in self.machine.storages if not storage.live):
+            with self.disk.open("r+b") as file:  # s_feature_incompat: RECOVER
+                file.seek(1024 + 0x60)
+                flags = file.read(1)[0]
+                file.seek(1024 + 0x60)
+                file.write(bytes([flags | 0x4]))
+        return "off"
+
+    def _run(self, root, args):
+        storage = next(storage for storage in self.machine.storages if storage.mount_point == root)
+        return json.dumps(super().run_probe(storage, args[1:], None)).encode()
+
+
+@contextlib.contextmanager
+def _failures():
+    try:
+        yield
+    except AgentError as e:
+        raise CheckFailure(e.message) from e
+
+
+def kata_starter(agent, guest=KataGuest, **faults):
+    """Return what starts a machine with that agent in place of QEMU."""
+
+    @contextlib.contextmanager
+    def start(machine):
+        with talking_to(agent) as client:
+            yield guest(machine, agent, client, **faults)
+
+    return start
