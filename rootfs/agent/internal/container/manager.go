@@ -168,12 +168,7 @@ func (m *Manager) WriteStdin(ctx context.Context, r *api.WriteStreamRequest) (in
 	if err != nil {
 		return 0, err
 	}
-	stop := context.AfterFunc(ctx, func() { p.streams.stdin.SetWriteDeadline(time.Unix(1, 0)) })
-	defer stop()
-	n, err := p.streams.stdin.Write(r.Data)
-	if ctx.Err() != nil {
-		p.streams.stdin.SetWriteDeadline(time.Time{})
-	}
+	n, err := write(ctx, p.streams.stdin, r.Data)
 	if err != nil && n == 0 {
 		return 0, fault.New(codes.FailedPrecondition, "write to the process: %v", err)
 	}

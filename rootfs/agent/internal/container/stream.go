@@ -74,6 +74,30 @@ func (r *reader) wait(ctx context.Context, data []byte) (int, error) {
 	}
 }
 
+// write writes to a process, and gives up when the caller has gone. What ended an earlier call does not end this one.
+func write(ctx context.Context, file *os.File, data []byte) (written int, err error) {
+	for {
+		file.SetWriteDeadline(time.Time{})
+		ended := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			file.SetWriteDeadline(time.Unix(1, 0))
+			close(ended)
+		})
+		var n int
+		n, err = file.Write(data[written:])
+		if !stop() {
+			<-ended // or it would end the next call
+		}
+		written += n
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return written, err
+		}
+		if ctx.Err() != nil {
+			return written, ctx.Err()
+		}
+	}
+}
+
 // deadline makes a read end: now if the caller has gone, else when the process's end says so.
 func (r *reader) deadline(gone error) {
 	r.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -128,5 +129,36 @@ func TestADeadlineOfTheCallBeforeIsNotTheEnd(t *testing.T) {
 	}()
 	if data, err := r.read(context.Background(), 100); string(data) != "later" || err != nil {
 		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// A call that gives up, at whatever moment, ends itself alone.
+func TestAWriteThatGaveUpLeavesTheInputToTheNext(t *testing.T) {
+	ends, err := streamPipe(false, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ends[0].Close()
+	defer ends[1].Close()
+	taken := make([]byte, 100)
+	for i := range 300 {
+		ctx, cancel := context.WithCancel(context.Background())
+		go cancel()
+		n, err := write(ctx, ends[1], []byte("x"))
+		if err != nil && err != context.Canceled {
+			t.Fatalf("%d: %v", i, err)
+		}
+		runtime.Gosched()
+		if m, err := write(context.Background(), ends[1], []byte("yz")); m != 2 || err != nil {
+			t.Fatalf("%d: %d bytes, %v", i, m, err)
+		}
+		if got, err := ends[0].Read(taken); got != n+2 || err != nil {
+			t.Fatalf("%d: %q, %v", i, taken[:got], err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if n, err := write(ctx, ends[1], make([]byte, 1<<20)); n == 0 || err != context.DeadlineExceeded {
+		t.Errorf("%d bytes into a full pipe, %v", n, err)
 	}
 }
