@@ -18,8 +18,8 @@ from guestforge.check.storages import Storage
 SANDBOX = "guestforge-check"
 
 
-class NotMountedError(AgentError):
-    """The agent refused a container because of its storage; the text is the agent's."""
+class RefusedError(AgentError):
+    """The agent refused a container that was given a storage; the reason is the agent's."""
 
 
 class Sandbox:
@@ -38,8 +38,8 @@ class Sandbox:
     def run(self, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Result:
         """Run a program in a container on a storage, which is mounted for the first one.
 
-        It gets `timeout` seconds, and may write `limit` bytes to each of its streams. Raises NotMountedError where the
-        agent refuses the storage.
+        It gets `timeout` seconds, and may write `limit` bytes to each of its streams. Raises RefusedError where the
+        agent makes no container with the storage.
         """
         name = f"{storage.check}-{next(self._numbers)}"
         if storage.check not in self._holders:
@@ -58,7 +58,7 @@ class Sandbox:
         except RpcError as e:
             if e.code == Code.DEADLINE_EXCEEDED:
                 raise
-            raise NotMountedError(f"the agent did not mount it: {e.message}") from e
+            raise RefusedError(f"the agent refused a container with it: {e.message}") from e
         result = finish_container(self._client, name, left, output_limit=limit, keep=True)
         self._holders[storage.check] = name
         return result

@@ -90,7 +90,7 @@ def test_kernel_without_virtio_fs_fails_that_check_alone(rig, pipeline):
     )
     outcome = rig.check(kernel=entry.path / KERNEL)
     passed = tuple(name for name in ALL if name != "virtio-fs")
-    assert_fails(outcome, "virtio-fs", "the agent did not mount it", passed=passed, within=None)
+    assert_fails(outcome, "virtio-fs", "the agent refused a container with it", passed=passed, within=None)
 
 
 # The agent

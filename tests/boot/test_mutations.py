@@ -52,7 +52,7 @@ def test_share_of_another_tag_fails_its_check(rig, arch, check, monkeypatch):
 
     monkeypatch.setattr(live, "machine_plan", plan)
     outcome = rig.check(arch.name, virtio_fs_server="builtin")
-    assert "the agent did not mount it" in assert_only(outcome, check)[check]
+    assert "the agent refused a container with it" in assert_only(outcome, check)[check]
 
 
 @each
@@ -81,24 +81,46 @@ def test_server_that_takes_a_guest_for_the_host_fails_the_check(rig, arch):
     assert "differ" in outcome.report.served_by("virtio-fs")
 
 
+@pytest.fixture
+def changed_agent(pipeline, tmp_path):
+    """Returns an initrd with the real agent, built with parts of its table of storage drivers changed."""
+
+    def build(arch, changes):
+        sources = tmp_path / "agent"
+        shutil.copytree(SOURCES, sources)
+        table = sources / "internal" / "storage" / "drivers.go"
+        text = table.read_text()
+        for old, new in changes.items():
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        table.write_text(text)
+        one = pipeline(arch.name)
+        agent = build_agent(one.store, arch, sources)
+        tree = initrd_tree(load_rootfs(one.recipe.rootfs), agent.path / AGENT)
+        return build_initrd(one.store, arch, tree, read_dotconfig(one.kernel.path / CONFIG_COPY)).path / INITRD
+
+    return build
+
+
+NO_9P = {'"9p":        plan9,': ""}
+# It takes a disk by its node alone, as a kata-agent does one that was there before it.
+BY_NODE = {"disk(device.NodeOrPCI)": "disk(device.Node)", '"blk-ccw":   disk(device.CCW),': ""}
+
+
 @each
-def test_agent_without_a_driver_fails_its_details(rig, arch, pipeline, tmp_path):
-    """The real agent, built without one line of its table."""
-    sources = tmp_path / "agent"
-    shutil.copytree(SOURCES, sources)
-    table = sources / "internal" / "storage" / "drivers.go"
-    lines = table.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if '"9p": ' not in line]
-    assert len(kept) == len(lines) - 1
-    table.write_text("".join(kept))
-    one = pipeline(arch.name)
-    agent = build_agent(one.store, arch, sources)
-    tree = initrd_tree(load_rootfs(one.recipe.rootfs), agent.path / AGENT)
-    initrd = build_initrd(one.store, arch, tree, read_dotconfig(one.kernel.path / CONFIG_COPY))
-    outcome = rig.check(arch.name, initrd=initrd.path / INITRD)
+def test_agent_without_a_driver_fails_its_details(rig, arch, changed_agent):
+    outcome = rig.check(arch.name, initrd=changed_agent(arch, NO_9P))
     assert outcome.failures == ["agent-details"]
     assert "no storage driver 9p" in outcome.error.report()
     assert {outcome.statuses[name] for name in ("virtio-blk", "virtio-fs", "virtio-9p")} == {"skip"}
+
+
+@each
+def test_another_agent_is_judged_by_what_it_serves(rig, arch, changed_agent):
+    outcome = rig.check(arch.name, initrd=changed_agent(arch, NO_9P | BY_NODE), own_agent=False)
+    assert outcome.report.verdict == "pass"
+    assert outcome.report.judged_by == ("virtio-blk", "virtio-fs")
+    assert [result.name for result in outcome.report.left_out] == ["virtio-9p"]
 
 
 @each
