@@ -126,7 +126,9 @@ def test_a_specification_has_what_an_ordinary_container_has() -> None:
         "/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys",
     ]  # fmt: skip
     assert {(space.Type, space.Path) for space in spec.Linux.Namespaces} == {
-        ("mount", ""), ("ipc", ""), ("uts", ""),
+        ("mount", ""),
+        ("ipc", ""),
+        ("uts", ""),
     }  # fmt: skip - no pid: an agent adds that one
     assert list(spec.Process.Args) == ["/bin/x", "y"]
     assert spec.Process.Cwd == "/"
