@@ -17,7 +17,7 @@ from guestforge.store import Store
 def step_argv(arch: Arch, guest: str, cache: Path, fragments: Path, jobs: int) -> list[str]:
     """Return the command that builds the kernel of a guest's recipe; the package must be on PYTHONPATH."""
     values = (arch.name, guest, str(cache), str(fragments), str(jobs))
-    return [sys.executable, "-m", "guestforge.bench.step", *values]
+    return [sys.executable, "-P", "-m", "guestforge.bench.step", *values]
 
 
 def main() -> int:

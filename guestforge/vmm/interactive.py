@@ -39,5 +39,5 @@ def shell_command(machine: Machine) -> list[str] | None:
     if vsock is None:
         return None
     place = str(vsock.cid) if vsock.kind == "kernel" else str(machine.sockets.vsock)
-    # from wherever the user is: the checkout is in no Python's path
-    return ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-m", "guestforge.vmm.shell", place]
+    # from wherever the user is: the checkout is in no Python's path, and with -P the user's directory isn't either
+    return ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-P", "-m", "guestforge.vmm.shell", place]

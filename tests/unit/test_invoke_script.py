@@ -15,6 +15,8 @@ TOOLS = ("readlink", "dirname", "cmp", "id", "rm", "mkdir", "cp", "mv", "env", "
 
 # Stands for the system's Python and, copied into .venv, for the environment's. `pip` puts the program `invoke` there.
 PYTHON = f"""#!/bin/sh
+[ "$1" = -I ] || {{ echo "the user's directory is in the path: $*" >&2; exit 9; }}
+shift
 case $1$2 in
 -c*realpath*) echo "find" >>"$NOTES"; echo "$0";;
 -c*) exec {sys.executable} "$@";;
