@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch, host, lookup_list
+from guestforge.cache import clean as clean_cache
+from guestforge.cache import user_cache
 from guestforge.check import live
 from guestforge.check.options import ARTIFACTS, CheckOptions
 from guestforge.check.report import failed
@@ -14,14 +15,13 @@ from guestforge.conform.run import MANY
 from guestforge.conform.run import conform as run_conform
 from guestforge.conform.table import table
 from guestforge.errors import GuestforgeError, UserError
-from guestforge.files import remove_tree
+from guestforge.files import remove
 from guestforge.host.packages import Need, agent_needs, boot_needs, ensure, image_needs, kernel_needs
 from guestforge.manifest import Artifact, place, write_json
 from guestforge.pipeline import OUTPUT, Options, Pipeline
 from guestforge.progress import human, say
 from guestforge.rootfs.agent import AGENT, CONFORM
 from guestforge.rootfs.tree import Directory, File, Node, Symlink
-from guestforge.store import user_cache_dir
 from guestforge.vmm.accel import Wanted
 from guestforge.vmm.virtiofs import SERVERS
 from guestforge.vmm.virtiofs import Wanted as WantedServer
@@ -118,9 +118,14 @@ def image(chosen: Chosen) -> int:
 
 def clean(chosen: Chosen) -> None:
     """Remove the default output directory, and with --store all that the cache directory holds of ours."""
-    _remove(OUTPUT)
+    if OUTPUT.is_symlink() or OUTPUT.exists():
+        say(f"removing {OUTPUT}")
+        remove(OUTPUT)
     if chosen.switch("store"):
-        _remove(user_cache_dir())
+        place = user_cache()
+        say(f"removing what guestforge has made in {place.path}")
+        if kept := clean_cache(place):
+            say(f"kept, for it is not guestforge's: {', '.join(map(str, kept))}")
 
 
 def options_of(chosen: Chosen, guest: str = "minimal") -> Options:
@@ -225,9 +230,3 @@ def _listed(node: Node) -> str:
         case File():
             return f"-{node.mode:04o} {node.size:8} {node.path}"
     return f"c{node.mode:04o} {f'{node.major},{node.minor}':>8} {node.path}"
-
-
-def _remove(directory: Path) -> None:
-    if directory.exists():
-        say(f"removing {directory}")
-        remove_tree(directory)

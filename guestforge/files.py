@@ -154,6 +154,14 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link itself, or a directory with all below it."""
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        path.unlink()
+
+
 def remove_tree(root: Path) -> None:
     """Remove a directory and all below it, read-only directories too: a kernel's source is kept in such."""
     for directory, _, _ in os.walk(root):

@@ -1,16 +1,25 @@
 """Directories for what a run needs only while it lasts, gone afterwards even if it was killed.
 
 Each is locked as long as its maker lives. The next one to be made beside it removes those whose lock is free: a run
-that was killed could not.
+that was killed could not. A directory counts as one of these by the file that its maker put into it, whatever its name
+is: users give such names too. What was killed in the moment before that file was there leaves an empty directory.
 """
 
 import contextlib
 import fcntl
 import os
-import shutil
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+from guestforge.files import remove
+
+MARK: Final = ".guestforge-scratch"
+MARK_TEXT: Final = b"A scratch directory of guestforge, which removes it once nobody holds its lock.\n"
+RANDOM: Final = "[a-z0-9_]{8}"  # what mkdtemp puts after a prefix
 
 
 @contextlib.contextmanager
@@ -20,30 +29,71 @@ def scratch_directory(prefix: str, base: Path | None = None) -> Iterator[Path]:
     _sweep(base, prefix)
     with contextlib.ExitStack() as stack:
         directory = _made(base, prefix, stack)
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)  # before its lock is free
+        stack.callback(discard, directory)  # before its lock is free
         yield directory
 
 
+def mark(directory: Path) -> None:
+    """Say of a new directory that it is one of ours, to be removed once nobody holds its lock."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(directory / MARK, flags, 0o600), "wb") as file:
+        file.write(MARK_TEXT)
+
+
+def left_behind(base: Path, prefix: str) -> Iterator[Path]:
+    """Yield the directories below `base` that were marked by us under a prefix, a regular expression."""
+    name = re.compile(f"{prefix}{RANDOM}")
+    with contextlib.suppress(OSError), os.scandir(base) as found:
+        yield from [Path(entry.path) for entry in found if name.fullmatch(entry.name) and _is_marked(Path(entry.path))]
+
+
+def discard(directory: Path) -> None:
+    """Remove a marked directory, the mark last; whatever can't be removed is left to the next sweep."""
+    with contextlib.suppress(OSError):
+        left = [path for path in directory.iterdir() if path.name != MARK and not _removed(path)]
+        if not left:
+            (directory / MARK).unlink(missing_ok=True)
+            directory.rmdir()
+
+
+def _removed(path: Path) -> bool:
+    try:
+        remove(path)
+    except OSError:
+        return False
+    return True
+
+
+def _is_marked(directory: Path) -> bool:
+    """Whether a directory is our user's, no link, and has a mark that is our user's."""
+    with contextlib.suppress(OSError):
+        status = directory.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            return False
+        descriptor = os.open(directory / MARK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            facts = os.fstat(descriptor)
+            ours = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid()
+            return ours and file.read(len(MARK_TEXT) + 1) == MARK_TEXT
+    return False
+
+
 def _made(base: Path, prefix: str, stack: contextlib.ExitStack) -> Path:
-    while True:
-        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
-        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as attempt:
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            attempt.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            directory.stat()  # somebody may have swept it before it was locked: then another try
-            stack.push(attempt.pop_all())
-            return directory
+    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    stack.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    mark(directory)  # nobody sweeps it before that
+    return directory
 
 
 def _sweep(base: Path, prefix: str) -> None:
     """Remove our own directories of this prefix that nobody holds. Others may write to `base` too: no link counts."""
-    for path in base.glob(f"{prefix}*"):
+    for path in left_behind(base, re.escape(prefix)):
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                if os.fstat(descriptor).st_uid == os.geteuid():
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(path)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                discard(path)
             finally:
                 os.close(descriptor)

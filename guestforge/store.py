@@ -1,7 +1,7 @@
 """The content-addressed store: what a step made, under a key that is the hash of all that the step read.
 
     <cache>/store/<step>/<key>/     what the step made, read only by convention; step.json has the key's inputs
-    <cache>/tmp/                    entries in the making, each with a lock that its maker holds
+    <cache>/tmp/                    entries in the making, each in a scratch directory with a lock that its maker holds
     <cache>/locks/                  one lock an entry: two builds of the same thing wait for each other
 
 An entry appears whole or not at all: it is made under tmp/, synced, and renamed into place. What a killed build left
@@ -17,21 +17,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from guestforge.files import digest_file, disk_errors, remove_tree, sync_directory, sync_tree
+from guestforge.cache import Place, open_cache, private_directory, user_cache
+from guestforge.files import digest_file, disk_errors, sync_directory, sync_tree
 from guestforge.progress import say
+from guestforge.scratch import discard, left_behind, mark
 
 Inputs = Mapping[str, Any]  # JSON values only
+LOCK = "lock"  # in a directory below tmp/
 KEY_LENGTH = 32  # hex digits, 128 bits of SHA-256
-
-
-def user_cache_dir() -> Path:
-    """Return the cache directory: $GUESTFORGE_CACHE, else guestforge below $XDG_CACHE_HOME, else below ~/.cache."""
-    if own := os.environ.get("GUESTFORGE_CACHE"):
-        return Path(own).absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "guestforge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +62,10 @@ class Workspace:
 
 
 class Store:
-    """The store below a cache directory."""
+    """The store below a cache directory, the user's by default. Raises UserError for one that `open_cache` refuses."""
 
     def __init__(self, cache: Path | None = None) -> None:
-        self.cache = cache or user_cache_dir()
+        self.cache = open_cache(Place(cache.absolute()) if cache else user_cache())
 
     def path(self, step: str, inputs: Inputs) -> Path:
         """Return where the entry of these inputs is or would be."""
@@ -102,7 +97,8 @@ class Store:
                 files = {file.name: _facts(file) for file in made.iterdir() if file.is_file()}
                 _write_facts(made / "step.json", step, inputs, files)
                 sync_tree(made)
-                path.parent.mkdir(parents=True, exist_ok=True)
+                private_directory(self.cache / "store")
+                private_directory(path.parent)
                 made.rename(path)
                 sync_directory(path.parent)
         return Entry(path, step, path.name, inputs, files, reused=False)
@@ -112,14 +108,13 @@ class Store:
         """Yield a directory that is kept between builds and held by one build at a time (a kernel's object files)."""
         path = self.cache / "work" / name
         with disk_errors(self.cache), self._lock(f"work-{name.replace('/', '-')}") as lock:
+            private_directory(self.cache / "work")
             path.mkdir(parents=True, exist_ok=True)
             yield Workspace(path, lock)
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[int]:
-        directory = self.cache / "locks"
-        directory.mkdir(parents=True, exist_ok=True)
-        with (directory / name).open("w") as file:
+        with open_lock(private_directory(self.cache / "locks") / name) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -133,20 +128,20 @@ class Store:
     @contextlib.contextmanager
     def _temporary(self, step: str) -> Iterator[Path]:
         """Yield an empty directory on the store's file system, removed unless it was renamed away."""
-        root = self.cache / "tmp"
-        root.mkdir(parents=True, exist_ok=True)
+        root = private_directory(self.cache / "tmp")
         with contextlib.ExitStack() as stack:
-            with (self.cache / "locks" / "tmp").open("w") as gate:  # nobody sweeps what is not yet locked
+            # nobody sweeps what is not yet locked
+            with open_lock(private_directory(self.cache / "locks") / "tmp") as gate:
                 fcntl.flock(gate, fcntl.LOCK_EX)
                 _sweep(root)
                 made = stack.enter_context(_held_directory(root, step))
             yield made
 
 
-def _discard(holder: Path) -> None:
-    """Remove what was being made; whatever of it can't be removed is left to the next sweep."""
-    with contextlib.suppress(OSError):
-        remove_tree(holder)
+def open_lock(path: Path) -> IO[bytes]:
+    """Open a lock file, made where there is none. A link is not followed, and nothing is cut off."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "r+b", buffering=0)
 
 
 def _facts(path: Path) -> FileFacts:
@@ -162,22 +157,23 @@ def _write_facts(path: Path, step: str, inputs: Inputs, files: Mapping[str, File
 def _held_directory(root: Path, step: str) -> Iterator[Path]:
     """Make a directory whose lock is held as long as we live, however we end."""
     holder = Path(tempfile.mkdtemp(prefix=f"{step}-", dir=root))
-    with (holder / "lock").open("w") as lock:
+    with open_lock(holder / LOCK) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        mark(holder)
         made = holder / "entry"
         made.mkdir()
         try:
             yield made
         finally:
-            _discard(holder)
+            discard(holder)
 
 
 def _sweep(root: Path) -> None:
     """Remove what builds that were killed left behind: those whose lock nobody holds any more."""
-    for holder in root.iterdir():
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), (holder / "lock").open("w") as lock:
+    for holder in left_behind(root, "[a-z]+-"):
+        with contextlib.suppress(OSError), open_lock(holder / LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _discard(holder)
+            discard(holder)
 
 
 def key_of(step: str, inputs: Inputs) -> str:

@@ -15,6 +15,7 @@ from guestforge.bench.figures import Section, Table, missed, write
 from guestforge.bench.host import compiler, host_facts, now, tool_version
 from guestforge.bench.lanes import Command, Cost, Lane, alone, in_turn, seconds_of
 from guestforge.bench.step import step_argv
+from guestforge.cache import SCRATCH, VARIABLE
 from guestforge.check.options import ARTIFACTS
 from guestforge.check.run import REPORT
 from guestforge.cli import Chosen
@@ -35,13 +36,12 @@ from guestforge.recipe.models import Kernel
 from guestforge.rootfs.agent import build_agent, build_probe
 from guestforge.scratch import scratch_directory
 from guestforge.sources.linux import fetch_tree
-from guestforge.store import Store, user_cache_dir
+from guestforge.store import Store
 
 INVOKE: Final = Path(__file__).resolve().parents[2] / "invoke"
 BORROWED: Final = ("store/source", "store/package", "resolved", "go/modules")  # of the user's cache
 
 
-CACHE_VARIABLE: Final = "GUESTFORGE_CACHE"
 REPEATS: Final = 5  # builds with nothing changed
 CHECKS: Final = 3  # checks alone
 ROUNDS: Final = 6  # builds after a change, there and back in turn
@@ -78,7 +78,7 @@ def _measure(arch: Arch) -> Measured:
     recipe = load_kernel(load_guest(options.guest).kernel)
     fetch_tree(user, recipe.source)  # what is not there is fetched before the clock runs
     build_agent(user, arch), build_probe(user, arch)
-    with scratch_directory("bench-", user_cache_dir()) as scratch:
+    with scratch_directory(SCRATCH, user.cache) as scratch:
         return Bench(arch, recipe, options.jobs, scratch, user.cache).measure()
 
 
@@ -207,7 +207,7 @@ class Bench:
 
     def _invoke(self, task: str) -> Command:
         argv = (INVOKE, task, "--arch", self._arch.name, "--output", self._output)
-        return Command(argv, {CACHE_VARIABLE: str(self._store.cache), SWITCH: "never"})
+        return Command(argv, {VARIABLE: str(self._store.cache), SWITCH: "never"})
 
     def _step(self) -> Command:
         argv = step_argv(self._arch, Options().guest, self._store.cache, self._fragments, self._jobs)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 from guestforge.arch import ARCHES, Arch
+from guestforge.cache import inspect, user_cache
 from guestforge.errors import GuestforgeError, UserError
 from guestforge.host.packages import Need, agent_needs, boot_needs, command, image_needs, kernel_needs, missing
 from guestforge.rootfs.agent import go_version
 from guestforge.run import find_tool, run
 from guestforge.sources.hostapt import debian_mirror
-from guestforge.store import user_cache_dir
 from guestforge.vmm.accel import kvm_state
 from guestforge.vmm.virtiofs import choose_virtiofs
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
@@ -69,7 +69,7 @@ def findings(arches: tuple[Arch, ...], output: Path) -> Iterator[Finding]:
     for arch in arches:
         yield virtio_fs(arch)
     enough = CACHE_SHARED + CACHE_EACH * len(arches)
-    yield disk("cache", user_cache_dir(), enough, "set GUESTFORGE_CACHE to a larger disk")
+    yield _cache(enough)
     yield disk("output", output, SCRATCH_ENOUGH, "give --output on a larger disk")
     yield disk("temporary files", Path(tempfile.gettempdir()), SCRATCH_ENOUGH, "set TMPDIR to a larger disk")
 
@@ -132,6 +132,13 @@ def disk(name: str, place: Path, enough: int, remedy: str) -> Finding:
     if free < enough:
         return Finding("disk", name, "missing", f"{text}; a build wants {enough / GIB:g} GiB", remedy)
     return Finding("disk", name, "ok", text)
+
+
+def _cache(enough: int) -> Finding:
+    try:
+        return disk("cache", inspect(user_cache()), enough, "set GUESTFORGE_CACHE to a larger disk")
+    except UserError as e:
+        return Finding("disk", "cache", "missing", e.message, e.hint or "")
 
 
 def _go() -> Finding:

@@ -19,10 +19,11 @@ from types import FrameType
 from typing import Final
 
 from guestforge.arch import Arch
+from guestforge.cache import open_cache, user_cache
 from guestforge.errors import UserError
 from guestforge.progress import Bar, bar, say
 from guestforge.run import Completed, failure, find_tool, run
-from guestforge.store import user_cache_dir
+from guestforge.store import open_lock
 
 SWITCH: Final = "GUESTFORGE_INSTALL"  # `never`: say what is missing, install nothing
 LOCK: Final = "install.lock"  # below the cache: one installation of ours at a time
@@ -239,9 +240,7 @@ class _Percent:
 @contextlib.contextmanager
 def _installing() -> Iterator[None]:
     """Hold the lock that lets one installation of this user run at a time: `apt-get update` waits for nobody."""
-    path = user_cache_dir() / LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with open_lock(open_cache(user_cache()) / LOCK) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import ARCHES, PROVEN, Arch, lookup_list
+from guestforge.cache import VARIABLE
 from guestforge.cli import Chosen
 from guestforge.errors import BuildError
 from guestforge.host.packages import Need, agent_needs, boot_needs, ensure, image_needs, kernel_needs, test_needs
@@ -20,7 +21,6 @@ PROGRAMS: Final = Path(sys.executable).parent  # of the virtual environment
 SECONDS_ONLY: Final = "not boot and not slow"  # what --fast leaves: see the markers in pyproject.toml
 # What the boot tests read, tests/boot/conftest.py
 ARCHES_VARIABLE: Final = "GUESTFORGE_TEST_ARCHES"
-CACHE_VARIABLE: Final = "GUESTFORGE_CACHE"
 CODE: Final = ("guestforge", "tests", "tasks.py")
 
 
@@ -87,7 +87,7 @@ def run_stages(todo: tuple[Stage, ...], run: Callable[[Stage], int]) -> None:
 
 def _run(stage: Stage, arches: tuple[Arch, ...]) -> int:
     """Run a stage with its output where ours goes; return its exit code."""
-    env = {name: os.environ[name] for name in (CACHE_VARIABLE,) if name in os.environ}
+    env = {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
     env[ARCHES_VARIABLE] = ",".join(arch.name for arch in arches)
     program = PROGRAMS / stage.argv[0]
     with spawn((program, *stage.argv[1:]), cwd=REPOSITORY, env=env, stdout=1, stderr=2) as process:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from guestforge.arch import Arch, host
+from guestforge.cache import user_cache
 from guestforge.errors import UserError
 from guestforge.files import atomic_file, digest_file
 from guestforge.run import find_tool
 from guestforge.scratch import scratch_directory
-from guestforge.store import user_cache_dir
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import AcceleratorName, MachinePlan
@@ -71,7 +71,7 @@ def kvm_state(arch: Arch, kernel: Path | None, cache: Path | None = None) -> Kvm
     """Return whether KVM runs guests of an architecture here, by running this kernel, or the firmware without one."""
     if reason := _ruled_out(arch):
         return KvmState(False, reason)
-    kept = (cache or user_cache_dir()) / "kvm-answers" / f"{_key(arch, kernel)}.json"
+    kept = (cache or user_cache().path) / "kvm-answers" / f"{_key(arch, kernel)}.json"
     if (state := _kept(kept)) is None:
         state = probe(arch, kernel, "kvm")
         if state.lasting:

@@ -4,6 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from guestforge.cache import user_cache
 from guestforge.image.cpio import compression_for, write_initrd
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.step import CONFIG_COPY
@@ -11,7 +12,6 @@ from guestforge.recipe.load import load_rootfs
 from guestforge.rootfs.agent import AGENT, go_environment
 from guestforge.rootfs.flavour import initrd_tree
 from guestforge.run import run
-from guestforge.store import user_cache_dir
 
 EXITS = """
 package main
@@ -97,7 +97,7 @@ class Agents:
         shutil.copyfile(pipeline.agent.path / AGENT, place / "real")
         (place / "main.go").write_text(source)
         go = Path(sys.executable).with_name("go")
-        run([go, "build", "-o", "agent", "main.go"], cwd=place, env=go_environment(user_cache_dir(), pipeline.arch))
+        run([go, "build", "-o", "agent", "main.go"], cwd=place, env=go_environment(user_cache().path, pipeline.arch))
         return place / "agent"
 
     def build_with_fault(self, arch, fault):

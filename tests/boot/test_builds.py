@@ -16,9 +16,10 @@ from command import INVOKE, MINIATURE, Running, invoke, on_small_disk
 from miniature import workspace
 
 from guestforge.arch import AARCH64, X86_64
+from guestforge.cache import user_cache
 from guestforge.files import digest_file
 from guestforge.rootfs.agent import AGENT, build_agent
-from guestforge.store import Store, user_cache_dir
+from guestforge.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 ARTIFACTS = ("System.map", "config", "initrd.img", "kernel", "manifest.json", "rootfs.img")
@@ -44,8 +45,8 @@ class Builds:
         self._output = directory / "output"
         self.cache.mkdir()
         self.temporary.mkdir()
-        (user_cache_dir() / "go").mkdir(parents=True, exist_ok=True)
-        (self.cache / "go").symlink_to(user_cache_dir() / "go")  # Go's own locks are not what is tested here
+        (user_cache().path / "go").mkdir(parents=True, exist_ok=True)
+        (self.cache / "go").symlink_to(user_cache().path / "go")  # Go's own locks are not what is tested here
 
     def start(self, arch="x86_64", output="output"):
         return Running(
@@ -221,7 +222,7 @@ def test_full_disk_under_the_cache_is_a_clear_error(tmp_path, size):
     go = 'mkdir "$GUESTFORGE_CACHE/go" && ln -s "$WARM"/* "$GUESTFORGE_CACHE/go/" && exec "$@"'
     ended = on_small_disk(
         ("sh", "-c", go, "sh"), tmp_path / "cache", size, *words,
-        GUESTFORGE_CACHE=tmp_path / "cache", WARM=user_cache_dir() / "go",
+        GUESTFORGE_CACHE=tmp_path / "cache", WARM=user_cache().path / "go",
     )  # fmt: skip
     ended.assert_told(2)
     assert re.search("no space left on device", ended.text, re.IGNORECASE), ended.text

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from guestforge.scratch import scratch_directory
+from guestforge import scratch
+from guestforge.scratch import MARK, mark, scratch_directory
 
 KEEPER = """
 import sys, time
@@ -55,12 +56,87 @@ def test_what_a_killed_run_left_is_swept_and_what_a_living_one_uses_is_not(tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other-dir", "t-file", "t-link"]
 
 
-def test_directory_of_somebody_else_is_left_alone(tmp_path, monkeypatch):
-    (tmp_path / "t-theirs").mkdir()
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+def marked(path):
+    path.mkdir()
+    mark(path)
+
+
+def unmarked(path):
+    (path / "deep" / "work").mkdir(parents=True)
+    (path / "thesis.txt").write_text("years")
+
+
+def other_mark(path):
+    path.mkdir()
+    (path / MARK).write_text("my own notes")
+
+
+def link_as_mark(path):
+    path.mkdir()
+    marked(path.with_name("elsewhere"))
+    (path / MARK).symlink_to(path.with_name("elsewhere") / MARK)
+
+
+def pipe_as_mark(path):
+    path.mkdir()
+    os.mkfifo(path / MARK)
+
+
+def link_to_one(path):
+    marked(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def file_of_that_name(path):
+    path.write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "goes"),
+    [
+        ("t-abcdefgh", marked, True),
+        ("t-a_3defgh", marked, True),
+        ("t-precious", unmarked, False),  # mkdtemp makes such names too
+        ("t-precious", other_mark, False),
+        ("t-abcdefgh", link_as_mark, False),
+        ("t-abcdefgh", pipe_as_mark, False),
+        ("t-abcdefgh", link_to_one, False),
+        ("t-abcdefgh", file_of_that_name, False),
+        ("t-abcdefghi", marked, False),
+        ("t-abcdefg", marked, False),
+        ("t-ABCDEFGH", marked, False),
+        ("t-abcd.fgh", marked, False),
+        ("st-abcdefgh", marked, False),
+        ("t-", unmarked, False),
+    ],
+)
+def test_only_what_our_own_hand_has_marked_is_swept(tmp_path, name, make, goes):
+    make(tmp_path / name)
+    before = sorted(tmp_path.rglob("*"))
     with scratch_directory("t-", tmp_path):
         pass
-    assert (tmp_path / "t-theirs").exists()
+    assert sorted(tmp_path.rglob("*")) == ([] if goes else before)
+
+
+def test_directory_of_somebody_else_is_left_alone(tmp_path, monkeypatch):
+    marked(tmp_path / "t-abcdefgh")
+    user = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    with scratch_directory("t-", tmp_path):
+        pass
+    assert (tmp_path / "t-abcdefgh").exists()
+
+
+def test_what_can_not_be_removed_keeps_its_mark(tmp_path, monkeypatch):
+    def fail(path):
+        raise PermissionError(path)
+
+    with monkeypatch.context() as patch, scratch_directory("t-", tmp_path) as directory:
+        (directory / "file").touch()
+        patch.setattr(scratch, "remove", fail)
+    assert sorted(path.name for path in directory.iterdir()) == [MARK, "file"]
+    with scratch_directory("t-", tmp_path):
+        assert not directory.exists()
 
 
 def test_many_at_once_do_not_sweep_each_other(tmp_path):
