@@ -69,7 +69,7 @@ def conform(chosen: Chosen) -> int:
 
     def work(pipeline: Pipeline) -> None:
         ensure(boot_needs(pipeline.arch))
-        found = run_conform(live.start, pipeline.guest_artifacts(), pipeline.conform.path / CONFORM, options, many=many)
+        found = run_conform(live.start, pipeline.guest_artifacts(), pipeline.conform.file(CONFORM), options, many=many)
         write_json(pipeline.output / CONFORM_JSON, found.to_json())
         say(table(found))
 

@@ -33,7 +33,7 @@ def place(output: Path, artifacts: tuple[Artifact, ...]) -> dict[str, FileFacts]
         (output / MANIFEST).unlink(missing_ok=True)
     for artifact in changed:
         with disk_errors(output, "give --output"):
-            atomic_copy(artifact.entry.path / artifact.file, output / artifact.name)
+            atomic_copy(artifact.entry.file(artifact.file), output / artifact.name)
     return {artifact.name: artifact.entry.files[artifact.file] for artifact in artifacts}
 
 

@@ -112,17 +112,17 @@ class Pipeline:
     @cached_property
     def initrd_tree(self) -> Tree:
         """What the initrd holds."""
-        return initrd_tree(load_rootfs(self.recipe.rootfs), self.agent.path / AGENT, self._packages)
+        return initrd_tree(load_rootfs(self.recipe.rootfs), self.agent.file(AGENT), self._packages)
 
     @cached_property
     def disk_tree(self) -> Tree:
         """What the disk image holds."""
-        return disk_tree(load_rootfs(self.recipe.rootfs), self.agent.path / AGENT, self._packages)
+        return disk_tree(load_rootfs(self.recipe.rootfs), self.agent.file(AGENT), self._packages)
 
     @cached_property
     def initrd(self) -> Entry:
         """The initrd, compressed with what this kernel unpacks."""
-        config = read_dotconfig(self.kernel.path / CONFIG_COPY)
+        config = read_dotconfig(self.kernel.file(CONFIG_COPY))
         return build_initrd(self.store, self.arch, self.initrd_tree, config)
 
     @cached_property
@@ -166,7 +166,7 @@ class Pipeline:
         write_manifest(self.output, place(self.output, artifacts), steps, facts)
 
     def _versions(self) -> dict[str, str | None]:
-        facts = json.loads((self.kernel.path / FACTS).read_text())
+        facts = json.loads(self.kernel.file(FACTS).read_text())
         return {
             "kernel": facts["release"],
             "kernel_source": f"{facts['source']['package']} {facts['source']['version']}",
@@ -184,11 +184,11 @@ class Pipeline:
         return GuestArtifacts(
             arch=self.arch,
             guest=self.options.guest,
-            kernel=self.kernel.path / KERNEL,
-            kernel_release=json.loads((self.kernel.path / FACTS).read_text())["release"],
-            initrd=self.initrd.path / INITRD,
-            image=self.image.path / IMAGE,
-            probe=self.probe.path / PROBE,
+            kernel=self.kernel.file(KERNEL),
+            kernel_release=json.loads(self.kernel.file(FACTS).read_text())["release"],
+            initrd=self.initrd.file(INITRD),
+            image=self.image.file(IMAGE),
+            probe=self.probe.file(PROBE),
             memory_mib=boot.memory_mib,
             cpus=boot.cpus,
             kernel_args=boot.kernel_args,

@@ -16,10 +16,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from guestforge.cache import Place, open_cache, private_directory, user_cache
+from guestforge.errors import UserError
 from guestforge.files import digest_file, disk_errors, sync_directory, sync_tree
 from guestforge.progress import say
 from guestforge.scratch import discard, left_behind, mark
@@ -47,6 +49,15 @@ class Entry:
     inputs: Inputs
     files: Mapping[str, "FileFacts"]  # the files at its top, not those of folders in it
     reused: bool
+
+    def file(self, name: str) -> Path:
+        """Return where a file at its top is, found to be what the step made; a process reads each file once for that.
+
+        Raises UserError for one that has been changed since.
+        """
+        path = self.path / name
+        _require_same(path, self.files[name])
+        return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +87,11 @@ class Store:
         path = self.path(step, inputs)
         try:
             facts = json.loads((path / "step.json").read_text())
+            files = {name: FileFacts(**row) for name, row in facts["files"].items()}
         except FileNotFoundError:
             return None
-        files = {name: FileFacts(**row) for name, row in facts["files"].items()}
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
+            raise _damaged(path, "step.json") from e
         return Entry(path, step, path.name, inputs, files, reused=True)
 
     def get_or_build(self, step: str, inputs: Inputs, build: Callable[[Path], None]) -> Entry:
@@ -92,7 +105,7 @@ class Store:
         with disk_errors(self.cache), self._lock(f"{step}-{path.name}"):
             if found := self.find(step, inputs):  # another build made it while we waited
                 return found
-            with self._temporary(step) as made:
+            with self.temporary(step) as made:
                 build(made)
                 files = {file.name: _facts(file) for file in made.iterdir() if file.is_file()}
                 _write_facts(made / "step.json", step, inputs, files)
@@ -113,6 +126,21 @@ class Store:
             yield Workspace(path, lock)
 
     @contextlib.contextmanager
+    def temporary(self, name: str) -> Iterator[Path]:
+        """Yield an empty directory on the store's file system, removed unless it was renamed away.
+
+        `name` is a word, for whoever looks. Raises BuildError when the disk is full.
+        """
+        root = private_directory(self.cache / "tmp")
+        with disk_errors(self.cache), contextlib.ExitStack() as stack:
+            # nobody sweeps what is not yet locked
+            with open_lock(private_directory(self.cache / "locks") / "tmp") as gate:
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                _sweep(root)
+                made = stack.enter_context(_held_directory(root, name))
+            yield made
+
+    @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[int]:
         with open_lock(private_directory(self.cache / "locks") / name) as file:
             try:
@@ -125,23 +153,28 @@ class Store:
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)  # whoever was given the descriptor may have it still
 
-    @contextlib.contextmanager
-    def _temporary(self, step: str) -> Iterator[Path]:
-        """Yield an empty directory on the store's file system, removed unless it was renamed away."""
-        root = private_directory(self.cache / "tmp")
-        with contextlib.ExitStack() as stack:
-            # nobody sweeps what is not yet locked
-            with open_lock(private_directory(self.cache / "locks") / "tmp") as gate:
-                fcntl.flock(gate, fcntl.LOCK_EX)
-                _sweep(root)
-                made = stack.enter_context(_held_directory(root, step))
-            yield made
-
 
 def open_lock(path: Path) -> IO[bytes]:
     """Open a lock file, made where there is none. A link is not followed, and nothing is cut off."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     return os.fdopen(descriptor, "r+b", buffering=0)
+
+
+def _damaged(entry: Path, name: str) -> UserError:
+    """Return the error for an entry of which a file is not what its step made."""
+    return UserError(
+        f"{entry / name} in the store is not what was put there", hint=f"rm -r {entry}; the next build makes it anew"
+    )
+
+
+@cache
+def _require_same(path: Path, facts: FileFacts) -> None:
+    try:
+        same = path.lstat().st_size == facts.size and not path.is_symlink() and digest_file(path) == facts.sha256
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise _damaged(path.parent, path.name)
 
 
 def _facts(path: Path) -> FileFacts:

@@ -64,7 +64,7 @@ def run(chosen: Chosen) -> None:
     needs = [need for arch in arches for need in (*kernel_needs(arch), *boot_needs(arch))]
     ensure((*needs, *agent_needs(), *image_needs()))
     pipelines = [Pipeline(arch, Options()) for arch in arches]
-    guests = [(pipeline.guest_artifacts(), pipeline.storagebench.path / STORAGEBENCH) for pipeline in pipelines]
+    guests = [(pipeline.guest_artifacts(), pipeline.storagebench.file(STORAGEBENCH)) for pipeline in pipelines]
     facts = host_facts()
     section = Section("storage", now(), facts, tuple(_table(guest, program) for guest, program in guests))
     write(section)

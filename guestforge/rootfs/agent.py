@@ -63,13 +63,25 @@ def given_agent(store: Store, arch: Arch, path: Path) -> Entry:
 
     Raises UserError unless it is a static executable for the architecture.
     """
-    require_static(path, arch, "the agent")
+    with store.temporary("given") as place:
+        copy = place / AGENT
+        _copy_given(path, copy)  # what is judged and digested is what goes into the image, whatever becomes of the file
+        require_static(copy, arch, f"the agent {path}")
+        copy.chmod(0o755)
 
-    def copy(out: Path) -> None:
-        atomic_copy(path, out / AGENT)
-        (out / AGENT).chmod(0o755)
+        def move(out: Path) -> None:
+            copy.rename(out / AGENT)
 
-    return store.get_or_build(AGENT, {"arch": arch.name, "given": digest_file(path)}, copy)
+        return store.get_or_build(AGENT, {"arch": arch.name, "given": digest_file(copy)}, move)
+
+
+def _copy_given(path: Path, copy: Path) -> None:
+    try:
+        atomic_copy(path, copy)
+    except OSError as e:
+        if e.filename != str(path):
+            raise
+        raise UserError(f"cannot read the agent {path}: {e.strerror}") from e
 
 
 def go_version() -> str:

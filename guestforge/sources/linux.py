@@ -60,7 +60,7 @@ def fetch_tree(store: Store, source: DebianSource, *, mirror: str | None = None,
         make_read_only(out / TREE)
 
     entry = store.get_or_build(STEP, {**asdict(resolved), "layout": LAYOUT}, build)
-    return KernelTree(entry, resolved.version, int(json.loads((entry.path / FACTS).read_text())["date"]))
+    return KernelTree(entry, resolved.version, int(json.loads(entry.file(FACTS).read_text())["date"]))
 
 
 def unpack(deb: Path, target: Path) -> int:

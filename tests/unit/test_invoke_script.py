@@ -11,7 +11,22 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "invoke"
-TOOLS = ("readlink", "dirname", "cmp", "id", "rm", "mkdir", "cp", "mv", "env", "chmod", "sleep", "cat", "touch")
+TOOLS = (
+    "readlink",
+    "dirname",
+    "cmp",
+    "id",
+    "rm",
+    "rmdir",
+    "mkdir",
+    "cp",
+    "mv",
+    "env",
+    "chmod",
+    "sleep",
+    "cat",
+    "touch",
+)
 
 # Stands for the system's Python and, copied into .venv, for the environment's. `pip` puts the program `invoke` there.
 PYTHON = f"""#!/bin/sh
@@ -193,6 +208,24 @@ def test_an_environment_that_is_not_whole_or_not_of_this_lock_is_made_anew(made,
     assert not (made.venv / "old").exists()
     made.call()
     assert made.noted() == []
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_an_environment_of_the_users_own_is_left_alone(checkout, link):
+    theirs = checkout.place / "theirs" if link else checkout.venv
+    (theirs / "bin").mkdir(parents=True)
+    (theirs / "bin/invoke").write_text("mine")
+    if link:
+        checkout.venv.symlink_to(theirs)
+    code, output, errors = checkout.call()
+    assert (code, output) == (1, "")
+    assert f"error: {checkout.venv} was not made by ./invoke" in errors
+    assert (theirs / "bin/invoke").read_text() == "mine"
+
+
+def test_an_empty_directory_in_its_place_is_taken(checkout):
+    checkout.venv.mkdir()
+    assert checkout.call()[0] == 7
 
 
 def test_a_failure_of_pip_is_told_and_the_next_run_begins_again(checkout):

@@ -14,9 +14,10 @@ from guestforge import __version__
 from guestforge.arch import ARCHES
 from guestforge.errors import BuildError, UserError
 from guestforge.recipe.models import Rootfs
+from guestforge.rootfs import agent
 from guestforge.rootfs import agent as agent_module
 from guestforge.rootfs.agent import AGENT, build_agent, build_probe, given_agent, go_argv, go_environment
-from guestforge.rootfs.elf import read_elf
+from guestforge.rootfs.elf import read_elf, require_static
 from guestforge.rootfs.flavour import disk_tree, initrd_tree, package_nodes
 from guestforge.rootfs.tree import Device, Directory, File, Symlink
 from guestforge.store import Store
@@ -118,6 +119,24 @@ def test_a_given_agent_is_taken_for_its_own_architecture_and_no_other(tmp_path, 
         if other is not arch:
             with pytest.raises(UserError, match=f"not for {other.name}"):
                 given_agent(Store(tmp_path / "cache"), other, tmp_path / "mine")
+
+
+def test_a_given_agent_that_is_swapped_is_the_one_that_was_judged(tmp_path, monkeypatch):
+    mine, store = tmp_path / "mine", Store(tmp_path / "cache")
+    mine.write_bytes(elf())
+    good = given_agent(store, X86_64, mine).inputs
+
+    def judge(path, arch, what):
+        mine.write_bytes(elf(X86_64.elf_machine) + b"swapped")  # after it was looked at
+        return require_static(path, arch, what)
+
+    shutil.rmtree(store.path(AGENT, good))
+    monkeypatch.setattr(agent, "require_static", judge)
+    entry = given_agent(store, X86_64, mine)
+    assert entry.inputs == good
+    assert (entry.path / AGENT).read_bytes() == elf()
+    assert entry.files[AGENT].sha256 == good["given"]
+    assert list((store.cache / "tmp").iterdir()) == []
 
 
 def test_a_dynamic_agent_is_refused_with_the_interpreter_that_it_wants(tmp_path):

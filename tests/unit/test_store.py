@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from guestforge import files as files_module
-from guestforge.errors import BuildError
+from guestforge import store as store_module
+from guestforge.errors import BuildError, UserError
 from guestforge.files import atomic_copy, atomic_file, digest_tree, disk_errors, remove_tree
+from guestforge.manifest import Artifact, place
 from guestforge.store import FileFacts, Store, key_of
 
 
@@ -51,6 +53,53 @@ def test_other_inputs_or_another_step_are_another_entry(store):
 
 def test_order_of_inputs_does_not_matter():
     assert key_of("s", {"a": 1, "b": 2}) == key_of("s", {"b": 2, "a": 1})
+
+
+def poison(path):
+    path.write_text("y")  # as long as it was
+
+
+def lengthen(path):
+    path.write_text("xx")
+
+
+def empty(path):
+    path.write_text("")
+
+
+def link(path):
+    path.with_name("other").write_text("x")
+    path.unlink()
+    path.symlink_to("other")
+
+
+@pytest.mark.parametrize("change", [poison, lengthen, empty, link, Path.unlink])
+def test_a_file_that_was_changed_in_the_store_is_not_taken(store, tmp_path, change):
+    made = store.get_or_build("step", {}, write("x"))
+    change(made.path / "result")
+    entry = store.find("step", {})
+    with pytest.raises(UserError, match=f"{made.path / 'result'} in the store is not what was put there") as caught:
+        entry.file("result")
+    assert str(made.path) in caught.value.hint
+    with pytest.raises(UserError, match="is not what was put there"):
+        place(tmp_path / "out", (Artifact("agent", entry, "result"),))
+    assert list(tmp_path.glob("out/*")) == []
+
+
+def test_a_file_is_read_once_in_a_process(store, monkeypatch):
+    entry = store.get_or_build("step", {}, write("x"))
+    reads = []
+    monkeypatch.setattr(store_module, "digest_file", lambda path: reads.append(path) or entry.files["result"].sha256)
+    assert {entry.file("result"), store.find("step", {}).file("result")} == {entry.path / "result"}
+    assert reads == [entry.path / "result"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": []}', '{"files": {"a": {}}}', '{"files": {"a": 1}}'])
+def test_a_damaged_description_of_an_entry_is_told(store, text):
+    entry = store.get_or_build("step", {}, write("x"))
+    (entry.path / "step.json").write_text(text)
+    with pytest.raises(UserError, match=r"step\.json in the store is not what was put there"):
+        store.find("step", {})
 
 
 def test_failed_step_leaves_nothing(store):
