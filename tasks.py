@@ -6,6 +6,7 @@ The library is imported inside the tasks: a task must not pay for what it does n
 from invoke import Collection
 
 from guestforge.cli import Chosen, job
+from guestforge.words import judge
 
 STEP = ("arch", "guest", "jobs", "mirror", "refresh", "agent", "output")
 BOOT = ("accel", "timeout", "artifact", "verbose", "virtio-fs-server")
@@ -137,3 +138,4 @@ bench.add_task(bench_boot, "boot")
 bench.add_task(bench_storage, "storage")
 
 namespace = Collection(build, kernel, agent, rootfs, initrd, image, check, conform, run, test, doctor, clean, bench)
+judge(namespace)

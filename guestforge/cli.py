@@ -42,6 +42,10 @@ OPTIONS: dict[str, tuple[str, str | bool | None]] = {
 }
 
 
+LISTS = frozenset({"arch", "artifact"})  # options that take a comma list, or are given several times
+Given = str | bool | list[str] | None  # what Invoke makes of an option
+
+
 class Chosen:
     """What a user chose, read with checks. Every reader raises UserError that names the option."""
 
@@ -102,16 +106,21 @@ def job(*names: str) -> Callable[[Callable[[Chosen], int | None]], Task[Any]]:
 
     def decorate(function: Callable[[Chosen], int | None]) -> Task[Any]:
         @functools.wraps(function)
-        def body(_context: Context, **given: str | bool | None) -> None:
-            code = _guarded(lambda: function(Chosen({name.replace("_", "-"): given[name] for name in given})))
+        def body(_context: Context, **given: Given) -> None:
+            code = _guarded(lambda: function(Chosen({name.replace("_", "-"): _value(given[name]) for name in given})))
             if code:
                 raise SystemExit(code)
 
         body.__signature__ = _signature(names)  # type: ignore[attr-defined]
         helps = {name: OPTIONS[name][0] for name in names}
-        return cast("Task[Any]", task(body, help=helps, auto_shortflags=False))
+        return cast("Task[Any]", task(body, help=helps, auto_shortflags=False, iterable=LISTS.intersection(names)))
 
     return decorate
+
+
+def _value(value: Given) -> str | bool | None:
+    """Return an option's value; Invoke gathers those of a list that is given piece by piece."""
+    return (",".join(value) or None) if isinstance(value, list) else value
 
 
 def _signature(names: tuple[str, ...]) -> inspect.Signature:
