@@ -15,7 +15,7 @@ from guestforge.conform.run import MANY
 from guestforge.conform.run import conform as run_conform
 from guestforge.conform.table import table
 from guestforge.errors import GuestforgeError, UserError
-from guestforge.files import remove
+from guestforge.files import remove, require_file
 from guestforge.host.packages import Need, agent_needs, boot_needs, ensure, image_needs, kernel_needs
 from guestforge.manifest import Artifact, place, write_json
 from guestforge.pipeline import OUTPUT, Options, Pipeline
@@ -132,8 +132,8 @@ def options_of(chosen: Chosen, guest: str = "minimal") -> Options:
     """Read a build's options; `guest` is the default recipe. Raises UserError for one that makes no sense."""
     defaults = Options()
     agent = chosen.path("agent")
-    if agent is not None and not agent.is_file():
-        raise UserError(f"--agent {agent}: there is no such file")
+    if agent is not None:
+        require_file(agent, "--agent")
     return Options(
         guest=chosen.text("guest", guest),
         jobs=chosen.whole("jobs", 1, MAX_JOBS) or defaults.jobs,
@@ -175,6 +175,8 @@ def _for_each(chosen: Chosen, needs: Callable[[Arch], Iterable[Need]], work: Wor
     """Do the work for each architecture; return the worst exit code. A single one's error is raised as it is."""
     arches, options = arches_of(chosen), options_of(chosen)
     pipelines = [Pipeline(arch, options) for arch in arches]
+    for pipeline in pipelines:
+        pipeline.try_places()
     ensure(tuple(need for arch in arches for need in needs(arch)))
     if len(pipelines) == 1:
         work(pipelines[0])

@@ -6,15 +6,18 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from guestforge.errors import BuildError
+from guestforge.errors import BuildError, UserError
 
 READ_SIZE = 1024 * 1024
+TRIAL = 4096  # bytes that must fit where something will be written
 SYNC_ONE_BY_ONE = 1000  # files; a larger tree is synced with its file system
+IN_THE_WAY = {"EBUSY", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOTDIR", "ENOTEMPTY", "EPERM"}
 FULL = os.strerror(errno.ENOSPC).lower()
 _syncfs = ctypes.CDLL(None, use_errno=True).syncfs
 
@@ -23,7 +26,8 @@ _syncfs = ctypes.CDLL(None, use_errno=True).syncfs
 def disk_errors(where: Path, choice: str = "set GUESTFORGE_CACHE to") -> Iterator[None]:
     """Turn a full or read-only disk into an error that names the place; `choice` is how to choose another one.
 
-    Programs that we start meet a full disk too: what they said of it gets the same remedy.
+    Programs that we start meet a full disk too: what they said of it gets the same remedy. Something else where a file
+    or directory of ours should be is the user's to move: UserError.
     """
     remedies = {
         "ENOSPC": f"free some space there (`./invoke clean`), or {choice} a larger disk",
@@ -35,6 +39,9 @@ def disk_errors(where: Path, choice: str = "set GUESTFORGE_CACHE to") -> Iterato
         yield
     except OSError as e:
         name = errno.errorcode.get(e.errno or 0, "")
+        if name in IN_THE_WAY:
+            hint = f"move away what is there, or {choice} another directory"
+            raise UserError(f"{e.strerror}: {e.filename2 or e.filename or where}", hint=hint) from e
         if name not in remedies:
             raise
         raise BuildError(f"{e.strerror}: {e.filename or where}", hint=remedies[name]) from e
@@ -43,6 +50,52 @@ def disk_errors(where: Path, choice: str = "set GUESTFORGE_CACHE to") -> Iterato
             raise
         message = f"{os.strerror(errno.ENOSPC)}: {e.message}"
         raise BuildError(message, hint=remedies["ENOSPC"], excerpt=e.excerpt) from e
+
+
+def try_directory(path: Path, chosen_by: str) -> None:
+    """Find out whether a directory can be written, or made; nothing is left of that.
+
+    Raises UserError, in which `chosen_by` is what named it.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()
+        there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        if max(len(os.fsencode(part)) for part in path.parts) > os.statvfs(there).f_namemax:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        _write_somewhere(there)
+    except OSError as e:
+        hint = "name a directory that can be written"
+        raise UserError(f"{chosen_by} {str(path)!r} can't be used: {e.strerror}", hint=hint) from e
+
+
+def require_temporary_directory() -> None:
+    """Raise UserError for a TMPDIR that can't be used, of which Python would say nothing, and when nothing else can."""
+    chosen = os.environ.get("TMPDIR", "")
+    try:
+        if chosen:
+            _write_somewhere(Path(chosen))
+        tempfile.gettempdir()
+    except OSError as e:
+        hint = "set TMPDIR to another directory"
+        raise UserError(f"TMPDIR {chosen!r} can't be used: {e.strerror}", hint=hint) from e
+
+
+def _write_somewhere(directory: Path) -> None:
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(TRIAL))
+
+
+def require_file(path: Path, chosen_by: str) -> None:
+    """Raise UserError unless a path is a file that we may read; `chosen_by` is what named it."""
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError as e:
+        raise UserError(f"{chosen_by} {path}: {e.strerror}") from e
+    if not regular:
+        raise UserError(f"{chosen_by} {path}: this is no file")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{chosen_by} {path}: {os.strerror(errno.EACCES)}")
 
 
 def digest_file(path: Path) -> str:

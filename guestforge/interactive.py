@@ -27,6 +27,7 @@ def run(chosen: Chosen) -> None:
     booted = _booted(chosen)
     wanted = accelerator_of(chosen)
     pipeline = Pipeline(arch, options_of(chosen, GUEST))
+    pipeline.try_places()
     ensure((*kernel_needs(arch), *agent_needs(), *boot_needs(arch)))
     artifacts = pipeline.guest_artifacts()
     accelerator = choose_accelerator(wanted, arch, artifacts.kernel)

@@ -28,11 +28,11 @@ def place(output: Path, artifacts: tuple[Artifact, ...]) -> dict[str, FileFacts]
 
     What is right already is not written again. A manifest that says otherwise goes before a file changes.
     """
-    changed = [artifact for artifact in artifacts if not _is_placed(artifact, output / artifact.name)]
-    if changed:
-        (output / MANIFEST).unlink(missing_ok=True)
-    for artifact in changed:
-        with disk_errors(output, "give --output"):
+    with disk_errors(output, "give --output"):
+        changed = [artifact for artifact in artifacts if not _is_placed(artifact, output / artifact.name)]
+        if changed:
+            (output / MANIFEST).unlink(missing_ok=True)
+        for artifact in changed:
             atomic_copy(artifact.entry.file(artifact.file), output / artifact.name)
     return {artifact.name: artifact.entry.files[artifact.file] for artifact in artifacts}
 
@@ -58,9 +58,10 @@ def manifest(artifacts: Mapping[str, Any], steps: tuple[Entry, ...], facts: Mapp
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Write a JSON file whole or not at all, and not when it is there already with this content."""
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    if not path.is_file() or path.read_text() != text:
-        with atomic_file(path, "w") as file:
-            file.write(text)
+    with disk_errors(path.parent, "give --output"):
+        if not path.is_file() or path.read_text(errors="replace") != text:
+            with atomic_file(path, "w") as file:
+                file.write(text)
 
 
 def _is_placed(artifact: Artifact, target: Path) -> bool:

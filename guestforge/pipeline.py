@@ -18,7 +18,7 @@ from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import Artifact as Booted
 from guestforge.check.report import Report
 from guestforge.check.run import FILES, check_artifact
-from guestforge.files import atomic_copy, digest_tree
+from guestforge.files import atomic_copy, digest_tree, require_temporary_directory, try_directory
 from guestforge.image.build import IMAGE, INITRD, build_image, build_initrd
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP, build_kernel
@@ -143,6 +143,11 @@ class Pipeline:
         return tuple(entry.path / TREE for entry in fetched)
 
     # output
+
+    def try_places(self) -> None:
+        """Try where this will write besides the store, before anything is built. Raises UserError."""
+        try_directory(self.output, "--output")
+        require_temporary_directory()
 
     def kernel_artifacts(self) -> tuple[Artifact, ...]:
         """Return the kernel's files as the output directory has them."""

@@ -95,7 +95,7 @@ class _Words:
 
 
 def _split(words: Sequence[str], core: Flags) -> _Words:
-    """Return the words up to `--`, with `--name=value` and `-nvalue` as two, and `-ab` as `-a -b`, as Invoke does it."""
+    """Return the words up to `--`, with `--name=value` and `-nvalue` as two, and `-ab` as `-a -b`: as Invoke does."""
     found: list[str] = []
     for word in words:
         if word == "--":

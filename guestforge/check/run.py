@@ -30,8 +30,9 @@ def check_artifact(
     A failed check is in the report and raises nothing; `report.failed` makes an error of it.
     Raises UserError when options ask for what this host cannot do, BuildError when a disk is full.
     """
-    for name in FILES:  # a report of before must not pass for one of now
-        (out / name).unlink(missing_ok=True)
+    with _room_for(out):
+        for name in FILES:  # a report of before must not pass for one of now
+            (out / name).unlink(missing_ok=True)
     room = disk_errors(Path(tempfile.gettempdir()), "set TMPDIR to")
     with room, scratch_directory("guestforge-check-") as scratch:
         log = scratch / CONSOLE

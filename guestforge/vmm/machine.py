@@ -259,11 +259,20 @@ def runtime_directory() -> Iterator[Path]:
     bases = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]  # noqa: S108 - what is made there is private
     for base in bases:
         longest = len(os.fsencode(base or "")) + len("/gf-12345678") + len(LONGEST_NAME)
-        if base and longest <= SOCKET_LIMIT and os.access(base, os.W_OK | os.X_OK):
+        if base and longest <= SOCKET_LIMIT and Path(base).is_absolute() and _may_write(Path(base)):
             with scratch_directory("gf-", Path(base)) as directory:
                 yield directory
             return
     raise UserError("no directory for sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are too long or not ours to write to")
+
+
+def _may_write(directory: Path) -> bool:
+    """Whether a directory is there and takes new files: the one of a user's session may be another user's, or full."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="gf-", dir=directory):
+            return True
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -161,6 +161,16 @@ def test_the_lists_of_another_environment_do_not_reach_ours(made):
     assert output.endswith("PYTHONPATH= PYTHONHOME= VIRTUAL_ENV=\n")
 
 
+def test_a_home_that_is_no_directory_is_told(made):
+    (made.place / "loop").symlink_to("loop")
+    for home in (made.lock, made.place / "loop"):
+        code, output, errors = made.call(HOME=str(home))
+        assert (code, output) == (1, "")
+        assert errors.startswith(f"error: HOME is {home}, which is no directory\n")
+    for home in ("/nowhere", "", str(made.place)):
+        assert made.call(HOME=home)[0] == 7
+
+
 def test_pip_installs_nowhere_else(checkout):
     checkout.call(PIP_TARGET="/x", PIP_USER="1", PIP_PREFIX="/y", PIP_CERT="/c")
     settings = Path(f"{checkout.notes}.env").read_text()
