@@ -17,9 +17,9 @@ from invoke.context import Context
 from invoke.tasks import Task, task
 
 from guestforge.errors import GuestforgeError, UserError
+from guestforge.signals import ENDING, heeded
 
 INTERRUPTED = 130  # what shells give for SIGINT
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 10.0  # seconds that an end may take: programs have a few to end by themselves
 
 # What an option says of itself, and its default: False makes it a switch.
@@ -132,7 +132,7 @@ def _signature(names: tuple[str, ...]) -> inspect.Signature:
 
 def _guarded(function: Callable[[], int | None]) -> int | None:
     """Run a task's body; an error or a signal becomes a message and an exit code, without a traceback."""
-    for number in ENDING:
+    for number in heeded():
         signal.signal(number, _interrupt)
     try:
         return function()

@@ -23,6 +23,7 @@ from guestforge.cache import open_cache, user_cache
 from guestforge.errors import UserError
 from guestforge.progress import Bar, bar, say
 from guestforge.run import Completed, failure, find_tool, run
+from guestforge.signals import heeded
 from guestforge.store import open_lock
 
 SWITCH: Final = "GUESTFORGE_INSTALL"  # `never`: say what is missing, install nothing
@@ -258,7 +259,7 @@ def _uninterrupted() -> Iterator[None]:
             say("stopping once the packages are installed: a package system must not be left halfway")
         caught.append(number)
 
-    before = {number: signal.signal(number, later) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, later) for number in heeded()}
     try:
         yield
     finally:

@@ -1,11 +1,16 @@
 """Signals that end a task: the first counts, those that follow while it ends are no news."""
 
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from guestforge import cli
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -32,3 +37,71 @@ def test_end_that_takes_too_long_can_be_interrupted(interrupt, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now + cli.PATIENCE + 1)
     with pytest.raises(KeyboardInterrupt):
         interrupt(signal.SIGINT, None)
+
+
+SLEEPER = """
+import sys, time
+from guestforge.cli import _guarded
+def body():
+    print("at work", flush=True)
+    sys.stdin.readline()
+    return 7
+sys.exit(_guarded(body))
+"""
+ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture
+def started():
+    processes = []
+
+    def start(ignored):
+        def ignore():
+            for number in ignored:
+                signal.signal(number, signal.SIG_IGN)
+
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLEEPER], cwd=REPOSITORY, preexec_fn=ignore,  # noqa: PLW1509 - no threads yet
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        processes.append(process)
+        assert process.stdout.readline() == "at work\n"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", ALL)
+@pytest.mark.parametrize("ignored", [(), (signal.SIGHUP,), (signal.SIGINT,)], ids=["shell", "nohup", "background"])
+def test_a_signal_ends_a_task_unless_it_was_started_without(started, number, ignored):
+    process = started(ignored)
+    process.send_signal(number)
+    if number not in ignored:
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == cli.INTERRUPTED
+        assert "interrupted" in errors
+    else:
+        _, errors = process.communicate("go on\n", timeout=30)
+        assert (process.returncode, errors) == (7, "")
+
+
+def test_tests_that_are_started_in_the_background_can_be_interrupted(tmp_path):
+    (tmp_path / "conftest.py").write_text((REPOSITORY / "tests/conftest.py").read_text())
+    (tmp_path / "test_it.py").write_text(
+        "import signal, subprocess, sys\n"
+        "def test_it():\n"
+        "    code = 'import signal; print([n for n in (1, 2, 15) if signal.getsignal(n) is signal.SIG_IGN])'\n"
+        "    said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout\n"
+        "    assert said == '[]\\n'\n"
+    )
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path]
+
+    def ignore():
+        for number in ALL:
+            signal.signal(number, signal.SIG_IGN)
+
+    done = subprocess.run(argv, cwd=tmp_path, preexec_fn=ignore, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
