@@ -206,6 +206,8 @@ def _prove(pipeline: Pipeline, chosen: Chosen, options: CheckOptions, *, again: 
         ensure(boot_needs(pipeline.arch))
     except UserError as e:  # what was built is there; that it can't be proven is the check's failure
         print(e.report(), file=sys.stderr)
+    else:
+        pipeline.describe()  # the emulator may have been installed just now
     booted = [name for name in ARTIFACTS if name in chosen.some_of("artifact", ARTIFACTS)]
     reports = [pipeline.check(name, options, again=again) for name in booted]
     if error := failed(report for report in reports if report):

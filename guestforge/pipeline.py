@@ -165,10 +165,18 @@ class Pipeline:
         """Fill the output directory, the manifest last."""
         if self.options.agent:
             _ = self.agent  # a wrong file is told of before a kernel is compiled for it
-        artifacts = (*self.kernel_artifacts(), self.initrd_artifact(), self.image_artifact())
+        place(self.output, self._artifacts())
+        self.describe()
+
+    def describe(self) -> None:
+        """Write the manifest of an output directory that is filled: once more when QEMU has been installed since."""
+        files = {artifact.name: artifact.entry.files[artifact.file] for artifact in self._artifacts()}
         steps = (self.kernel, self.agent, self.initrd, self.image)
         facts = {"arch": self.arch.name, "guest": self.options.guest, "versions": self._versions()}
-        write_manifest(self.output, place(self.output, artifacts), steps, facts)
+        write_manifest(self.output, files, steps, facts)
+
+    def _artifacts(self) -> tuple[Artifact, ...]:
+        return (*self.kernel_artifacts(), self.initrd_artifact(), self.image_artifact())
 
     def _versions(self) -> dict[str, str | None]:
         facts = json.loads(self.kernel.file(FACTS).read_text())
@@ -178,7 +186,7 @@ class Pipeline:
             "compiler": facts["compiler"],
             "linker": facts["linker"],
             "go": None if self.options.agent else go_version(),
-            "qemu": _qemu_version(self.arch),
+            "qemu": qemu_version(self.arch),
         }
 
     # proof
@@ -228,7 +236,7 @@ class Pipeline:
             "boot": self.recipe.boot.model_dump(mode="json"),
             "own_agent": not self.options.agent,
             "options": {name: value for name, value in asdict(options).items() if name != "verbose"},
-            "qemu": _qemu_version(self.arch),
+            "qemu": qemu_version(self.arch),
             "virtio_fs_server": choose_virtiofs(self.arch, options.virtio_fs_server).describe(),
             "code": _check_code(),
         }
@@ -245,9 +253,15 @@ def _check_code() -> str:
     return digest_tree(Path(arch_table.__file__), *(here / package for package in CHECK_CODE))
 
 
-@cache
-def _qemu_version(arch: Arch) -> str | None:
-    """Return the first line of the emulator's `--version`, None where it is not installed."""
-    if find_tool(arch.qemu) is None:
+def qemu_version(arch: Arch) -> str | None:
+    """Return the first line of the emulator's `--version`, None where it is not installed, which may change."""
+    path = find_tool(arch.qemu)
+    if path is None:
         return None
-    return run([arch.qemu, "--version"]).output.partition("\n")[0]
+    status = path.stat()
+    return _first_line(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _first_line(program: Path, _mtime_ns: int, _size: int) -> str:
+    return run([program, "--version"]).output.partition("\n")[0]

@@ -1,0 +1,69 @@
+"""A build on a machine that gets its emulator on the way: what is written down of it is what ran the checks."""
+
+import json
+
+import pytest
+
+from guestforge import commands
+from guestforge.arch import X86_64
+from guestforge.check.options import CheckOptions
+from guestforge.cli import OPTIONS, Chosen
+from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
+from guestforge.pipeline import Options, Pipeline, qemu_version
+from guestforge.store import Store
+
+KERNEL_FACTS = {"release": "6", "source": {"package": "p", "version": "1"}, "compiler": "c", "linker": "l"}
+
+
+def entry(store, step, names):
+    def build(out):
+        for name in names:
+            (out / name).write_text(json.dumps(KERNEL_FACTS))
+
+    return store.get_or_build(step, {}, build)
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """The one directory in which programs are looked for."""
+    monkeypatch.setattr("guestforge.run.SYSTEM_PATHS", ())
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin").mkdir()
+    return tmp_path / "bin"
+
+
+def install(path, version):
+    (path / X86_64.qemu).write_text(f"#!/bin/sh\necho {version}\n")
+    (path / X86_64.qemu).chmod(0o755)
+
+
+def test_the_emulators_version_is_that_of_now(path):
+    assert qemu_version(X86_64) is None
+    install(path, "QEMU 7")
+    assert qemu_version(X86_64) == "QEMU 7"
+    install(path, "QEMU 8.1")
+    assert qemu_version(X86_64) == "QEMU 8.1"
+
+
+def test_an_emulator_that_is_installed_for_the_checks_is_in_manifest_and_checks(tmp_path, path, monkeypatch):
+    store = Store(tmp_path / "cache")
+    pipeline = Pipeline(X86_64, Options(output=tmp_path / "out"), store)
+    made = {
+        "kernel": (KERNEL, CONFIG_COPY, SYSTEM_MAP, FACTS), "agent": ("agent",), "initrd": ("initrd.img",),
+        "image": ("rootfs.img",), "probe": ("probe",),
+    }  # fmt: skip
+    for name, files in made.items():
+        pipeline.__dict__[name] = entry(store, name, files)
+    pipeline.publish()
+    manifest = pipeline.output / "manifest.json"
+    assert json.loads(manifest.read_text())["versions"]["qemu"] is None
+    inputs = []
+
+    def check(name, options, **_):
+        inputs.append(pipeline._check_inputs(name, options))
+
+    monkeypatch.setattr(commands, "ensure", lambda _: install(path, "QEMU 7"))
+    monkeypatch.setattr(pipeline, "check", check)
+    commands._prove(pipeline, Chosen(dict.fromkeys(OPTIONS)), CheckOptions(), again=False)
+    assert [each["qemu"] for each in inputs] == ["QEMU 7", "QEMU 7"]
+    assert json.loads(manifest.read_text())["versions"]["qemu"] == "QEMU 7"
