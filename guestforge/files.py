@@ -98,6 +98,21 @@ def require_file(path: Path, chosen_by: str) -> None:
         raise UserError(f"{chosen_by} {path}: {os.strerror(errno.EACCES)}")
 
 
+def open_regular(name: str | Path, dir_fd: int | None = None) -> IO[bytes] | None:
+    """Open a file to read where somebody else may have put anything; None for what is no regular file.
+
+    A link is not followed, and a pipe or a device is not opened: to open one may be to do something (a watchdog, a
+    tape). Raises OSError where there is nothing.
+    """
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            return None
+        return Path(f"/proc/self/fd/{found}").open("rb")  # the same inode, whatever has the name by now
+    finally:
+        os.close(found)
+
+
 def digest_file(path: Path) -> str:
     """Return a file's SHA-256 in hex."""
     with path.open("rb") as file:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from guestforge.files import remove
+from guestforge.files import open_regular, remove
 
 MARK: Final = ".guestforge-scratch"
 MARK_TEXT: Final = b"A scratch directory of guestforge, which removes it once nobody holds its lock.\n"
@@ -70,11 +70,10 @@ def _is_marked(directory: Path) -> bool:
         status = directory.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             return False
-        descriptor = os.open(directory / MARK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            facts = os.fstat(descriptor)
-            ours = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid()
-            return ours and file.read(len(MARK_TEXT) + 1) == MARK_TEXT
+        if file := open_regular(directory / MARK):
+            with file:
+                ours = os.fstat(file.fileno()).st_uid == os.geteuid()
+                return ours and file.read(len(MARK_TEXT) + 1) == MARK_TEXT
     return False
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from guestforge.errors import CheckError
+from guestforge.files import open_regular
 from guestforge.run import run
 
 Kind = Literal["file", "directory", "symlink", "other"]
@@ -74,11 +75,10 @@ class SharedDirectory:
         """Return the content of a file, None if there is none or it is larger than READ_LIMIT."""
         try:
             with _opened_parent(self.root, path) as (directory, name):
-                # O_NONBLOCK: to open a pipe must not wait for a writer
-                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
-            with os.fdopen(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    return None
+                file = open_regular(name, directory)
+            if file is None:
+                return None
+            with file:
                 data = file.read(READ_LIMIT + 1)
         except OSError:
             return None

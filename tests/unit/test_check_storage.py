@@ -1,6 +1,9 @@
 """What the host puts on a storage, and how it reads what a guest made of it."""
 
+import contextlib
+import ctypes
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from guestforge.check import fixtures
 from guestforge.check.hostview import Ext4Disk, Seen, SharedDirectory, parse_listing
 
+IN_OPEN = 0x20  # linux/inotify.h
 NONCE = "0123456789abcdef"
 
 
@@ -91,6 +95,55 @@ def test_pipe_in_the_share_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "file")
     assert SharedDirectory(tmp_path).read("file") is None
     assert SharedDirectory(tmp_path).stat("file").kind == "other"
+
+
+@contextlib.contextmanager
+def opens_of(path):
+    """Yield a list that has, afterwards, what inotify(7) saw of opens of a path; one with O_PATH is none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.inotify_init1(os.O_NONBLOCK)
+    assert libc.inotify_add_watch(descriptor, os.fsencode(path), IN_OPEN) > 0
+    seen = []
+    yield seen
+    with contextlib.suppress(BlockingIOError):
+        seen.append(os.read(descriptor, 4096))
+    os.close(descriptor)
+
+
+def a_pipe(path):
+    os.mkfifo(path)
+
+
+def a_device(path):
+    if os.geteuid() != 0:
+        pytest.skip("only root makes devices")
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("no devices here")
+
+
+def a_socket(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.fspath(path))
+
+
+@pytest.mark.parametrize("make", [a_pipe, a_device, a_socket])
+def test_what_is_no_file_is_not_even_opened(tmp_path, make):
+    make(tmp_path / "file")
+    view = SharedDirectory(tmp_path)
+    with opens_of(tmp_path / "file") as seen:
+        assert view.read("file") is None
+        assert view.read("file/below") is None
+        assert view.names("file") is None
+    assert seen == []
+
+
+def test_a_file_is_opened_and_read(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with opens_of(tmp_path / "file") as seen:
+        assert SharedDirectory(tmp_path).read("file") == b"x"
+    assert len(seen) == 1
 
 
 def test_file_beyond_the_limit_is_not_read(tmp_path, monkeypatch):
