@@ -12,6 +12,7 @@ from hypothesis import given, settings
 
 from guestforge import store as store_module
 from guestforge.arch import ARCHES
+from guestforge.cache import TAG
 from guestforge.errors import BuildError, UserError
 from guestforge.image import cpio
 from guestforge.image.build import INITRD, build_initrd
@@ -163,4 +164,5 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(BuildError, match="No space left on device") as caught:
         build_initrd(Store(tmp_path), ARCH, TREE, CONFIG)
     assert "free some space" in caught.value.hint
-    assert not [path for path in Path(tmp_path).rglob("*") if path.is_file() and path.parent.name != "locks"]
+    left = [path for path in Path(tmp_path).rglob("*") if path.is_file() and path.parent.name != "locks"]
+    assert left == [tmp_path / TAG]  # what says that the directory is ours
