@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from guestforge.vhost import protocol
 from guestforge.vhost.backend import Backend
@@ -20,7 +21,6 @@ from tests.vhost_frontend import GUEST_BASE, DriverRing, FrontEnd
 HIPRIO, REQUESTS = 0, 1
 AREA = 0x10_0000  # where the heads' buffers begin
 SPACE = 0x2_0000  # bytes for each head: half of it for the request
-SETLKW = 33
 HEADER = struct.Struct("<IIQQIIIHH")
 
 
@@ -45,11 +45,12 @@ class FsFrontEnd(FrontEnd):
 
     def stop_rings(self) -> list[int]:
         """Stop the rings as a front end does that pauses its guest; return their bases."""
-        bases = []
-        for ring in self.rings[:2]:
-            self.tell(Request.SET_VRING_ENABLE, struct.pack("=II", ring.index, 0))
-            bases.append(struct.unpack("=II", self.ask(Request.GET_VRING_BASE, struct.pack("=II", ring.index, 0)))[1])
-        return bases
+        return [self.stop_ring(ring) for ring in self.rings[:2]]
+
+    def stop_ring(self, ring: DriverRing) -> int:
+        """Stop one ring; return its base."""
+        self.tell(Request.SET_VRING_ENABLE, struct.pack("=II", ring.index, 0))
+        return int(struct.unpack("=II", self.ask(Request.GET_VRING_BASE, struct.pack("=II", ring.index, 0)))[1])
 
     def go_on(self, bases: Sequence[int]) -> None:
         for ring, base in zip(self.rings, bases, strict=False):
@@ -104,8 +105,9 @@ def place(driver: DriverRing, head: int) -> int:
 
 @dataclass
 class FakeServer:
-    """Answers with what it got, reversed; holds SETLKW until told; keeps count."""
+    """Answers with what it got, reversed; holds FSYNC until told; keeps count."""
 
+    BLOCKS: ClassVar[int] = 20  # FSYNC
     seen: list[bytes] = field(default_factory=list)
     resets: int = 0
     release: threading.Event = field(default_factory=threading.Event)
@@ -114,7 +116,7 @@ class FakeServer:
     def serve(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> int:
         data = b"".join(request)
         self.seen.append(data)
-        if int.from_bytes(data[4:8], "little") == SETLKW:
+        if int.from_bytes(data[4:8], "little") == self.BLOCKS:
             self.blocked += 1
             assert self.release.wait(20)
         answer, done = data[::-1], 0

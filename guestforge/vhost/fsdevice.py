@@ -58,10 +58,11 @@ class FileServer(Protocol):
 class Job:
     """A slow request: where its reply goes, and the reply once it is there."""
 
-    __slots__ = ("fault", "head", "reply", "request", "ring", "session", "size")
+    __slots__ = ("fault", "head", "reply", "request", "ring", "run", "session", "size")
 
     def __init__(self, ring: Vring, head: int, request: bytes, size: int, session: int) -> None:
         self.ring = ring
+        self.run = ring.run
         self.head = head
         self.request = request
         self.size = size
@@ -200,9 +201,14 @@ class FsDevice:
         self._loop.wake()
 
     def _deliver(self, job: Job) -> None:
-        """Write a reply to where the guest waits for it; keep it while its ring is stopped."""
+        """Write a reply to where the guest waits for it; keep it while its ring is stopped.
+
+        One to a ring that has begun anew since is dropped: the head, if it is out at all, is another request's.
+        """
         if job.fault is not None:
             raise job.fault
+        if job.run != job.ring.run:
+            return
         queue = job.ring.queue
         if queue is None:
             self._held.append(job)

@@ -93,7 +93,7 @@ class Inbox:
         except BlockingIOError:
             pass
         finally:
-            self.ring.give_back(len(buffers) - used)
+            self.ring.give_back([buffer.head for buffer in buffers[used:]])
         return got
 
     def _buffers(self, size: int) -> list[Buffer]:
@@ -106,7 +106,7 @@ class Inbox:
                 break
             vectors += len(buffer.views)
             if vectors > MAX_VECTORS and buffers and self.ring is not None:
-                self.ring.give_back(1)
+                self.ring.give_back([buffer.head])
                 break
             buffers.append(buffer)
             size -= buffer.capacity

@@ -9,6 +9,7 @@ could see half an index. Rings are little-endian, so the host must be too. Betwe
 import struct
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guestforge.vhost.errors import RingError
@@ -62,7 +63,12 @@ class Chain:
 
 
 class Virtqueue:
-    """One ring. `pop` takes chains, `push` gives them back, `publish` makes what was pushed visible at once."""
+    """One ring. `pop` takes chains, `push` gives them back, `publish` makes what was pushed visible at once.
+
+    `out` has a byte for each head, 1 where its chain was popped and not yet pushed. A driver owns a descriptor again
+    only when it was given back (2.7.13), but nothing keeps a guest to it: whoever offers a head that is out is refused.
+    So at most `size` chains are out, whatever a device keeps of each.
+    """
 
     __slots__ = (
         "_available",
@@ -75,11 +81,13 @@ class Virtqueue:
         "_published",
         "_used",
         "last_available",
+        "out",
         "size",
     )
 
     def __init__(self, layout: RingLayout, memory: MemoryTable, *, base: int, event_idx: bool) -> None:
         self.size = layout.size
+        self.out = bytearray(layout.size)
         self.last_available = base
         self._event_idx = event_idx
         self._known = base  # the guest's index as last read
@@ -124,15 +132,21 @@ class Virtqueue:
             return None
         head = self._available[2 + self.last_available % self.size]
         chain = self._walk(head)
+        if self.out[head]:
+            raise RingError(f"the chain at descriptor {head} is offered again, but was not given back")
+        self.out[head] = 1
         self.last_available = (self.last_available + 1) & 0xFFFF
         return chain
 
-    def give_back(self, count: int) -> None:
-        """Undo the last `count` pops, whose chains were not used."""
-        self.last_available = (self.last_available - count) & 0xFFFF
+    def give_back(self, heads: Sequence[int]) -> None:
+        """Undo the last pops, whose chains have these heads and were not used."""
+        for head in heads:
+            self.out[head] = 0
+        self.last_available = (self.last_available - len(heads)) & 0xFFFF
 
     def push(self, head: int, written: int) -> None:
         """Return a chain with the number of bytes written to it; the guest sees it at the next `publish`."""
+        self.out[head] = 0
         slot = 2 * (self._next_used % self.size)
         self._elements[slot] = head
         self._elements[slot + 1] = written

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from guestforge.vhost.errors import MemoryMapError, ProtocolError, RingError
 from guestforge.vhost.memory import MemoryTable
@@ -21,6 +21,7 @@ class Vring:
 
     __slots__ = (
         "_on_failure",
+        "_out",
         "_stopped_at",
         "addresses",
         "base",
@@ -32,6 +33,7 @@ class Vring:
         "kick_fd",
         "queue",
         "resumed",
+        "run",
         "size",
     )
 
@@ -46,7 +48,9 @@ class Vring:
         self.kick_fd = self.call_fd = self.error_fd = -1
         self.queue: Virtqueue | None = None
         self.resumed = False  # whether it runs on from where it stopped: the guest was paused, its driver not reset
+        self.run = 0  # counts the starts that were not resumptions: a chain belongs to the run in which it was popped
         self._stopped_at: tuple[int, int] | None = None
+        self._out = bytearray()  # of the virtqueue that was stopped
 
     def set_size(self, size: int) -> None:
         """Set the number of descriptors. Raises ProtocolError unless it is a power of two up to 32768."""
@@ -77,7 +81,12 @@ class Vring:
         layout = self._layout()
         if self.queue is None:
             self.queue = Virtqueue(layout, memory, base=self.base, event_idx=event_idx)
-            self.resumed = self.queue.position == self._stopped_at
+            # The indices of a driver that begins anew are both 0; those of a ring that stopped with chains out differ.
+            self.resumed = self.queue.position == self._stopped_at and self.size == len(self._out)
+            if self.resumed:
+                self.queue.out = self._out
+            else:
+                self.run += 1
         else:
             self.queue.map(layout, memory)
 
@@ -86,6 +95,7 @@ class Vring:
         if self.queue is not None:
             self.base = self.queue.last_available
             self._stopped_at = self.queue.position
+            self._out = self.queue.out
             self.queue = None
 
     def pop(self) -> Chain | None:
@@ -103,10 +113,10 @@ class Vring:
         if self.queue is not None:
             self.queue.push(head, written)
 
-    def give_back(self, count: int) -> None:
-        """Undo the last pops, whose chains were not used."""
+    def give_back(self, heads: Sequence[int]) -> None:
+        """Undo the last pops, whose chains have these heads and were not used."""
         if self.queue is not None:
-            self.queue.give_back(count)
+            self.queue.give_back(heads)
 
     def want_kicks(self) -> bool:
         """Ask for a kick at the next chain; return whether there is one already."""

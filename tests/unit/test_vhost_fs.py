@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from guestforge.vhost import fsdevice, protocol
 from guestforge.vhost.protocol import Request
-from tests.fs_frontend import HIPRIO, REQUESTS, SETLKW, SPACE, FakeServer, FsRig, fs_rig, message, place, until
+from tests.fs_frontend import HIPRIO, REQUESTS, SPACE, FakeServer, FsRig, fs_rig, message, place, until
 from tests.vhost_frontend import GUEST_BASE, MEMORY, RING_SIZE
 
 QUICK = 1  # LOOKUP
@@ -100,7 +100,7 @@ def test_a_request_without_a_header_is_given_back_unserved(rig: FsRig, server: F
 
 
 def test_a_request_that_blocks_can_not_be_made_too_long_for_a_thread(rig: FsRig, server: FakeServer) -> None:
-    assert rig.front.call(message(SETLKW, bytes(fsdevice.SLOW_REQUEST - 39))) == b""
+    assert rig.front.call(message(FakeServer.BLOCKS, bytes(fsdevice.SLOW_REQUEST - 39))) == b""
     assert server.seen == []
     assert "request of 4097 bytes refused" in rig.log[0]
 
@@ -180,7 +180,7 @@ def test_no_chain_upsets_the_device(descriptors: list[Any], heads: list[int], da
 
 
 def test_a_request_that_blocks_holds_nobody_up(rig: FsRig, server: FakeServer) -> None:
-    heads = [rig.front.submit(message(SETLKW, b"lock%d" % i)) for i in range(4)]
+    heads = [rig.front.submit(message(FakeServer.BLOCKS, b"lock%d" % i)) for i in range(4)]
     rig.front.wait(lambda: server.blocked == 4)
     for number in range(20):
         request = message(QUICK, b"%d" % number)
@@ -188,7 +188,7 @@ def test_a_request_that_blocks_holds_nobody_up(rig: FsRig, server: FakeServer) -
     server.release.set()
     got: dict[int, bytes] = {}
     rig.front.wait(lambda: got.update(rig.front.replies()) or len(got) == 4)
-    assert got == {head: message(SETLKW, b"lock%d" % i)[::-1] for i, head in enumerate(heads)}
+    assert got == {head: message(FakeServer.BLOCKS, b"lock%d" % i)[::-1] for i, head in enumerate(heads)}
 
 
 def test_the_operation_is_known_in_either_byte_order(rig: FsRig, server: FakeServer) -> None:
@@ -209,7 +209,7 @@ def test_a_guest_that_changes_the_header_after_the_look_changes_nothing(rig: FsR
     serve = server.serve
 
     def meddled(request: Any, reply: Any) -> int:
-        rig.front.memory[at : at + 40] = message(SETLKW)
+        rig.front.memory[at : at + 40] = message(FakeServer.BLOCKS)
         return serve(request, reply)
 
     server.serve = meddled  # type: ignore[method-assign]
@@ -219,7 +219,7 @@ def test_a_guest_that_changes_the_header_after_the_look_changes_nothing(rig: FsR
 
 def test_a_paused_guest_gets_its_reply_when_it_goes_on(rig: FsRig, server: FakeServer) -> None:
     assert rig.front.call(message(QUICK)) == message(QUICK)[::-1]
-    head = rig.front.submit(message(SETLKW, b"lock"))
+    head = rig.front.submit(message(FakeServer.BLOCKS, b"lock"))
     rig.front.wait(lambda: server.blocked)
     bases = rig.front.stop_rings()
     before = bytes(rig.front.memory)
@@ -230,12 +230,12 @@ def test_a_paused_guest_gets_its_reply_when_it_goes_on(rig: FsRig, server: FakeS
     rig.front.go_on(bases)
     got: dict[int, bytes] = {}
     rig.front.wait(lambda: got.update(rig.front.replies()) or got)
-    assert got == {head: message(SETLKW, b"lock")[::-1]}
+    assert got == {head: message(FakeServer.BLOCKS, b"lock")[::-1]}
     assert server.resets == 0
 
 
 def test_a_guest_that_was_reset_does_not_get_replies_to_its_past(rig: FsRig, server: FakeServer) -> None:
-    rig.front.submit(message(SETLKW, b"lock"))
+    rig.front.submit(message(FakeServer.BLOCKS, b"lock"))
     rig.front.wait(lambda: server.blocked)
     rig.front.reset()
     assert server.resets == 1
@@ -247,7 +247,7 @@ def test_a_guest_that_was_reset_does_not_get_replies_to_its_past(rig: FsRig, ser
 
 
 def test_a_chain_changed_while_we_had_it_stops_the_device(rig: FsRig, server: FakeServer) -> None:
-    head = rig.front.submit(message(SETLKW))
+    head = rig.front.submit(message(FakeServer.BLOCKS))
     rig.front.wait(lambda: server.blocked)
     rig.front.rings[REQUESTS].descriptor(head, GUEST_BASE + MEMORY, 64, 2)
     server.release.set()
@@ -257,7 +257,7 @@ def test_a_chain_changed_while_we_had_it_stops_the_device(rig: FsRig, server: Fa
 
 def test_a_device_that_ends_does_not_wait_for_a_request_that_blocks(server: FakeServer) -> None:
     with fs_rig(server) as rig:
-        rig.front.submit(message(SETLKW))
+        rig.front.submit(message(FakeServer.BLOCKS))
         rig.front.wait(lambda: server.blocked)
     assert not server.release.is_set()
 
@@ -267,7 +267,7 @@ def test_a_fault_of_the_server_in_a_thread_is_not_lost(rig: FsRig, server: FakeS
         raise ZeroDivisionError
 
     server.serve = broken  # type: ignore[method-assign]
-    rig.front.submit(message(SETLKW))
+    rig.front.submit(message(FakeServer.BLOCKS))
     with pytest.raises(ZeroDivisionError):
         rig.front.settle(100)
 
@@ -277,7 +277,7 @@ def test_a_fault_of_the_server_in_a_thread_is_not_lost(rig: FsRig, server: FakeS
 
 def test_a_second_front_end_finds_a_device_that_begins_anew(rig: FsRig, server: FakeServer) -> None:
     rig.front.call(message(QUICK))
-    rig.front.submit(message(SETLKW))
+    rig.front.submit(message(FakeServer.BLOCKS))
     rig.front.wait(lambda: server.blocked)
     front = rig.reconnect()
     front.set_up()
