@@ -1,7 +1,9 @@
 """What a guest can make a device hold: chains that are out, memory, threads, processor time."""
 
 import os
+import select
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from guestforge.vhost.errors import RingError
 from guestforge.vhost.memory import MemoryTable
 from guestforge.vhost.virtqueue import RingLayout, Virtqueue
-from tests.fs_frontend import REQUESTS, FakeServer, FsRig, fs_rig, message
+from tests.fs_frontend import REQUESTS, FakeServer, FsFrontEnd, FsRig, fs_rig, message
 from tests.unit.test_vhost_fs_program import F_WRLCK, SETLK, SETLKW, running
 from tests.unit.test_vhost_parsing import region
 from tests.vhost_frontend import RING_SIZE
@@ -125,7 +127,7 @@ def test_a_ring_that_begins_anew_gets_no_reply_to_its_past(rig: FsRig, server: F
     assert rig.front.call(request) == request[::-1]
 
 
-@pytest.mark.parametrize("waiters", [0, 1, 8])
+@pytest.mark.parametrize("waiters", [0, 1])
 def test_one_head_offered_for_ever_takes_no_memory(share: Path, waiters: int) -> None:
     with running(share) as made:
         guest = made.front_end()
@@ -138,9 +140,21 @@ def test_one_head_offered_for_ever_takes_no_memory(share: Path, waiters: int) ->
         ring = guest.front.rings[REQUESTS]
         before = memory_of(made.process.pid)
         head = guest.front.submit(guest.request(FSYNC, struct.pack("<QII", handle, 0, 0) + bytes(4000), node))
-        for _ in range(30_000):
-            ring.offer(head)
-            if ring.next_available % (RING_SIZE // 2) == 0:
-                ring.kick()
-        guest.front.settle(20)
+        for _ in range(1000):
+            for _ in range(RING_SIZE - 2):
+                ring.offer(head)
+            ring.kick()
+            if not takes_all(guest.front):
+                break
         assert memory_of(made.process.pid) - before < 4 * MIB
+
+
+def takes_all(front: FsFrontEnd) -> bool:
+    """Return whether the device takes what was offered; one that has found the ring malformed never does."""
+    ring = front.rings[REQUESTS]
+    end = time.monotonic() + 2
+    while ring._u16(ring.used + 4 + 8 * RING_SIZE) != ring.next_available:
+        if time.monotonic() > end or select.select([ring.error_fd], [], [], 0)[0]:
+            return False
+        time.sleep(0.0001)
+    return True
