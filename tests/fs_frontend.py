@@ -16,9 +16,11 @@ from guestforge.vhost.fsdevice import FileServer, FsDevice
 from guestforge.vhost.log import Log
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.protocol import Request
+from tests import vhost_frontend
 from tests.vhost_frontend import GUEST_BASE, DriverRing, FrontEnd
 
 HIPRIO, REQUESTS = 0, 1
+LARGE_RING = 512
 AREA = 0x10_0000  # where the heads' buffers begin
 SPACE = 0x2_0000  # bytes for each head: half of it for the request
 HEADER = struct.Struct("<IIQQIIIHH")
@@ -100,7 +102,20 @@ class FsFrontEnd(FrontEnd):
 
 def place(driver: DriverRing, head: int) -> int:
     """Return where in memory the buffers of a head are."""
-    return AREA + (driver.index * 0x10 + head // 4) % 0x16 * SPACE
+    return AREA + (driver.index * 0x10 + head // vhost_frontend.STRIDE) % (0x2C_0000 // SPACE) * SPACE
+
+
+@contextlib.contextmanager
+def large_rings() -> Iterator[None]:
+    """Have rings of LARGE_RING descriptors, each with a request of its own, which is short. Only with `indirect`."""
+    global SPACE
+    before = (vhost_frontend.RING_SIZE, vhost_frontend.RING_SPACE, vhost_frontend.STRIDE, SPACE)
+    try:
+        vhost_frontend.RING_SIZE, vhost_frontend.RING_SPACE = LARGE_RING, 0x1_0000
+        vhost_frontend.STRIDE, SPACE = 1, 1024
+        yield
+    finally:
+        vhost_frontend.RING_SIZE, vhost_frontend.RING_SPACE, vhost_frontend.STRIDE, SPACE = before
 
 
 @dataclass
@@ -112,6 +127,7 @@ class FakeServer:
     resets: int = 0
     release: threading.Event = field(default_factory=threading.Event)
     blocked: int = 0
+    waiting: list[tuple[bytes, Callable[[bytes], None]]] = field(default_factory=list)
 
     def serve(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> int:
         data = b"".join(request)
@@ -126,7 +142,20 @@ class FakeServer:
             done += len(part)
         return done
 
+    def wait(self, request: bytes, room: int, done: Callable[[bytes], None], *, patient: bool) -> bytes | None:
+        """Keep a request that waits for a lock, for `unlock` to answer."""
+        if not patient:
+            return b"refused"[:room]
+        self.waiting.append((request, done))
+        return None
+
+    def unlock(self) -> None:
+        for request, done in self.waiting:
+            done(request[::-1])
+        self.waiting.clear()
+
     def reset(self) -> None:
+        self.unlock()
         self.resets += 1
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ twice.
 import itertools
 import os
 import struct
+import threading
 from types import SimpleNamespace
 
 # asm/fcntl.h of each family, in octal
@@ -16,6 +17,7 @@ FLAGS = {
     "powerpc": {"O_DIRECTORY": 0o40000, "O_NOFOLLOW": 0o100000, "O_LARGEFILE": 0o200000, "O_DIRECT": 0o400000},
 }
 ROOT = 1
+SETLKW = 33
 ALL = 0xFFFF_FFFF
 
 
@@ -55,7 +57,10 @@ class Client:
         """Make a request; return the reply's payload, None if there is no reply. Raises FuseError."""
         header, unique = self.header(opcode, node, len(body), unique)
         memory = bytearray(16 + room)
-        size = self.server.serve(self.cut(header + body, [40]), self.cut(memory, [16]))
+        if opcode == SETLKW:
+            size = self.wait(header + body, memory)
+        else:
+            size = self.server.serve(self.cut(header + body, [40]), self.cut(memory, [16]))
         if size == 0:
             return None
         length, error, answered = self.unpack("IiQ", memory)
@@ -64,6 +69,21 @@ class Client:
             assert length == 16
             raise FuseError(-error, os.strerror(-error))
         return bytes(memory[16:length])
+
+    def wait(self, request, memory):
+        """Make a request that may wait for a lock, and wait for its reply."""
+        came, replies = threading.Event(), []
+
+        def done(reply):
+            replies.append(reply)
+            came.set()
+
+        reply = self.server.wait(request, len(memory), done, patient=True)
+        if reply is None:
+            came.wait()
+            (reply,) = replies
+        memory[: len(reply)] = reply
+        return len(reply)
 
     def cut(self, data, usual):
         """Cut memory into pieces, as a guest's descriptors do."""

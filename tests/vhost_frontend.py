@@ -27,6 +27,7 @@ USER_BASE = 0x7F00_0000_0000  # the same as the front end's address
 MEMORY = 4 * 1024 * 1024
 RING_SIZE = 64
 RING_SPACE = 16 * 1024  # for each ring's three parts
+STRIDE = 4  # descriptors that a head owns
 BUFFERS = 0x10_0000  # where packet buffers begin
 BUFFER = 4096 - 512  # like a Linux driver's receive buffers
 TX_BUFFERS = 0x20_0000
@@ -45,8 +46,8 @@ class DriverRing:
         self.base = index * RING_SPACE
         self.descriptors = self.base
         self.available = self.base + RING_SIZE * 16
-        self.used = self.base + 0x1000
-        self.tables = self.base + 0x2000  # indirect tables, 4 entries a head
+        self.used = self.base + RING_SPACE // 4
+        self.tables = self.base + RING_SPACE // 2  # indirect tables, 4 entries a head
         self.kick_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.error_fd = os.eventfd(0, os.EFD_NONBLOCK)
@@ -58,7 +59,7 @@ class DriverRing:
         self.memory[self.base : self.base + RING_SPACE] = bytes(RING_SPACE)
         self.next_available = 0
         self.seen_used = 0
-        self.free = list(range(0, RING_SIZE, 4))  # heads; each owns 4 descriptors
+        self.free = list(range(0, RING_SIZE, STRIDE))  # heads
 
     def descriptor(self, number: int, address: int, length: int, flags: int, following: int = 0) -> None:
         struct.pack_into("<QIHH", self.memory, self.descriptors + number * 16, address, length, flags, following)
@@ -70,14 +71,15 @@ class DriverRing:
     def add_parts(self, parts: Sequence[tuple[int, int, int]]) -> int:
         """Offer a chain of (guest address, length, flags without NEXT) parts, at most 4; return its head."""
         head = self.free.pop(0)
+        table = head // STRIDE * 4 * 16
         for i, (address, length, flags) in enumerate(parts):
             fields = (address, length, flags | (i < len(parts) - 1))
             if self.indirect:
-                struct.pack_into("<QIHH", self.memory, self.tables + (head + i) * 16, *fields, i + 1)
+                struct.pack_into("<QIHH", self.memory, self.tables + table + i * 16, *fields, i + 1)
             else:
                 self.descriptor(head + i, *fields, head + i + 1)
         if self.indirect:
-            self.descriptor(head, GUEST_BASE + self.tables + head * 16, len(parts) * 16, 4)
+            self.descriptor(head, GUEST_BASE + self.tables + table, len(parts) * 16, 4)
         self.offer(head)
         return head
 

@@ -2,11 +2,13 @@
 
 What is in a request is the server's business. The device looks at one number of it, the operation, to keep those that
 may take long from holding up the rest: these run in threads, on copies, so that a ring may stop and start meanwhile.
+Requests that wait for a lock are no thread's work, and no other request waits for them.
 """
 
 import struct
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from guestforge.vhost.errors import MemoryMapError, RingError
@@ -28,12 +30,15 @@ MAX_REQUEST = MAX_WRITE + SLACK
 LARGEST_PAGE = 64 * 1024  # of the guests' pages. Nothing is allocated for a reply, so its size costs nothing.
 MAX_REPLY = MAX_PAGES * LARGEST_PAGE + SLACK
 
-# Operations that may wait for other guests' locks, for the disk, or for the copy of a whole file. Their replies are
-# short: none returns file data.
-SLOW = frozenset({Op.FSYNC, Op.FSYNCDIR, Op.SETLKW, Op.FALLOCATE, Op.COPY_FILE_RANGE, Op.SYNCFS})
+# Operations that may wait for the disk, for the copy of a whole file, or for somebody's lock: none of these kinds holds
+# up another. Their replies are short: none returns file data.
+SYNCS = frozenset({Op.FSYNC, Op.FSYNCDIR, Op.SYNCFS})
+MOVES = frozenset({Op.FALLOCATE, Op.COPY_FILE_RANGE})
+SLOW = SYNCS | MOVES | {Op.SETLKW}
 SLOW_REPLY = 256  # bytes; the longest of these has 24
 SLOW_REQUEST = 4096  # bytes; the longest has 40 + 56
-MAX_WORKERS = 256  # who waits for a lock beyond these waits for a thread first
+MAX_WORKERS = 64  # threads for SYNCS, and as many for MOVES
+MAX_SLOW = 512  # requests of both kinds at once; above it the rings are left alone
 
 REQUESTS_AT_ONCE = 64  # of a ring, then the others and the front end have their turn
 REQUESTS_A_FLUSH = 8
@@ -48,7 +53,13 @@ class FileServer(Protocol):
     def serve(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> int:
         """Serve a request and return how many bytes the reply has, 0 for none. Raises nothing for what a guest sends.
 
-        May block.
+        May take as long as the disk, but waits for nobody's lock.
+        """
+
+    def wait(self, request: bytes, room: int, done: Callable[[bytes], None], *, patient: bool) -> bytes | None:
+        """Serve a request that may wait for a lock; return the reply, or None and call `done` with it later, once.
+
+        Without `patient` a request that would wait is refused.
         """
 
     def reset(self) -> None:
@@ -58,7 +69,7 @@ class FileServer(Protocol):
 class Job:
     """A slow request: where its reply goes, and the reply once it is there."""
 
-    __slots__ = ("fault", "head", "reply", "request", "ring", "run", "session", "size")
+    __slots__ = ("fault", "head", "locking", "reply", "request", "ring", "run", "session", "size")
 
     def __init__(self, ring: Vring, head: int, request: bytes, size: int, session: int) -> None:
         self.ring = ring
@@ -69,6 +80,7 @@ class Job:
         self.session = session
         self.reply = b""
         self.fault: Exception | None = None
+        self.locking = False  # it waits for a lock, and no thread has it
 
 
 class FsDevice:
@@ -87,8 +99,11 @@ class FsDevice:
         self._log = log
         self._config = _config(tag) if tag else b""
         self._running: dict[int, Vring] = {}
-        self._workers = Workers(MAX_WORKERS)
-        self._done: deque[Job] = deque()  # by the workers
+        self._syncs, self._moves = Workers(MAX_WORKERS), Workers(MAX_WORKERS)
+        self._slow = 0  # requests that these have, up to their replies
+        self._paused: dict[int, Vring] = {}  # rings that wait until there are fewer
+        self._locking: Counter[int] = Counter()  # requests that wait for a lock, by their ring
+        self._done: deque[Job] = deque()  # by other threads
         self._held: list[Job] = []  # done while their ring was stopped
         self._session = 0  # counts the guest's drivers: replies to an earlier one are dropped
         self._over = False  # no ring runs: the next start shows whether the guest was paused or reset
@@ -123,6 +138,10 @@ class FsDevice:
         ring.spare_kicks()
         waiting = size = 0  # not flushed: requests and bytes
         for _ in range(REQUESTS_AT_ONCE):
+            if self._slow >= MAX_SLOW:
+                self._paused[ring.index] = ring
+                ring.flush()
+                return
             chain = ring.pop()
             if chain is None:
                 ring.flush()
@@ -139,16 +158,14 @@ class FsDevice:
     def flush(self) -> None:
         """Give replies of slow requests to the guest: called after each batch of events."""
         while self._done:
-            job = self._done.popleft()
-            if job.session == self._session:
-                self._deliver(job)
+            self._deliver(self._done.popleft())
         for ring in list(self._running.values()):
             ring.flush()
 
     def close(self) -> None:
         """Drop what waits. The server is its owner's to close."""
         self._session += 1
-        self._workers.drop()
+        self._drop()
 
     # Requests
 
@@ -169,32 +186,56 @@ class FsDevice:
             request[0] = memoryview(header)
         else:
             header = _split_header(request)
-        if _opcode(header) in SLOW:
-            self._give_to_worker(ring, chain)
+        operation = _opcode(header)
+        if operation in SLOW:
+            self._begin_slow(ring, chain, operation)
             return 0
         written = self._server.serve(request, chain.writable)
         ring.push(chain.head, written)
         return chain.readable_size + written
 
-    def _give_to_worker(self, ring: Vring, chain: Chain) -> None:
+    def _begin_slow(self, ring: Vring, chain: Chain, operation: int) -> None:
         if chain.readable_size > SLOW_REQUEST:
             self._log.say(f"request of {chain.readable_size} bytes refused: its operation has at most {SLOW_REQUEST}")
             ring.push(chain.head, 0)
             return
         request = b"".join(chain.readable)
         job = Job(ring, chain.head, request, min(chain.writable_size, SLOW_REPLY), self._session)
-        self._workers.submit(lambda: self._work(job))
+        if operation == Op.SETLKW:
+            self._lock(job, chain)
+            return
+        self._slow += 1
+        (self._syncs if operation in SYNCS else self._moves).submit(lambda: self._work(job))
+
+    def _lock(self, job: Job, chain: Chain) -> None:
+        """Serve a request that may wait for a lock.
+
+        A quarter of a ring is kept free of those that do: or nobody could say any more that the lock is given up.
+        """
+        ring = job.ring
+        patient = self._locking[ring.index] < ring.size * 3 // 4
+
+        def done(reply: bytes) -> None:
+            job.reply = reply
+            self._done.append(job)
+            self._loop.wake()
+
+        reply = self._server.wait(job.request, job.size, done, patient=patient)
+        if reply is not None:
+            ring.push(job.head, _scatter(chain.writable, reply))
+            return
+        job.locking = True
+        self._locking[ring.index] += 1
 
     def _work(self, job: Job) -> None:
         """In a worker: serve a request on copies, and tell the loop."""
-        if job.session != self._session:
-            return
         reply = memoryview(bytearray(job.size))
         try:
             # in the pieces in which Linux sends it: the header, and the rest
             request = memoryview(job.request)
             pieces = (request[:IN_HEADER_SIZE], request[IN_HEADER_SIZE:])
-            job.reply = bytes(reply[: self._server.serve(pieces, (reply,) if job.size else ())])
+            if job.session == self._session:
+                job.reply = bytes(reply[: self._server.serve(pieces, (reply,) if job.size else ())])
         except Exception as fault:
             job.fault = fault
         self._done.append(job)
@@ -203,16 +244,19 @@ class FsDevice:
     def _deliver(self, job: Job) -> None:
         """Write a reply to where the guest waits for it; keep it while its ring is stopped.
 
-        One to a ring that has begun anew since is dropped: the head, if it is out at all, is another request's.
+        One to an earlier driver, or to a ring that has begun anew since, is dropped: the head, if it is out at all, is
+        another request's.
         """
-        if job.fault is not None:
-            raise job.fault
-        if job.run != job.ring.run:
-            return
+        current = job.session == self._session and job.run == job.ring.run
         queue = job.ring.queue
-        if queue is None:
+        if current and queue is None:
             self._held.append(job)
             return
+        self._count_off(job)
+        if not current or queue is None:
+            return
+        if job.fault is not None:
+            raise job.fault
         try:
             chain = queue.chain(job.head)
         except (RingError, MemoryMapError) as error:
@@ -220,13 +264,28 @@ class FsDevice:
             return
         job.ring.push(job.head, _scatter(chain.writable, job.reply))
 
+    def _count_off(self, job: Job) -> None:
+        """Take note that nothing is kept of a request any more; rings that waited for that go on."""
+        if job.locking:
+            self._locking[job.ring.index] -= 1
+            return
+        self._slow -= 1
+        while self._paused and self._slow < MAX_SLOW:
+            ring = self._paused.popitem()[1]
+            self._loop.call_soon(partial(self._go_on, ring))
+
     def _begin_anew(self) -> None:
         self._over = False
         self._session += 1
-        self._workers.drop()
-        self._done.clear()
-        self._held.clear()
+        self._drop()
         self._server.reset()
+
+    def _drop(self) -> None:
+        """Forget what no thread has begun, and what waits for a ring."""
+        self._slow -= self._syncs.drop() + self._moves.drop()
+        held, self._held = self._held, []
+        for job in held:
+            self._count_off(job)
 
 
 def _config(tag: str) -> bytes:

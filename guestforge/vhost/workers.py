@@ -1,5 +1,6 @@
 """Threads for requests that may take long, so that the others do not wait for them."""
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +11,7 @@ STACK = 512 * 1024  # bytes; what is called is Python, whose frames are elsewher
 class Workers:
     """Runs calls in threads: a new one for each call while none is idle, up to `most`; then calls wait in order.
 
-    The threads are daemons: one that blocks for ever, in a lock that nobody gives up, does not keep the process.
+    The threads are daemons: one that blocks for ever, on a disk that does not answer, does not keep the process.
     """
 
     def __init__(self, most: int) -> None:
@@ -31,9 +32,14 @@ class Workers:
             self._start()
         self._wanted.release()
 
-    def drop(self) -> None:
-        """Forget the calls that no thread has begun."""
-        self._calls.clear()
+    def drop(self) -> int:
+        """Forget the calls that no thread has begun; return how many they were."""
+        dropped = 0
+        with contextlib.suppress(IndexError):
+            while True:
+                self._calls.popleft()
+                dropped += 1
+        return dropped
 
     def _start(self) -> None:
         before = threading.stack_size(STACK)

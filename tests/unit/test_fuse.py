@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
 from guestforge.vhost.fuse.abi import layout
-from guestforge.vhost.fuse.interrupts import MAX_EARLY
 from guestforge.vhost.fuse.protocol import Init, Op
 from guestforge.vhost.fuse.server import OFFERED, OPERATIONS, FuseServer
 from guestforge.vhost.fuse.share import Share
+from guestforge.vhost.fuse.waiters import MAX_EARLY
 from tests.fuse_client import ALL, ROOT, Client, failing
 
 ABIS = {

@@ -1,5 +1,8 @@
 """What a guest can make a device hold: chains that are out, memory, threads, processor time."""
 
+import contextlib
+import errno
+import fcntl
 import os
 import select
 import struct
@@ -11,15 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guestforge.vhost import fsdevice
 from guestforge.vhost.errors import RingError
 from guestforge.vhost.memory import MemoryTable
 from guestforge.vhost.virtqueue import RingLayout, Virtqueue
-from tests.fs_frontend import REQUESTS, FakeServer, FsFrontEnd, FsRig, fs_rig, message
-from tests.unit.test_vhost_fs_program import F_WRLCK, SETLK, SETLKW, running
+from tests.fs_frontend import HIPRIO, LARGE_RING, REQUESTS, FakeServer, FsFrontEnd, FsRig, fs_rig, large_rings, message
+from tests.unit.test_vhost_fs_program import F_UNLCK, F_WRLCK, SETLK, SETLKW, Guest, Program, running
 from tests.unit.test_vhost_parsing import region
 from tests.vhost_frontend import RING_SIZE
 
-FSYNC = 20
+# include/uapi/linux/fuse.h
+RELEASE, FSYNC, FSYNCDIR, INTERRUPT, DESTROY, FALLOCATE, COPY_FILE_RANGE, SYNCFS = 18, 20, 30, 36, 38, 43, 47, 50
+EINTR, EBADF, ENOLCK = errno.EINTR, errno.EBADF, errno.ENOLCK
 MIB = 1024 * 1024
 
 
@@ -158,3 +164,151 @@ def takes_all(front: FsFrontEnd) -> bool:
             return False
         time.sleep(0.0001)
     return True
+
+
+# Requests that wait for a lock
+
+
+@contextlib.contextmanager
+def locked(share: Path, waiters: int) -> Iterator[tuple[Program, Guest, int, int, list[int]]]:
+    """Yield program, guest, node, handle of a file that the guest has locked, and heads of requests that wait for it."""
+    with large_rings(), running(share) as made:
+        guest = made.front_end()
+        guest.init()
+        node = guest.lookup("file")
+        handle = guest.open(node, os.O_RDWR)
+        assert guest.call(SETLK, guest.lock(handle, 1, F_WRLCK), node)[0] == 0
+        heads = [
+            guest.front.submit(guest.request(SETLKW, guest.lock(handle, 2 + owner, F_WRLCK), node), room=64)
+            for owner in range(waiters)
+        ]
+        yield made, guest, node, handle, heads
+
+
+@pytest.mark.parametrize("operation", [FSYNC, FSYNCDIR, SYNCFS, FALLOCATE, COPY_FILE_RANGE])
+def test_no_number_of_waiters_holds_up_the_disk(share: Path, operation: int) -> None:
+    with locked(share, 300) as (_, guest, node, handle, heads):
+        body = {
+            FSYNC: struct.pack("<QII", handle, 0, 0),
+            FSYNCDIR: struct.pack("<QII", 0, 0, 0),
+            SYNCFS: bytes(8),
+            FALLOCATE: struct.pack("<3Q2I", handle, 0, 100, 0, 0),
+            COPY_FILE_RANGE: struct.pack("<7Q", handle, 0, node, handle, 200, 10, 0),
+        }[operation]
+        began = time.monotonic()
+        error = guest.call(operation, body, node)[0]
+        assert time.monotonic() - began < 1
+        assert error == (EBADF if operation == FSYNCDIR else 0)
+        # and when the holder has synced and unlocks, they go on: one after the other, for each is an owner of its own
+        assert drain(guest, node, handle, heads) == 300
+
+
+def drain(guest: Guest, node: int, handle: int, heads: list[int]) -> int:
+    """Unlock for whoever has the lock until all who waited have had it; return how many that were."""
+    owners = {head: 2 + number for number, head in enumerate(heads)}
+    got: dict[int, bytes] = {}
+    holder, had = 1, 0
+    while had < len(heads):
+        guest.front.submit(guest.request(SETLK, guest.lock(handle, holder, F_UNLCK), node), room=64)
+        got.clear()
+        guest.front.wait(lambda: got.update(guest.front.replies()) or owners.keys() & got.keys())
+        (head,) = owners.keys() & got.keys()
+        assert struct.unpack_from("<Ii", got[head])[1] == 0
+        holder, had = owners.pop(head), had + 1
+    return had
+
+
+def test_waiters_cost_little(share: Path) -> None:
+    with locked(share, 300) as (made, guest, node, handle, _):
+        guest.call(SETLK, guest.lock(handle, 1, F_WRLCK), node)
+        time.sleep(0.3)
+        before, began = processor_time(made.process.pid), time.monotonic()
+        time.sleep(2)
+        used = (processor_time(made.process.pid) - before) / (time.monotonic() - began)
+        assert used < 0.05
+        assert len(list(Path(f"/proc/{made.process.pid}/task").iterdir())) < 8
+
+
+def processor_time(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_lock_of_the_host_is_had_soon_after_it_ends(share: Path) -> None:
+    with (share / "file").open("r+b") as file, running(share) as made:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        guest = made.front_end()
+        guest.init()
+        node = guest.lookup("file")
+        handle = guest.open(node, os.O_RDWR)
+        body = guest.lock(handle, 1, F_WRLCK)[:-8] + struct.pack("<II", 1, 0)
+        head = guest.front.submit(guest.request(SETLKW, body, node))
+        guest.front.settle(200)
+        assert guest.front.replies() == {}
+        fcntl.flock(file, fcntl.LOCK_UN)
+        got: dict[int, bytes] = {}
+        guest.front.wait(lambda: got.update(guest.front.replies()) or got)
+        assert struct.unpack_from("<Ii", got[head])[1] == 0
+
+
+@pytest.mark.parametrize("way", ["interrupt", "close", "destroy", "reset"])
+def test_every_waiter_can_be_ended(share: Path, way: str) -> None:
+    with locked(share, 200) as (_, guest, node, handle, heads):
+        got: dict[int, bytes] = {}
+        if way == "interrupt":
+            for unique in range(guest.unique - 2 * len(heads) + 2, guest.unique + 1, 2):
+                guest.front.call(message(INTERRUPT, struct.pack("<Q", unique)), room=0, ring=HIPRIO)
+        elif way == "close":
+            guest.call(RELEASE, struct.pack("<QIIQ", handle, 0, 0, 0), node)
+        elif way == "destroy":
+            guest.front.submit(guest.request(DESTROY), room=64)
+        else:
+            guest.front.reset()
+            guest.init()
+            again = guest.lookup("file")
+            body = guest.lock(guest.open(again, os.O_RDWR), 2, F_WRLCK)
+            assert guest.call(SETLKW, body, again)[0] == 0
+            return
+        guest.front.wait(lambda: got.update(guest.front.replies()) or len(got.keys() & set(heads)) == len(heads))
+        wanted = EBADF if way == "close" else EINTR
+        assert {struct.unpack_from("<Ii", got[head])[1] for head in heads} == {-wanted}
+
+
+def test_waiters_leave_room_in_the_ring(share: Path) -> None:
+    """Who waits when three quarters of the ring wait is refused: the unlocking request would find no place."""
+    with locked(share, 0) as (_, guest, node, handle, _heads):
+        for owner in range(LARGE_RING * 3 // 4):
+            guest.front.submit(guest.request(SETLKW, guest.lock(handle, 2 + owner, F_WRLCK), node), room=64)
+        assert guest.call(SETLKW, guest.lock(handle, 2000, F_WRLCK), node)[0] == ENOLCK
+        assert guest.call(SETLK, guest.lock(handle, 1, F_UNLCK), node)[0] == 0
+
+
+def test_so_many_slow_requests_that_a_ring_has_to_wait(
+    rig: FsRig, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsdevice, "MAX_SLOW", 3)
+    heads = [rig.front.submit(message(FakeServer.BLOCKS, b"%d" % number)) for number in range(10)]
+    rig.front.settle(30)
+    assert server.blocked == 3
+    server.release.set()
+    got: dict[int, bytes] = {}
+    rig.front.wait(lambda: got.update(rig.front.replies()) or len(got) == 10)
+    assert sorted(got) == heads
+    assert (rig.device._slow, rig.device._paused) == (0, {})
+
+
+@pytest.mark.parametrize("kind", ["blocks", "waits"])
+def test_nothing_is_counted_twice_over_resets(rig: FsRig, server: FakeServer, kind: str) -> None:
+    rig.front.call(message(1))
+    for number in range(20):
+        rig.front.submit(message(SETLKW if kind == "waits" else FakeServer.BLOCKS))
+        if number % 2:
+            rig.front.settle(3)
+        if number % 3 == 0:
+            rig.front.go_on(rig.front.stop_rings())
+        rig.front.reset()
+    server.release.set()
+    rig.front.wait(lambda: not rig.device._slow and not rig.device._locking[REQUESTS])
+    assert rig.device._held == []
+    request = message(1, b"alive")
+    assert rig.front.call(request) == request[::-1]

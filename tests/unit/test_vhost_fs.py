@@ -15,6 +15,7 @@ from tests.fs_frontend import HIPRIO, REQUESTS, SPACE, FakeServer, FsRig, fs_rig
 from tests.vhost_frontend import GUEST_BASE, MEMORY, RING_SIZE
 
 QUICK = 1  # LOOKUP
+SETLKW = 33
 
 
 @pytest.fixture
@@ -194,13 +195,20 @@ def test_a_request_that_blocks_holds_nobody_up(rig: FsRig, server: FakeServer) -
 def test_the_operation_is_known_in_either_byte_order(rig: FsRig, server: FakeServer) -> None:
     server.release.set()
     seen: list[object] = []
-    submit = rig.device._workers.submit
-    rig.device._workers.submit = lambda call: (seen.append(call), submit(call))  # type: ignore[assignment,func-returns-value]
+    for workers in (rig.device._syncs, rig.device._moves):
+        submit = workers.submit
+        workers.submit = lambda call, submit=submit: (seen.append(call), submit(call))  # type: ignore[assignment,misc]
     for order in "<>":
-        for opcode in (QUICK, *sorted(fsdevice.SLOW)):
+        for opcode in (QUICK, *sorted(fsdevice.SYNCS | fsdevice.MOVES)):
             request = message(opcode, order=order)
             assert rig.front.call(request) == request[::-1]
-    assert len(seen) == 2 * len(fsdevice.SLOW)
+        head = rig.front.submit(message(SETLKW, order=order))
+        rig.front.wait(lambda: server.waiting)
+        server.unlock()
+        got: dict[int, bytes] = {}
+        rig.front.wait(lambda got=got: got.update(rig.front.replies()) or got)
+        assert got == {head: message(SETLKW, order=order)[::-1]}
+    assert len(seen) == 2 * len(fsdevice.SYNCS | fsdevice.MOVES)
 
 
 def test_a_guest_that_changes_the_header_after_the_look_changes_nothing(rig: FsRig, server: FakeServer) -> None:

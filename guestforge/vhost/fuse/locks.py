@@ -1,15 +1,14 @@
 """Locks, which hold against other guests and the host too.
 
 flock(2)'s locks are those of the host's open file. POSIX locks belong to a process of the guest: each of their owners
-has an open description of its own of the file, and locks that (fcntl(2), open file description locks). Whoever waits
-asks again every few milliseconds: so an INTERRUPT, or the end of the guest, ends the wait.
+has an open description of its own of the file, and locks that (fcntl(2), open file description locks). No request
+waits in here: SETLKW tries once, as SETLK does, and who asked has it tried again (waiters.py).
 """
 
 import errno
 import fcntl
 import os
 import struct
-import time
 from typing import Final
 
 from guestforge.vhost.fuse.nodes import Node, closing, refuse
@@ -21,8 +20,6 @@ F_OFD_SETLK: Final = 37
 FLOCK: Final = struct.Struct("hh4xqqi4x")  # struct flock of 64-bit hosts
 END: Final = 0x7FFF_FFFF_FFFF_FFFF  # the last byte of a lock up to the end of the file
 FLOCK_OPERATIONS: Final = {fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN}
-FIRST_WAIT: Final = 0.002  # seconds
-LONGEST_WAIT: Final = 0.05
 
 
 def getlk(share: Share, request: Request) -> bytes:
@@ -45,36 +42,14 @@ def getlk(share: Share, request: Request) -> bytes:
 
 
 def setlk(share: Share, request: Request) -> bytes:
-    """Lock or unlock, without waiting."""
+    """Lock or unlock. Raises EAGAIN or EACCES where somebody else's lock is in the way."""
     _lock(share, request)
     return b""
 
 
-def setlkw(share: Share, request: Request) -> bytes:
-    """Lock, waiting for whoever has it."""
-    wait = FIRST_WAIT
-    share.interrupts.begin(request.unique)
-    try:
-        while True:
-            try:
-                _lock(share, request)
-            except OSError as e:
-                if e.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-            else:
-                return b""
-            if request.unique in share.interrupts:
-                raise refuse(errno.EINTR)
-            share.retired.begin()  # nothing of what was found is used again
-            time.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT)
-    finally:
-        share.interrupts.end(request.unique)
-
-
 def interrupt(share: Share, request: Request) -> None:
     """End the wait of a request; one that does not wait is left alone. Nobody waits for an answer."""
-    share.interrupts.interrupt(request.fields("Q")[0])
+    share.waiters.interrupt(request.fields("Q")[0])
 
 
 def _lock(share: Share, request: Request) -> None:
@@ -85,6 +60,8 @@ def _lock(share: Share, request: Request) -> None:
         handle = share.handles.file(number)
         handle.flocked = True
         fcntl.flock(handle.descriptor, FLOCK_OPERATIONS[kind] | fcntl.LOCK_NB)
+        if kind != fcntl.F_WRLCK:  # a lock for reading may have been one for writing
+            share.waiters.released(handle.node.id)
         return
     asked = FLOCK.pack(kind, os.SEEK_SET, start, _length(start, end), 0)
     locks = share.nodes.locks
@@ -96,6 +73,8 @@ def _lock(share: Share, request: Request) -> None:
         if descriptor is None:
             raise refuse(errno.ENOLCK)
         fcntl.fcntl(descriptor, F_OFD_SETLK, asked)
+    if kind != fcntl.F_WRLCK:
+        share.waiters.released(node.id)
 
 
 def _description(share: Share, node: Node) -> int:
@@ -115,6 +94,6 @@ def _length(start: int, end: int) -> int:
 OPERATIONS: dict[int, Operation] = {
     Op.GETLK: getlk,
     Op.SETLK: setlk,
-    Op.SETLKW: setlkw,
+    Op.SETLKW: setlk,
     Op.INTERRUPT: interrupt,
 }

@@ -60,8 +60,8 @@ class Handle:
 class Nodes:
     """The nodes below a root. Its methods raise OSError with what the guest is to be told."""
 
-    def __init__(self, root: int, retired: Retired) -> None:
-        self.locks = PosixLocks()
+    def __init__(self, root: int, retired: Retired, released: Callable[[int], None]) -> None:
+        self.locks = PosixLocks(released)
         self._retired = retired
         self._lock = threading.Lock()
         self._ids = itertools.count(ROOT_ID + 1)
@@ -211,6 +211,7 @@ class Handles:
     def _close(self, handle: Handle) -> None:
         if handle.flocked:  # at once, though the descriptor may stay open for a moment
             fcntl.flock(handle.descriptor, fcntl.LOCK_UN)
+            self._nodes.locks.released(handle.node.id)
         self._retired.close(handle.descriptor)
         self._nodes.drop(handle.node)
 

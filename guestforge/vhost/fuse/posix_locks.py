@@ -15,8 +15,9 @@ class PosixLocks:
     later, and then its node's locks with it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, released: Callable[[int], None]) -> None:
         self.mutex = threading.Lock()
+        self.released = released  # called with the node of which locks have gone
         self._by_node: dict[int, dict[int, int]] = {}
 
     def get(self, node: int, owner: int) -> int | None:
@@ -40,6 +41,7 @@ class PosixLocks:
             descriptor = self._by_node.get(node, {}).pop(owner, None)
             if descriptor is not None:
                 os.close(descriptor)
+        self.released(node)
 
     def release(self, node: int) -> None:
         """End all locks on a file."""

@@ -29,6 +29,7 @@ from guestforge.vhost.fuse.protocol import (
 )
 from guestforge.vhost.fuse.scattered import scatter, split
 from guestforge.vhost.fuse.share import Operation, Request, open_share
+from guestforge.vhost.fuse.waiters import Waiter
 
 OFFERED: Final = (
     Init.ASYNC_READ | Init.POSIX_LOCKS | Init.ATOMIC_O_TRUNC | Init.BIG_WRITES | Init.FLOCK_LOCKS
@@ -36,6 +37,7 @@ OFFERED: Final = (
     | Init.MAX_PAGES | Init.HANDLE_KILLPRIV_V2 | Init.INIT_EXT | Init.DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
 MAX_BACKGROUND: Final = 64  # requests that the guest's kernel makes for itself, such as to read ahead
+HELD: Final = (errno.EAGAIN, errno.EACCES)  # somebody else has a lock that is in the way, fcntl(2)
 LOG_INTERVAL: Final = 1.0  # seconds between two lines about what a guest sent
 
 OPERATIONS: Final[dict[int, Operation]] = {
@@ -64,6 +66,7 @@ class FuseServer:
         """Do one request; return how many bytes the reply has, 0 for none.
 
         `request` is what the guest wrote, `reply` where it wants the answer. Raises nothing for what a guest sends.
+        A lock that can't be had at once is refused with EAGAIN; `wait` waits for it.
         """
         try:
             parsed, fault = self._parse(request, reply)
@@ -73,25 +76,54 @@ class FuseServer:
         if fault:
             self._complain(f"malformed request: {fault}")
             return self._reply(parsed, reply, -errno.EINVAL, 0)
-        self._share.retired.begin()
-        try:
-            return self._answer(parsed, reply)
-        finally:
-            self._share.retired.end()
+        return self._do(parsed, reply)
+
+    def wait(self, request: bytes, room: int, done: Callable[[bytes], None], *, patient: bool) -> bytes | None:
+        """Do one request, which may wait for a lock. Return the reply, of at most `room` bytes; or None.
+
+        Then `done` is called with it later, once, in any thread. Where there is no more room for one that waits it is
+        refused with ENOLCK, as it always is without `patient`.
+        """
+        whole, reply = memoryview(request), memoryview(bytearray(room))
+        pieces = (whole[:IN_HEADER_SIZE], whole[IN_HEADER_SIZE:])
+        size = self.serve(pieces, (reply,) if room else ())
+        if size < OUT_HEADER_SIZE:
+            return bytes(reply[:size])
+        parsed, _ = self._parse(pieces, (reply,))
+        error = layout(parsed.order, OUT_HEADER).unpack_from(reply)[1]
+        if parsed.opcode != Op.SETLKW or -error not in HELD:
+            return bytes(reply[:size])
+
+        def attempt(number: int) -> bytes | None:
+            size = self._reply(parsed, (reply,), -number, 0) if number else self._do(parsed, (reply,))
+            error = layout(parsed.order, OUT_HEADER).unpack_from(reply)[1]
+            return None if -error in HELD else bytes(reply[:size])
+
+        waiter = Waiter(parsed.unique, parsed.node, attempt, done)
+        refused = self._share.waiters.add(waiter) if patient else errno.ENOLCK
+        return attempt(refused) if refused else None
 
     def reset(self) -> None:
         """Forget the guest: its driver begins anew."""
         self._order = None
         share = self._share
-        share.interrupts.interrupt_all()
+        share.waiters.end_all()
         share.handles.clear()
         share.nodes.clear()
 
     def close(self) -> None:
         """Forget the guest and the directory."""
+        self._share.waiters.close()
         self.reset()
         self._share.nodes.close()
         os.close(self._share.proc)
+
+    def _do(self, request: Request, reply: Sequence[memoryview]) -> int:
+        self._share.retired.begin()
+        try:
+            return self._answer(request, reply)
+        finally:
+            self._share.retired.end()
 
     def _parse(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> tuple[Request, str]:
         """Return a request, and what is wrong with it; raises ValueError where nobody could be told."""

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from guestforge.arch import Arch
 from guestforge.vhost.fuse.abi import layout
-from guestforge.vhost.fuse.interrupts import Interrupts
 from guestforge.vhost.fuse.nodes import Handles, Node, Nodes, check_name, refuse
 from guestforge.vhost.fuse.protocol import ATTR_OUT, ENTRY_OUT, FOPEN_DIRECT_IO
 from guestforge.vhost.fuse.retired import Retired
+from guestforge.vhost.fuse.waiters import Waiters
 
 # Seconds for which the guest may believe what it was told of a name or of a file's attributes; it then asks again, and
 # drops what it has read of a file that has changed. What the host does is seen that late at most.
@@ -83,7 +83,7 @@ class Share:
     read_only: bool
     handles: Handles
     retired: Retired
-    interrupts: Interrupts = field(default_factory=Interrupts)
+    waiters: Waiters
     root: bool = field(default_factory=lambda: os.geteuid() == 0)
     # Every file passes the guest's cache: what the host changes is seen at once, as with virtiofsd's cache=none. Only
     # for guests that can map such files all the same (Linux 6.6): for others, programs that do would fail.
@@ -114,8 +114,9 @@ def open_share(root: Path, guest: Arch, *, read_only: bool) -> Share:
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     retired = Retired()
-    nodes = Nodes(directory, retired)
-    return Share(guest, nodes, proc, read_only, Handles(nodes, retired), retired)
+    waiters = Waiters()
+    nodes = Nodes(directory, retired, waiters.released)
+    return Share(guest, nodes, proc, read_only, Handles(nodes, retired), retired, waiters)
 
 
 def attributes(status: os.stat_result) -> tuple[int, ...]:
