@@ -126,8 +126,9 @@ class VsockDevice:
             self._told_absent = True
             handshake.socket.close()
             return
-        if len(self._all) >= MAX_CONNECTIONS:
-            self._log.say(f"CONNECT {port} refused: {MAX_CONNECTIONS} connections")
+        if len(self._all) >= MAX_CONNECTIONS or self._inbox.full:
+            why = "the guest takes no packets" if self._inbox.full else f"{MAX_CONNECTIONS} connections"
+            self._log.say(f"CONNECT {port} refused: {why}")
             handshake.socket.close()
             return
         self._open((port, self._free_port(port)), handshake.socket).request()

@@ -5,7 +5,9 @@ import errno
 import fcntl
 import os
 import select
+import socket
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guestforge.vhost import fsdevice
+from guestforge.vhost import fsdevice, inbox, packets
 from guestforge.vhost.errors import RingError
 from guestforge.vhost.memory import MemoryTable
+from guestforge.vhost.outbox import BLOCK, Outbox
 from guestforge.vhost.virtqueue import RingLayout, Virtqueue
 from tests.fs_frontend import HIPRIO, LARGE_RING, REQUESTS, FakeServer, FsFrontEnd, FsRig, fs_rig, large_rings, message
 from tests.unit.test_vhost_fs_program import F_UNLCK, F_WRLCK, SETLK, SETLKW, Guest, Program, running
 from tests.unit.test_vhost_parsing import region
-from tests.vhost_frontend import RING_SIZE
+from tests.unit.test_vhost_program import arguments, program, wait_for
+from tests.vhost_frontend import GUEST_BASE, GUEST_CID, RING_SIZE, TX_BUFFERS, FrontEnd
+from tests.vhost_frontend import rig as vsock_rig
 
 # include/uapi/linux/fuse.h
 RELEASE, FSYNC, FSYNCDIR, INTERRUPT, DESTROY, FALLOCATE, COPY_FILE_RANGE, SYNCFS = 18, 20, 30, 36, 38, 43, 47, 50
@@ -171,7 +176,7 @@ def takes_all(front: FsFrontEnd) -> bool:
 
 @contextlib.contextmanager
 def locked(share: Path, waiters: int) -> Iterator[tuple[Program, Guest, int, int, list[int]]]:
-    """Yield program, guest, node, handle of a file that the guest has locked, and heads of requests that wait for it."""
+    """Yield program, guest, node and handle of a file that the guest has locked, and heads that wait for it."""
     with large_rings(), running(share) as made:
         guest = made.front_end()
         guest.init()
@@ -312,3 +317,91 @@ def test_nothing_is_counted_twice_over_resets(rig: FsRig, server: FakeServer, ki
     assert rig.device._held == []
     request = message(1, b"alive")
     assert rig.front.call(request) == request[::-1]
+
+
+# Data that waits
+
+
+def listener(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen(1)
+    return sock
+
+
+def test_bytes_that_wait_take_what_bytes_take(tmp_path: Path) -> None:
+    """A guest sends a quarter of its credit a byte at a time to a host program that does not read."""
+    with program(tmp_path, *arguments(tmp_path)) as made, listener(tmp_path / "v.sock_5000"):
+        wait_for(made.socket.exists)
+        front, process = made.front_end(), made.process
+        front.set_up()
+        front.fill()
+        key = (1000, 5000)
+        front.transmit(packets.REQUEST, key)
+        came: list[packets.Header] = []
+        front.wait(lambda: came.extend(packet.header for packet in front.received()) or came)
+        assert (came[0].op, came[0].buf_alloc) == (packets.RESPONSE, 256 * 1024)
+        send_bytes(front, key, 4096)
+        before = memory_of(process.pid)
+        send_bytes(front, key, came[0].buf_alloc // 4)
+        grown = memory_of(process.pid) - before
+        assert [packet.op for packet in front.received()] in ([], [packets.CREDIT_UPDATE])  # no RST: all was within it
+        assert grown < 2 * came[0].buf_alloc
+
+
+def send_bytes(front: FrontEnd, key: tuple[int, int], count: int) -> None:
+    """Send so many packets of one byte each: all heads of the ring lead to the same one."""
+    ring, at = front.tx, TX_BUFFERS
+    header = packets.Header(GUEST_CID, packets.HOST_CID, *key, 1, packets.TYPE_STREAM, packets.RW, 0, 65536, 0)
+    front.wait(lambda: front.reclaim() or len(ring.free) == RING_SIZE // 4)
+    front.memory[at : at + 45] = packets.HEADER.pack(*header) + b"x"
+    for head in ring.free:
+        ring.descriptor(head, GUEST_BASE + at, 45, 0)
+    left, end = count, time.monotonic() + 60
+    while left or len(ring.free) < RING_SIZE // 4:
+        while ring.free and left:
+            ring.offer(ring.free.pop())
+            left -= 1
+        ring.take_used()
+        assert time.monotonic() < end
+
+
+@given(st.lists(st.one_of(st.integers(1, 64), st.integers(15_000, 40_000), st.none()), max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_an_outbox_keeps_order_in_few_blocks(script: list[int | None]) -> None:
+    """Numbers are written, None is a reader that takes some."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        box, wrote, read = Outbox(ours), bytearray(), bytearray()
+        for number, step in enumerate(script):
+            if step is None:
+                with contextlib.suppress(BlockingIOError):
+                    read += theirs.recv(5000, socket.MSG_DONTWAIT)
+                box.flush()
+            else:
+                data = bytes([number % 256]) * step
+                wrote += data
+                box.write([memoryview(data)])
+            assert len(box._pending) <= 2 * len(box) // BLOCK + 2  # of the first, part is sent
+            assert sum(map(sys.getsizeof, box._pending)) <= 2 * len(box) + 128 * len(box._pending)
+        while len(read) < len(wrote):
+            box.flush()
+            read += theirs.recv(1 << 20)
+        assert read == wrote
+        assert not box
+
+
+def test_a_guest_that_takes_no_packets_gets_no_connections(tmp_path: Path) -> None:
+    """Or host programs that try again and again would fill the queue of packets for it."""
+    with vsock_rig(tmp_path) as rig:
+        rig.device._inbox._control.extend([bytes(44)] * (inbox.MAX_WAITING + RING_SIZE // 4))
+        client, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        rig.device.client(theirs)
+        client.sendall(b"CONNECT 1\n")
+        rig.front.settle()
+        assert client.recv(100, socket.MSG_DONTWAIT) == b""
+        client.close()
+        assert len(rig.device._inbox._control) == inbox.MAX_WAITING
