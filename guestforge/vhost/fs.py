@@ -14,7 +14,7 @@ from guestforge.errors import GuestforgeError, UserError
 from guestforge.vhost.fsdevice import TAG_SIZE, FsDevice
 from guestforge.vhost.fuse.server import FuseServer
 from guestforge.vhost.limits import raise_descriptor_limit
-from guestforge.vhost.log import Log
+from guestforge.vhost.log import Log, guard_standard_error
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.sandbox import Sandbox
 from guestforge.vhost.server import Server
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and serve."""
+    guard_standard_error()
     try:
         return serve(_parser().parse_args(argv))
     except GuestforgeError as error:

@@ -139,12 +139,12 @@ class Rings:
     def set_vring_call(self, value: int, fds: list[int]) -> None:
         """Take the eventfd by which the guest is told."""
         ring = self._ring_of(value, fds)
-        ring.replace_fd("call_fd", fds.pop() if fds else -1)
+        ring.replace_fd("call_fd", _taken(fds))
 
     def set_vring_err(self, value: int, fds: list[int]) -> None:
         """Take the eventfd for a broken ring."""
         ring = self._ring_of(value, fds)
-        ring.replace_fd("error_fd", fds.pop() if fds else -1)
+        ring.replace_fd("error_fd", _taken(fds))
 
     def set_vring_enable(self, state: RingState, _fds: list[int]) -> None:
         """Let a ring be served, or not."""
@@ -210,3 +210,18 @@ class Rings:
             self._set_kick(ring, -1)  # its other end is gone: it would be ready for ever
         if ring.queue is not None:
             self._device.kicked(ring)
+
+
+def _taken(fds: list[int]) -> int:
+    """Take the descriptor of a message, made non-blocking, or -1 where it has none.
+
+    Whoever does not read it, or whatever else it is than an eventfd, must not stop us. Raises ProtocolError for one
+    that can't be used.
+    """
+    if not fds:
+        return -1
+    try:
+        os.set_blocking(fds[0], False)
+    except OSError as error:
+        raise ProtocolError(f"unusable descriptor: {error.strerror}") from None
+    return fds.pop()

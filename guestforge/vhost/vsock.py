@@ -10,7 +10,7 @@ from pathlib import Path
 from guestforge.errors import GuestforgeError, UserError
 from guestforge.vhost.device import MAX_CONNECTIONS, MAX_HANDSHAKES, VsockDevice
 from guestforge.vhost.limits import raise_descriptor_limit
-from guestforge.vhost.log import Log
+from guestforge.vhost.log import Log, guard_standard_error
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.packets import FIRST_GUEST_CID, LAST_GUEST_CID
 from guestforge.vhost.server import Server, watch
@@ -41,6 +41,7 @@ def serve(socket_path: Path, uds_path: Path, guest_cid: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and serve."""
+    guard_standard_error()
     parser = argparse.ArgumentParser(prog="python -m guestforge.vhost.vsock", description=__doc__)
     parser.add_argument("--socket", required=True, type=Path, help="where the front end (QEMU) connects")
     parser.add_argument("--uds-path", required=True, type=Path, help="where host programs connect")
