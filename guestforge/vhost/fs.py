@@ -12,7 +12,10 @@ from typing import Final
 from guestforge.arch import ARCHES, lookup
 from guestforge.errors import GuestforgeError, UserError
 from guestforge.vhost.fsdevice import TAG_SIZE, FsDevice
+from guestforge.vhost.fuse.nodes import MAX_HANDLES, MAX_NODES
 from guestforge.vhost.fuse.server import FuseServer
+from guestforge.vhost.fuse.space import MIB, Quota
+from guestforge.vhost.fuse.waiters import MAX_WAITERS
 from guestforge.vhost.limits import raise_descriptor_limit
 from guestforge.vhost.log import Log, guard_standard_error
 from guestforge.vhost.loop import Loop
@@ -21,6 +24,9 @@ from guestforge.vhost.server import Server
 from guestforge.vhost.sockets import Inherited, Listener, check_length
 
 DESCRIPTORS: Final = 1 << 20  # one for each file that the guest has heard of; fs.nr_open is that by default
+SPARE: Final = 256  # descriptors that are not for files of the guest; an eighth of all is for those that it has open
+LOW: Final = 65_536  # files that a guest knows; fewer are worth a word
+RESERVE: Final = 1024  # MiB that stay free on the host's file system, of a small one a twentieth
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -32,7 +38,11 @@ def serve(options: argparse.Namespace) -> int:
         raise UserError(f"--tag {options.tag}: a tag has at most {TAG_SIZE} bytes")
     arch = lookup(options.guest_arch)
     log = Log("vhost-fs")
-    raise_descriptor_limit(DESCRIPTORS)
+    descriptors = raise_descriptor_limit(DESCRIPTORS)
+    max_nodes = min(options.max_nodes, descriptors - SPARE - descriptors // 8)
+    if max_nodes < 1:
+        raise UserError(f"{descriptors} open files are too few", hint=f"allow at least {LOW} (ulimit -n)")
+    quota = Quota(options.reserve * MIB, max_bytes=_bytes(options.max_bytes), max_files=options.max_files)
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(contextlib.closing(Loop()))
         loop.stop_on_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # before there is anything to leave behind
@@ -40,8 +50,17 @@ def serve(options: argparse.Namespace) -> int:
         sandbox = Sandbox(directory, log)
         sandbox.prepare()
         os.umask(0)  # the guest has applied its own
-        files = FuseServer(directory, arch, read_only=options.read_only, log=log.say)
+        files = FuseServer(directory, arch, read_only=options.read_only, log=log.say, quota=quota, max_nodes=max_nodes)
         stack.enter_context(contextlib.closing(files))
+        log.always(
+            f"limits: {descriptors} open files, {max_nodes} files that the guest knows, {MAX_HANDLES} that it has "
+            f"open, {MAX_WAITERS} requests that wait for locks; {files.limits()}"
+        )
+        if max_nodes < min(options.max_nodes, LOW):
+            log.always(
+                f"at most {descriptors} files can be open here (ulimit -n), and each that the guest knows is one: "
+                f"above {max_nodes} it gets ENFILE. Raise the hard limit to {DESCRIPTORS}, or start this as root"
+            )
         sandbox.enter()
         device = stack.enter_context(contextlib.closing(FsDevice(files, loop, log, tag=options.tag)))
         loop.after_batch = device.flush
@@ -55,6 +74,24 @@ def _listener(options: argparse.Namespace) -> Listener | Inherited:
     return Listener(options.socket, backlog=1)
 
 
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def _bytes(text: str | None) -> int | None:
+    """Return a number of bytes that may have a unit. Raises UserError."""
+    if text is None:
+        return None
+    unit = text[-1:].upper()
+    digits, power = (text[:-1], "KMGT".index(unit) + 1) if unit and unit in "KMGT" else (text, 0)
+    if not digits.isdecimal():
+        raise UserError(f"--max-bytes {text}: not a number of bytes", hint="such as 500M or 20G")
+    return int(digits) << 10 * power
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m guestforge.vhost.fs", description=__doc__)
     place = parser.add_mutually_exclusive_group(required=True)
@@ -63,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shared-dir", required=True, type=Path, help="what the guest sees")
     parser.add_argument("--guest-arch", required=True, help=f"the guest's architecture: {', '.join(ARCHES)}")
     parser.add_argument("--read-only", action="store_true", help="let the guest change nothing")
+    parser.add_argument("--max-nodes", type=_number, default=MAX_NODES, help="files that the guest may know at once")
+    parser.add_argument("--reserve", type=_number, default=RESERVE, help="MiB that stay free on the file system")
+    parser.add_argument("--max-bytes", help="by how much the file system may become fuller: a number, and K, M, G or T")
+    parser.add_argument("--max-files", type=_number, help="how many files more the file system may have")
     parser.add_argument("--tag", default="", help="for front ends that ask the device for its tag; QEMU does not")
     return parser
 

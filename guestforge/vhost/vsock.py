@@ -30,7 +30,13 @@ def serve(socket_path: Path, uds_path: Path, guest_cid: int) -> int:
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(contextlib.closing(Loop()))
         loop.stop_on_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # before there is anything to leave behind
-        raise_descriptor_limit(DESCRIPTORS)
+        descriptors = raise_descriptor_limit(DESCRIPTORS)
+        log.always(f"limits: {descriptors} open files, {MAX_CONNECTIONS} connections, {MAX_HANDSHAKES} handshakes")
+        if descriptors < DESCRIPTORS:
+            log.always(
+                f"at most {descriptors} files can be open here (ulimit -n): with about {max(0, descriptors - 128)} "
+                f"connections new ones are refused. Raise the hard limit to {DESCRIPTORS}"
+            )
         hybrid = stack.enter_context(contextlib.closing(Listener(uds_path, MAX_HANDSHAKES)))
         device = stack.enter_context(contextlib.closing(VsockDevice(guest_cid, uds_path, loop, log)))
         loop.after_batch = device.flush

@@ -852,7 +852,7 @@ def test_ids_that_were_never_given_out_are_refused(plain, root):
 
 def test_more_handles_than_there_may_be_are_refused(plain, root, monkeypatch):
     monkeypatch.setattr("guestforge.vhost.fuse.nodes.MAX_HANDLES", 3)
-    monkeypatch.setattr("guestforge.vhost.fuse.nodes.MAX_NODES", 3)
+    monkeypatch.setattr(plain.server._share.nodes, "_most", 3)
     (root / "f").write_text("x")
     node = plain.lookup(b"f").node
     for _ in range(3):

@@ -78,7 +78,7 @@ def test_what_was_left_out_is_told_when_there_is_room_again(tmp_path: Path, smal
         made.process.send_signal(signal.SIGTERM)
         assert made.process.wait(20) == 0
     lines = os.read(read, 4096).decode().splitlines()
-    assert "left out here" in lines[0]
+    assert " pieces of text left out here" in lines[0]
     assert "request of 39 bytes" in lines[1]
     assert lines[-1] == "vhost-fs: ends: SIGTERM"
 

@@ -70,8 +70,10 @@ def write(share: Share, request: Request) -> bytes:
     pieces = list(limited(data, size))
     if sum(map(len, pieces)) != size:
         raise refuse(errno.EINVAL)
-    descriptor = share.handles.file(number).descriptor
+    handle = share.handles.file(number)
+    descriptor = handle.descriptor
     how = os.RWF_APPEND if opened & os.O_APPEND and not flags & WRITE_CACHE else 0
+    share.space.write(handle.node, descriptor, -1 if how else offset, size)
     written = os.pwritev(descriptor, pieces[:IOV_MAX], offset, how) if pieces else 0
     if flags & WRITE_KILL_SUIDGID:
         drop_privileges(descriptor)
@@ -112,7 +114,9 @@ def fallocate(share: Share, request: Request) -> bytes:
     """Allocate or free blocks."""
     share.writable()
     number, offset, length, mode, _ = request.fields(FALLOCATE_IN)
-    host_fallocate(share.handles.file(number).descriptor, mode, offset, length)
+    handle = share.handles.file(number)
+    share.space.allocate(handle.node, mode, length)
+    host_fallocate(handle.descriptor, mode, offset, length)
     return b""
 
 
@@ -130,13 +134,17 @@ def copy_file_range(share: Share, request: Request) -> bytes:
     source, at, _, target, into, length, flags = request.fields(COPY_IN)
     if flags:
         raise refuse(errno.EINVAL)
-    from_, to = share.handles.file(source).descriptor, share.handles.file(target).descriptor
-    copied = os.copy_file_range(from_, to, min(length, 0x7FFF_F000), at, into)
+    from_, to = share.handles.file(source).descriptor, share.handles.file(target)
+    length = min(length, 0x7FFF_F000, max(0, os.fstat(from_).st_size - at))
+    share.space.write(to.node, to.descriptor, into, length)
+    copied = os.copy_file_range(from_, to.descriptor, length, at, into)
     return request.pack("2I", copied, 0)
 
 
 def syncfs(share: Share, request: Request) -> bytes:
-    """Write all that the guest has written to the disk."""
+    """Write all that the guest has written to the disk; and what else the host has on that file system."""
+    if share.read_only:  # there is nothing of the guest's
+        return b""
     with_files = share.reopen(share.nodes[request.node], os.O_RDONLY)
     try:
         host_syncfs(with_files)

@@ -19,7 +19,7 @@ from guestforge.vhost.fuse.posix_locks import PosixLocks
 from guestforge.vhost.fuse.protocol import ROOT_ID
 from guestforge.vhost.fuse.retired import Retired
 
-MAX_NODES: Final = 1_000_000
+MAX_NODES: Final = 500_000  # each takes about 3 KB, nearly all of it the kernel's: a descriptor and its inode
 MAX_HANDLES: Final = 100_000
 
 _NO_NAMES = frozenset({b"", b".", b".."})
@@ -46,6 +46,11 @@ class Node:
     uses: int = 0
     closed: bool = False
 
+    @property
+    def device(self) -> int:
+        """The number of its file system."""
+        return self.key >> 64
+
 
 @dataclass(slots=True, eq=False)
 class Handle:
@@ -60,7 +65,8 @@ class Handle:
 class Nodes:
     """The nodes below a root. Its methods raise OSError with what the guest is to be told."""
 
-    def __init__(self, root: int, retired: Retired, released: Callable[[int], None]) -> None:
+    def __init__(self, root: int, retired: Retired, released: Callable[[int], None], *, most: int = MAX_NODES) -> None:
+        self._most = most
         self.locks = PosixLocks(released)
         self._retired = retired
         self._lock = threading.Lock()
@@ -94,7 +100,7 @@ class Nodes:
             with self._lock:
                 node = self._by_key.get(key)
                 if node is None:
-                    if len(self._by_id) >= MAX_NODES:
+                    if len(self._by_id) >= self._most:
                         raise refuse(errno.ENFILE)
                     node = Node(next(self._ids), descriptor, key, stat.S_IFMT(status.st_mode))
                     self._by_id[node.id] = self._by_key[key] = node

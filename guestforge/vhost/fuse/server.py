@@ -11,6 +11,7 @@ from typing import Final
 from guestforge.arch import Arch
 from guestforge.vhost.fuse import attributes, directories, files, locks, make, names, xattrs
 from guestforge.vhost.fuse.abi import byte_order, layout
+from guestforge.vhost.fuse.nodes import MAX_NODES
 from guestforge.vhost.fuse.protocol import (
     IN_HEADER,
     IN_HEADER_SIZE,
@@ -24,11 +25,13 @@ from guestforge.vhost.fuse.protocol import (
     MINOR,
     OUT_HEADER,
     OUT_HEADER_SIZE,
+    ROOT_ID,
     Init,
     Op,
 )
 from guestforge.vhost.fuse.scattered import scatter, split
-from guestforge.vhost.fuse.share import Operation, Request, open_share
+from guestforge.vhost.fuse.share import Answer, Operation, Request, Share, open_share
+from guestforge.vhost.fuse.space import Quota, Space
 from guestforge.vhost.fuse.waiters import Waiter
 
 OFFERED: Final = (
@@ -40,6 +43,20 @@ MAX_BACKGROUND: Final = 64  # requests that the guest's kernel makes for itself,
 HELD: Final = (errno.EAGAIN, errno.EACCES)  # somebody else has a lock that is in the way, fcntl(2)
 LOG_INTERVAL: Final = 1.0  # seconds between two lines about what a guest sent
 
+MAKING: Final = (Op.MKNOD, Op.MKDIR, Op.SYMLINK, Op.LINK, Op.CREATE, Op.TMPFILE, Op.SETXATTR)
+
+
+def _counted(operation: Operation) -> Operation:
+    """Return an operation that makes something in its node, and is refused where there is no room for it."""
+
+    def counted(share: Share, request: Request) -> Answer:
+        if not share.read_only:
+            share.space.make(share.nodes[request.node])
+        return operation(share, request)
+
+    return counted
+
+
 OPERATIONS: Final[dict[int, Operation]] = {
     **names.OPERATIONS,
     **attributes.OPERATIONS,
@@ -49,15 +66,24 @@ OPERATIONS: Final[dict[int, Operation]] = {
     **xattrs.OPERATIONS,
     **locks.OPERATIONS,
 }
+for number in MAKING:
+    OPERATIONS[number] = _counted(OPERATIONS[number])
 
 
 class FuseServer:
     """Serves one guest. May be called from several threads at once."""
 
     def __init__(
-        self, root: Path, guest: Arch, *, read_only: bool = False, log: Callable[[str], None] = lambda _: None
+        self,
+        root: Path,
+        guest: Arch,
+        *,
+        read_only: bool = False,
+        log: Callable[[str], None] = lambda _: None,
+        quota: Quota | None = None,
+        max_nodes: int = MAX_NODES,
     ) -> None:
-        self._share = open_share(root, guest, read_only=read_only)
+        self._share = open_share(root, guest, read_only=read_only, space=Space(quota), max_nodes=max_nodes)
         self._log = log
         self._last_line = -LOG_INTERVAL
         self._order: str | None = None  # known from FUSE_INIT on
@@ -102,6 +128,10 @@ class FuseServer:
         waiter = Waiter(parsed.unique, parsed.node, attempt, done)
         refused = self._share.waiters.add(waiter) if patient else errno.ENOLCK
         return attempt(refused) if refused else None
+
+    def limits(self) -> str:
+        """Return what a guest may take of the host's file system, for people."""
+        return "it changes nothing" if self._share.read_only else self._share.space.say(self._share.nodes[ROOT_ID])
 
     def reset(self) -> None:
         """Forget the guest: its driver begins anew."""

@@ -13,6 +13,7 @@ from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import Handles, Node, Nodes, check_name, refuse
 from guestforge.vhost.fuse.protocol import ATTR_OUT, ENTRY_OUT, FOPEN_DIRECT_IO
 from guestforge.vhost.fuse.retired import Retired
+from guestforge.vhost.fuse.space import Space
 from guestforge.vhost.fuse.waiters import Waiters
 
 # Seconds for which the guest may believe what it was told of a name or of a file's attributes; it then asks again, and
@@ -84,6 +85,7 @@ class Share:
     handles: Handles
     retired: Retired
     waiters: Waiters
+    space: Space
     root: bool = field(default_factory=lambda: os.geteuid() == 0)
     # Every file passes the guest's cache: what the host changes is seen at once, as with virtiofsd's cache=none. Only
     # for guests that can map such files all the same (Linux 6.6): for others, programs that do would fail.
@@ -109,14 +111,14 @@ class Share:
         return self.nodes.take(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.descriptor))
 
 
-def open_share(root: Path, guest: Arch, *, read_only: bool) -> Share:
+def open_share(root: Path, guest: Arch, *, read_only: bool, space: Space, max_nodes: int) -> Share:
     """Open a directory to be shared."""
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     retired = Retired()
     waiters = Waiters()
-    nodes = Nodes(directory, retired, waiters.released)
-    return Share(guest, nodes, proc, read_only, Handles(nodes, retired), retired, waiters)
+    nodes = Nodes(directory, retired, waiters.released, most=max_nodes)
+    return Share(guest, nodes, proc, read_only, Handles(nodes, retired), retired, waiters, space)
 
 
 def attributes(status: os.stat_result) -> tuple[int, ...]:
