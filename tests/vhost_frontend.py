@@ -20,6 +20,7 @@ from guestforge.vhost.device import RX, TX, VsockDevice
 from guestforge.vhost.log import Log
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.protocol import Request
+from guestforge.vhost.virtqueue import fence
 
 GUEST_CID = 7
 GUEST_BASE = 0x4000_0000  # guest-physical address of the memory's first byte
@@ -43,6 +44,7 @@ class DriverRing:
         self.event_idx = event_idx
         self.indirect = indirect
         self.memory = memory
+        self.halves = memory.cast("H")
         self.base = index * RING_SPACE
         self.descriptors = self.base
         self.available = self.base + RING_SIZE * 16
@@ -88,7 +90,7 @@ class DriverRing:
         old = self.next_available
         struct.pack_into("<H", self.memory, self.available + 4 + 2 * (old % RING_SIZE), head)
         self.next_available = (old + 1) & 0xFFFF
-        struct.pack_into("<H", self.memory, self.available + 2, self.next_available)
+        self._set(self.available + 2, self.next_available)
         if self.event_idx:
             event = self._u16(self.used + 4 + 8 * RING_SIZE)
             wanted = (self.next_available - event - 1) & 0xFFFF < (self.next_available - old) & 0xFFFF
@@ -109,11 +111,19 @@ class DriverRing:
             self.seen_used = (self.seen_used + 1) & 0xFFFF
             out.append((head, length))
             self.free.append(head)
-        struct.pack_into("<H", self.memory, self.available + 4 + 2 * RING_SIZE, self.seen_used)
+        self._set(self.available + 4 + 2 * RING_SIZE, self.seen_used)
         return out
 
+    def _set(self, offset: int, value: int) -> None:
+        """Write an index with one store, and let it be seen before anything is read.
+
+        `struct` clears the place first: a device in another process could see that.
+        """
+        self.halves[offset // 2] = value
+        fence()
+
     def _u16(self, offset: int) -> int:
-        return int(struct.unpack_from("<H", self.memory, offset)[0])
+        return self.halves[offset // 2]
 
     def close(self) -> None:
         for fd in (self.kick_fd, self.call_fd, self.error_fd):
