@@ -295,6 +295,9 @@ class FrontEnd:
             self.pump()
 
     def close(self) -> None:
+        """Leave; once more is nothing."""
+        if self.sock.fileno() < 0:
+            return
         self.sock.close()
         os.close(self.memfd)
         for ring in self.rings:

@@ -64,16 +64,17 @@ def memory_of(pid: int) -> int:
 # Chains that are out
 
 SIZE = 8
+TABLE = MemoryTable((region(0x4000),))
 LAYOUT = RingLayout(SIZE, 0x7000, 0x7100, 0x7200)
 
 
 def guests_ring() -> tuple[memoryview, MemoryTable]:
     """Return a guest's memory, with one readable descriptor at each head, and the table of it."""
-    table = MemoryTable((region(0x4000),))
-    memory = table.regions[0].view
+    memory = TABLE.regions[0].view
+    memory[:] = bytes(len(memory))
     for head in range(SIZE):
         struct.pack_into("<QIHH", memory, head * 16, 0x2000, 40, 0, 0)
-    return memory, table
+    return memory, TABLE
 
 
 @settings(max_examples=300, deadline=None)

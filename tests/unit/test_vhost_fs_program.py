@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -31,13 +31,20 @@ ORDERS = {"x86_64": "<", "aarch64": "<", "ppc64le": "<", "s390x": ">"}
 class Program:
     process: "subprocess.Popen[str]"
     socket: Path
+    fronts: list[FsFrontEnd] = field(default_factory=list)
 
     def front_end(self, order: str = "<") -> "Guest":
         sock = socket.socket(socket.AF_UNIX)
         until(lambda: sock.connect_ex(str(self.socket)) == 0)
         front = FsFrontEnd(sock, lambda: time.sleep(0.0005))
+        self.fronts.append(front)
         front.set_up()
         return Guest(front, order)
+
+    def close(self) -> None:
+        """Let the front ends leave, those that have not."""
+        for front in self.fronts:
+            front.close()
 
     def end(self) -> tuple[int, str]:
         """Return exit code and standard error, after the program has ended by itself."""
@@ -117,8 +124,8 @@ def share(tmp_path: Path) -> Path:
 def running(share: Path, arch: str = "x86_64", *more: str) -> Iterator[Program]:
     path = share.parent / "fs.sock"
     arguments = ("--socket", str(path), "--shared-dir", str(share), "--guest-arch", arch, *more)
-    with program(*arguments) as process:
-        yield Program(process, path)
+    with program(*arguments) as process, contextlib.closing(Program(process, path)) as made:
+        yield made
 
 
 @pytest.mark.parametrize(("arch", "order"), ORDERS.items())

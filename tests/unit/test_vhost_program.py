@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ class Program:
     process: "subprocess.Popen[str]"
     socket: Path
     uds: Path
+    fronts: list[FrontEnd] = field(default_factory=list)
 
     def front_end(self) -> FrontEnd:
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(str(self.socket))
-        return FrontEnd(sock, lambda: time.sleep(0.001))
+        front = FrontEnd(sock, lambda: time.sleep(0.001))
+        self.fronts.append(front)
+        return front
 
     def end(self) -> tuple[int, str]:
         """Return exit code and standard error, after the program has ended by itself."""
@@ -54,6 +57,8 @@ def program(directory: Path, *arguments: str, **more: Any) -> Iterator[Program]:
     try:
         yield made
     finally:
+        for front in made.fronts:
+            front.close()
         made.process.kill()
         made.process.communicate()
 

@@ -37,6 +37,7 @@ def device(tmp_path: Path, **more: object) -> Iterator[tuple[Program, Guest]]:
         guest.init()
         yield made, guest
     finally:
+        made.close()
         process.kill()
         process.wait()
 
@@ -100,14 +101,15 @@ def test_a_closed_standard_error_ends_nothing_and_no_file_gets_the_lines(tmp_pat
     path = tmp_path / "fs.sock"
     command = f'exec "$0" -m guestforge.vhost.fs --socket {path} --shared-dir {share} --guest-arch x86_64 {closed}'
     process = subprocess.Popen(["sh", "-c", command, sys.executable], cwd=REPOSITORY)
+    made = Program(process, path)  # type: ignore[arg-type]
     try:
-        made = Program(process, path)  # type: ignore[arg-type]
         guest = made.front_end()
         guest.init()
         number = Path(f"/proc/{process.pid}/fd/2")
         assert number.readlink() == Path(os.devnull)
         serves_and_ends(made, guest)
     finally:
+        made.close()
         process.kill()
         process.wait()
 
