@@ -2,6 +2,7 @@
 // object a line, what became of each; the last line is {"done": N}. It is in no image.
 //
 //	conform run DIR [MANY]    all cases; MANY files in the large directory, 1,000 by default
+//	conform execute DIR RUNS  the case of programs that come and go, as often as said
 //	conform child ACTION PATH what a case does as another process
 package main
 
@@ -16,6 +17,7 @@ import (
 
 const (
 	defaultMany = 1000
+	failedCode  = 1
 	usageCode   = 2
 )
 
@@ -30,10 +32,25 @@ func main() {
 		} else {
 			fmt.Fprintln(os.Stderr, err)
 		}
+	case len(args) == 3 && args[0] == "execute":
+		if err := execute(args[1], args[2]); err == nil {
+			return
+		} else {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(failedCode)
+		}
 	default:
-		fmt.Fprintln(os.Stderr, "conform run DIR [MANY]")
+		fmt.Fprintln(os.Stderr, "conform run DIR [MANY] | execute DIR RUNS")
 	}
 	os.Exit(usageCode)
+}
+
+func execute(dir, runs string) error {
+	count, err := strconv.Atoi(runs)
+	if err != nil {
+		return err
+	}
+	return conform.Execute(dir, count)
 }
 
 func run(dir string, rest []string) error {

@@ -42,7 +42,7 @@ func Cases(many int) []Case {
 	var all []Case
 	for _, group := range [][]Case{
 		openCases, permissionCases, timeCases, linkCases, renameCases, dataCases, sparseCases, lockCases, xattrCases,
-		mapCases, nodeCases, directoryCases(many),
+		mapCases, nodeCases, executeCases, directoryCases(many),
 	} {
 		all = append(all, group...)
 	}
