@@ -30,6 +30,7 @@ class Arch:
     debian: str
     debian_compiler: str  # the package with the (cross) compiler
     debian_qemu: str  # the package with the emulator
+    backports_qemu: str  # the same in the backports of a release
     go: str  # GOARCH
     go_settings: tuple[tuple[str, str], ...]  # what chooses the processor for Go, at Go's own default
     elf_machine: int  # e_machine, from the registry of the System V ABI
@@ -41,6 +42,8 @@ class Arch:
     machine: str  # -machine
     cpu_tcg: str  # -cpu where the guest is emulated
     cpu_kvm: str  # -cpu where the host runs it
+    # The first QEMU whose TCG drops all translations of a page that the guest's kernel clears, see vmm/emulator.py
+    tcg_forgets_since: tuple[int, int]
     virtio_bus: str  # the suffix of virtio device names
     vsock_bus: str  # the same for vhost-user-vsock, which QEMU 7.2 has on PCI alone
     console: str  # the kernel's name of the console
@@ -69,6 +72,7 @@ X86_64 = Arch(
     debian="amd64",
     debian_compiler="gcc-x86-64-linux-gnu",
     debian_qemu="qemu-system-x86",
+    backports_qemu="qemu-system-x86",
     go="amd64",
     go_settings=(("GOAMD64", "v1"),),
     elf_machine=62,
@@ -78,6 +82,7 @@ X86_64 = Arch(
     machine="q35",
     cpu_tcg="max",
     cpu_kvm="host",
+    tcg_forgets_since=(0, 0),  # this kernel clears with plain stores, which every version sees whole
     virtio_bus="pci",
     vsock_bus="pci",
     console="ttyS0",
@@ -100,6 +105,7 @@ AARCH64 = Arch(
     debian="arm64",
     debian_compiler="gcc-aarch64-linux-gnu",
     debian_qemu="qemu-system-arm",
+    backports_qemu="qemu-system-arm",
     go="arm64",
     go_settings=(("GOARM64", "v8.0"),),
     elf_machine=183,
@@ -110,6 +116,7 @@ AARCH64 = Arch(
     # the architected pointer authentication is slow to emulate; any implementation will do for a guest
     cpu_tcg="max,pauth-impdef=on",
     cpu_kvm="host",
+    tcg_forgets_since=(8, 2),  # DC ZVA
     virtio_bus="pci",
     vsock_bus="pci",
     console="ttyAMA0",
@@ -131,6 +138,7 @@ PPC64LE = Arch(
     debian="ppc64el",
     debian_compiler="gcc-powerpc64le-linux-gnu",
     debian_qemu="qemu-system-ppc",
+    backports_qemu="qemu-system-ppc",
     go="ppc64le",
     go_settings=(("GOPPC64", "power8"),),
     elf_machine=21,
@@ -140,6 +148,7 @@ PPC64LE = Arch(
     machine="pseries",
     cpu_tcg="power9",
     cpu_kvm="host",
+    tcg_forgets_since=(8, 2),  # dcbz
     virtio_bus="pci",
     vsock_bus="pci",
     console="hvc0",
@@ -161,6 +170,7 @@ S390X = Arch(
     debian="s390x",
     debian_compiler="gcc-s390x-linux-gnu",
     debian_qemu="qemu-system-misc",
+    backports_qemu="qemu-system-s390x",
     go="s390x",
     go_settings=(),
     elf_machine=22,
@@ -170,6 +180,7 @@ S390X = Arch(
     machine="s390-ccw-virtio",
     cpu_tcg="max,zpci=on",  # zPCI carries the vsock device
     cpu_kvm="host",
+    tcg_forgets_since=(8, 2),  # MVCL, and MVCOS copies what a program writes
     virtio_bus="ccw",
     vsock_bus="pci",
     console="ttysclp0",

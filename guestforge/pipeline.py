@@ -37,9 +37,10 @@ from guestforge.rootfs.agent import (
 )
 from guestforge.rootfs.flavour import disk_tree, initrd_tree
 from guestforge.rootfs.tree import Tree
-from guestforge.run import find_tool, run
+from guestforge.run import find_tool
 from guestforge.sources.packages import TREE, fetch_package
 from guestforge.store import Entry, Store
+from guestforge.vmm.emulator import Emulator, choose_emulator, installed_emulator
 from guestforge.vmm.virtiofs import choose_virtiofs
 
 OUTPUT: Final = Path(__file__).resolve().parents[1] / "output"
@@ -130,6 +131,11 @@ class Pipeline:
         """The disk image."""
         return build_image(self.store, self.arch, self.disk_tree, self.recipe.image)
 
+    @property
+    def _emulator(self) -> Emulator:
+        """The QEMU that emulates the guest."""
+        return choose_emulator(self.arch, mirror=self.options.mirror, refresh=self.options.refresh)
+
     @cached_property
     def _packages(self) -> tuple[Path, ...]:
         rootfs = load_rootfs(self.recipe.rootfs)
@@ -186,7 +192,7 @@ class Pipeline:
             "compiler": facts["compiler"],
             "linker": facts["linker"],
             "go": None if self.options.agent else go_version(),
-            "qemu": qemu_version(self.arch),
+            "qemu": self._emulator.version if find_tool(self.arch.qemu) else None,
         }
 
     # proof
@@ -236,7 +242,7 @@ class Pipeline:
             "boot": self.recipe.boot.model_dump(mode="json"),
             "own_agent": not self.options.agent,
             "options": {name: value for name, value in asdict(options).items() if name != "verbose"},
-            "qemu": qemu_version(self.arch),
+            "qemu": [installed_emulator(self.arch).version, self._emulator.version],
             "virtio_fs_server": choose_virtiofs(self.arch, options.virtio_fs_server).describe(),
             "code": _check_code(),
         }
@@ -251,17 +257,3 @@ def _copy_files(source: Path, target: Path) -> None:
 def _check_code() -> str:
     here = Path(__file__).parent
     return digest_tree(Path(arch_table.__file__), *(here / package for package in CHECK_CODE))
-
-
-def qemu_version(arch: Arch) -> str | None:
-    """Return the first line of the emulator's `--version`, None where it is not installed, which may change."""
-    path = find_tool(arch.qemu)
-    if path is None:
-        return None
-    status = path.stat()
-    return _first_line(path, status.st_mtime_ns, status.st_size)
-
-
-@cache
-def _first_line(program: Path, _mtime_ns: int, _size: int) -> str:
-    return run([program, "--version"]).output.partition("\n")[0]

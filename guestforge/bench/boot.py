@@ -15,7 +15,7 @@ from guestforge.agent.ready import wait_ready
 from guestforge.agent.transport import AGENT_PORT
 from guestforge.arch import PROVEN, Arch, lookup_list
 from guestforge.bench.figures import Aim, Figure, Section, Table, formatted, missed, spread, write
-from guestforge.bench.host import compiler, host_facts, now, tool_version
+from guestforge.bench.host import compiler, host_facts, now
 from guestforge.check.live import guest_plan
 from guestforge.check.options import ARTIFACTS, GuestArtifacts
 from guestforge.check.report import Artifact
@@ -28,6 +28,7 @@ from guestforge.pipeline import Options, Pipeline
 from guestforge.progress import bar, say
 from guestforge.rootfs.agent import AGENT
 from guestforge.scratch import scratch_directory
+from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import MachinePlan
@@ -166,7 +167,7 @@ def _table(measured: Measured, guest: GuestArtifacts) -> Table:
     facts = (
         ("guest kernel", guest.kernel_release),
         ("compiler", compiler(arch)),
-        ("emulator", tool_version(arch.qemu)),
+        ("emulator", choose_emulator(arch).version),
         ("vsock", choose_vsock().describe()),
         ("guest", f"{guest.guest}, {guest.cpus} processor, {guest.memory_mib} MiB"),
     )

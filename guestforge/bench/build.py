@@ -12,7 +12,7 @@ from typing import Final
 from guestforge.arch import Arch
 from guestforge.bench.builds import Change, Measured, figures
 from guestforge.bench.figures import Section, Table, missed, write
-from guestforge.bench.host import compiler, host_facts, now, tool_version
+from guestforge.bench.host import compiler, host_facts, now
 from guestforge.bench.lanes import Command, Cost, Lane, alone, in_turn, seconds_of
 from guestforge.bench.step import step_argv
 from guestforge.cache import SCRATCH, VARIABLE
@@ -37,6 +37,7 @@ from guestforge.rootfs.agent import build_agent, build_probe
 from guestforge.scratch import scratch_directory
 from guestforge.sources.linux import fetch_tree
 from guestforge.store import Store
+from guestforge.vmm.emulator import choose_emulator
 
 INVOKE: Final = Path(__file__).resolve().parents[2] / "invoke"
 BORROWED: Final = ("store/source", "store/package", "resolved", "go/modules")  # of the user's cache
@@ -68,7 +69,7 @@ def _table(measured: Measured) -> Table:
     facts = (
         ("guest kernel", measured.release),
         ("compiler", compiler(arch)),
-        ("emulator", tool_version(arch.qemu)),
+        ("emulator", choose_emulator(arch).version),
     )
     return Table(arch.name, facts, figures(measured))
 

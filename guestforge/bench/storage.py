@@ -9,7 +9,7 @@ from typing import Final, get_args
 
 from guestforge.arch import PROVEN, Arch, lookup_list
 from guestforge.bench.figures import Aim, Figure, Section, Table, missed, spread, write
-from guestforge.bench.host import host_facts, now, tool_version
+from guestforge.bench.host import host_facts, now
 from guestforge.check import fixtures, live
 from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Machine
@@ -24,6 +24,7 @@ from guestforge.progress import bar, say
 from guestforge.rootfs.agent import STORAGEBENCH
 from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.scratch import scratch_directory
+from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.virtiofs import Kind
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
 
@@ -82,7 +83,7 @@ def _table(guest: GuestArtifacts, program: Path) -> Table:
     kinds = servers(guest.arch)
     rounds = [_measure(guest, program, server) for _ in range(ROUNDS) for server in kinds]
     measured = [together([one for one in rounds if one.server == server]) for server in kinds]
-    facts = (("emulator", tool_version(guest.arch.qemu)), ("guest kernel", guest.kernel_release))
+    facts = (("emulator", choose_emulator(guest.arch).version), ("guest kernel", guest.kernel_release))
     return Table(guest.arch.name, facts, tuple(figures(measured)))
 
 

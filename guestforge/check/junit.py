@@ -47,6 +47,8 @@ def _properties(suite: ET.Element, report: Report) -> None:
         "accelerator": report.accelerator,
         "accelerator_reason": report.accelerator_reason,
         "qemu": report.qemu.version,
+        "qemu_reason": report.qemu.reason,
+        "untrusted": "; ".join(report.qemu.untrusted),
         "storages": " ".join(report.judged_by) or "none",
     }
     properties = ET.SubElement(suite, "properties")

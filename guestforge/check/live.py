@@ -29,6 +29,7 @@ from guestforge.run import find_tool
 from guestforge.vmm import machine as vmm
 from guestforge.vmm.accel import Accelerator, choose_accelerator
 from guestforge.vmm.argv import disk_address
+from guestforge.vmm.emulator import Emulator, choose_emulator, untrusted
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.plan import AcceleratorName, Disk, MachinePlan, Root, Share, Vsock
 from guestforge.vmm.virtiofs import VirtioFsServer, choose_virtiofs
@@ -56,11 +57,13 @@ def start(machine: Machine) -> Iterator["LiveGuest"]:
     accelerator = choose_accelerator(machine.options.accel, arch, machine.artifacts.kernel)
     vsock = choose_vsock()
     plan = machine_plan(machine, accelerator.name, vsock.vsock)
-    running = vmm.Machine(plan, virtiofs=server, on_line=say if machine.options.verbose else None)
+    emulator = choose_emulator(arch, accelerator.name)
+    on_line = say if machine.options.verbose else None
+    running = vmm.Machine(plan, virtiofs=server, emulator=emulator, on_line=on_line)
     with contextlib.ExitStack() as stack:
         with _machine_errors():
             stack.enter_context(running)
-        guest = LiveGuest(running, accelerator, server, vsock)
+        guest = LiveGuest(running, accelerator, emulator, server, vsock)
         stack.callback(guest.close)
         yield guest
 
@@ -112,10 +115,15 @@ class LiveGuest:
     """A running machine and a client of its agent: what `guest.Guest` asks for."""
 
     def __init__(
-        self, machine: vmm.Machine, accelerator: Accelerator, server: VirtioFsServer, vsock: VsockChoice
+        self,
+        machine: vmm.Machine,
+        accelerator: Accelerator,
+        emulator: Emulator,
+        server: VirtioFsServer,
+        vsock: VsockChoice,
     ) -> None:
         self.accelerator = accelerator
-        self.qemu = Qemu(machine.qemu_version, machine.argv)
+        self.qemu = Qemu(machine.qemu_version, machine.argv, emulator.reason, untrusted(machine.plan, emulator))
         self.virtio_fs_server = server.describe()
         self.vsock_device = vsock.describe()
         self._machine = machine

@@ -72,6 +72,8 @@ class Qemu:
 
     version: str
     argv: tuple[str, ...]
+    reason: str = ""  # why this one
+    untrusted: tuple[str, ...] = ()  # what its emulation can't be trusted with
 
 
 @dataclass(frozen=True, slots=True)

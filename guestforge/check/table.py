@@ -51,6 +51,8 @@ def _totals(report: Report) -> list[str]:
         printable(f"judged by the storages: {', '.join(report.judged_by) or 'none'}{_without(report)}"),
         printable(f"accelerator: {report.accelerator} ({report.accelerator_reason})"),
         printable(f"virtio-fs server: {report.served_by('virtio-fs') or 'none'}"),
+        printable(f"emulator: QEMU {report.qemu.version} ({report.qemu.reason})"),
+        *(printable(f"not to be trusted under {report.accelerator}: {what}") for what in report.qemu.untrusted),
     ]
 
 

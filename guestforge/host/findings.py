@@ -18,6 +18,7 @@ from guestforge.rootfs.agent import go_version
 from guestforge.run import find_tool, run
 from guestforge.sources.hostapt import debian_mirror
 from guestforge.vmm.accel import kvm_state
+from guestforge.vmm.emulator import backports, installed_emulator
 from guestforge.vmm.virtiofs import choose_virtiofs
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
 from guestforge.vmm.vsock import choose_vsock
@@ -63,6 +64,7 @@ def findings(arches: tuple[Arch, ...], output: Path) -> Iterator[Finding]:
     yield from tools("image", image_needs())
     yield from tools("boot", [need for arch in arches for need in boot_needs(arch) if need not in image_needs()])
     for arch in arches:
+        yield emulator(arch)
         yield accelerator(arch, output)
     yield Finding("boot", "vsock", "ok", choose_vsock().describe())
     yield installed_server()
@@ -84,6 +86,23 @@ def tools(area: str, needs: Iterable[Need]) -> Iterator[Finding]:
             yield Finding(area, need.name, "missing", "not installed", command((need,)), (need,))
         else:
             yield Finding(area, need.name, "ok", _what_is_there(need))
+
+
+def emulator(arch: Arch) -> Finding:
+    """Return whether the host's QEMU emulates this architecture right, and where a newer one will come from if not."""
+    name = f"emulator for {arch.name}"
+    try:
+        there = installed_emulator(arch)
+    except UserError as e:
+        return Finding("boot", name, "note", f"not tried: {e.message}")
+    if there.forgets:
+        return Finding("boot", name, "ok", there.version)
+    since = ".".join(map(str, arch.tcg_forgets_since))
+    found = f"{there.version}; programs may run wrongly under its TCG, which QEMU {since} mended"
+    try:
+        return Finding("boot", name, "ok", f"{found}: one from {backports()} is used")
+    except UserError as e:
+        return Finding("boot", name, "note", f"{found}; {e.message}", e.hint or "")
 
 
 def accelerator(arch: Arch, output: Path) -> Finding:

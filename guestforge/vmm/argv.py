@@ -1,7 +1,7 @@
 """QEMU's arguments, from a plan: a pure function, with a golden file for each architecture in tests/golden/vmm/."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from guestforge.arch import Arch
@@ -33,9 +33,9 @@ _CONSOLES: Final[dict[str, Callable[[MachinePlan, Sockets], list[str]]]] = {
 }
 
 
-def qemu_argv(plan: MachinePlan, sockets: Sockets) -> list[str]:
-    """Return the command line that starts a machine."""
-    words = [plan.arch.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+def qemu_argv(plan: MachinePlan, sockets: Sockets, program: Sequence[str] = ()) -> list[str]:
+    """Return the command line that starts a machine; `program` is its first words, the architecture's QEMU on PATH."""
+    words = [*(program or (plan.arch.qemu,)), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     words += _machine(plan)
     words += _boot(plan)
     words += _CONSOLES[plan.console](plan, sockets)

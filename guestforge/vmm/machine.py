@@ -20,6 +20,7 @@ from guestforge.scratch import scratch_directory
 from guestforge.vmm import terminal
 from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
+from guestforge.vmm.emulator import Emulator, choose_emulator
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.plan import MachinePlan, Sockets
 from guestforge.vmm.state import Ended, State, how_it_ended
@@ -57,9 +58,11 @@ class Machine:
         plan: MachinePlan,
         *,
         virtiofs: VirtioFsServer | None = None,
+        emulator: Emulator | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         self.plan = plan
+        self._emulator = emulator
         self.argv: tuple[str, ...] = ()
         self.sockets: Sockets
         self._virtiofs = virtiofs
@@ -193,7 +196,8 @@ class Machine:
     def _start(self) -> None:
         plan, stack = self.plan, self._stack
         self.sockets = Sockets(stack.enter_context(runtime_directory()))
-        self.argv = tuple(qemu_argv(plan, self.sockets))
+        emulator = self._emulator or choose_emulator(plan.arch, plan.accelerator)
+        self.argv = tuple(qemu_argv(plan, self.sockets, emulator.command))
         console = Console(plan.console_log if plan.console == "log" else None)
         stack.callback(console.close)
         self._state.attach(console)

@@ -31,6 +31,10 @@ _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 # panics reset the machine at once, which ends QEMU.
 COMMON_ARGS: Final = ("panic=-1", "cgroup_no_v1=all", "systemd.unified_cgroup_hierarchy=1")
 
+# Under TCG the guest's processor must write each page before a virtio-fs server fills it, see emulator.py.
+# https://docs.kernel.org/admin-guide/kernel-parameters.html
+CLEAR_PAGES: Final = "init_on_alloc=1"
+
 
 @dataclass(frozen=True, slots=True)
 class Disk:
@@ -139,7 +143,9 @@ class Sockets:
 def kernel_cmdline(plan: MachinePlan) -> str:
     """Return the kernel's command line; raises UserError when the kernel would cut it off (Arch.cmdline_max bytes)."""
     root = plan.root.args() if plan.root else ()
-    line = " ".join((f"console={plan.arch.console}", *plan.arch.kernel_args, *COMMON_ARGS, *root, *plan.kernel_args))
+    clear = (CLEAR_PAGES,) if filled_from_outside(plan) else ()
+    arch = (f"console={plan.arch.console}", *plan.arch.kernel_args)
+    line = " ".join((*arch, *COMMON_ARGS, *clear, *root, *plan.kernel_args))
     limit = plan.arch.cmdline_max
     if len(line.encode()) >= limit:  # the final NUL counts
         raise UserError(
@@ -150,6 +156,11 @@ def kernel_cmdline(plan: MachinePlan) -> str:
     if "\n" in line or "\0" in line:
         raise UserError("a kernel argument has a line break or a NUL in it", excerpt=repr(line))
     return line
+
+
+def filled_from_outside(plan: MachinePlan) -> bool:
+    """Whether another process fills memory from which an emulated guest may run code."""
+    return plan.accelerator == "tcg" and any(share.device == "virtio-fs" for share in plan.shares)
 
 
 def _check_processors(plan: MachinePlan) -> None:

@@ -53,6 +53,7 @@ class Archive:
         for path, data in files.items():
             (tree / path).parent.mkdir(parents=True, exist_ok=True)
             (tree / path).write_bytes(data)
+            (tree / path).chmod(0o755 if path.startswith("usr/bin/") else 0o644)
         control = f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n"
         control += "Maintainer: t <t@test>\nDescription: t\n"
         (tree / "DEBIAN").mkdir(parents=True)

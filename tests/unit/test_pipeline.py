@@ -8,9 +8,11 @@ from guestforge import commands
 from guestforge.arch import X86_64
 from guestforge.check.options import CheckOptions
 from guestforge.cli import OPTIONS, Chosen
+from guestforge.errors import UserError
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
-from guestforge.pipeline import Options, Pipeline, qemu_version
+from guestforge.pipeline import Options, Pipeline
 from guestforge.store import Store
+from guestforge.vmm.emulator import installed_emulator
 
 KERNEL_FACTS = {"release": "6", "source": {"package": "p", "version": "1"}, "compiler": "c", "linker": "l"}
 
@@ -38,11 +40,12 @@ def install(path, version):
 
 
 def test_the_emulators_version_is_that_of_now(path):
-    assert qemu_version(X86_64) is None
+    with pytest.raises(UserError, match="not installed"):
+        installed_emulator(X86_64)
     install(path, "QEMU 7")
-    assert qemu_version(X86_64) == "QEMU 7"
+    assert installed_emulator(X86_64).version == "QEMU 7"
     install(path, "QEMU 8.1")
-    assert qemu_version(X86_64) == "QEMU 8.1"
+    assert installed_emulator(X86_64).version == "QEMU 8.1"
 
 
 def test_an_emulator_that_is_installed_for_the_checks_is_in_manifest_and_checks(tmp_path, path, monkeypatch):
@@ -65,5 +68,5 @@ def test_an_emulator_that_is_installed_for_the_checks_is_in_manifest_and_checks(
     monkeypatch.setattr(commands, "ensure", lambda _: install(path, "QEMU 7"))
     monkeypatch.setattr(pipeline, "check", check)
     commands._prove(pipeline, Chosen(dict.fromkeys(OPTIONS)), CheckOptions(), again=False)
-    assert [each["qemu"] for each in inputs] == ["QEMU 7", "QEMU 7"]
+    assert [each["qemu"] for each in inputs] == [["QEMU 7", "QEMU 7"]] * 2
     assert json.loads(manifest.read_text())["versions"]["qemu"] == "QEMU 7"

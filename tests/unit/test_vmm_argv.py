@@ -51,6 +51,20 @@ def test_arguments_match_the_golden_file(arch, artifact, accelerator):
     assert text == golden.read_text(), "GUESTFORGE_ACCEPT_GOLDEN=1 pytest ... accepts the new text"
 
 
+@pytest.mark.parametrize("arch", list(ARCHES))
+def test_emulated_pages_are_cleared_before_another_process_fills_them(arch):
+    share, ninth = DEVICES["shares"]
+    lines = [
+        kernel_cmdline(plan(arch, accelerator, shares=shares)).split()
+        for accelerator, shares in (("tcg", (ninth, share)), ("tcg", (ninth,)), ("kvm", (share,)))
+    ]
+    assert ["init_on_alloc=1" in words for words in lines] == [True, False, False]
+
+
+def test_another_program_may_stand_for_the_architectures():
+    assert qemu_argv(plan(), SOCKETS, ("/q", "-L", "/f"))[:4] == ["/q", "-L", "/f", "-nodefaults"]
+
+
 def test_comma_in_a_path_is_written_twice():
     argv = qemu_argv(plan(disks=(Disk(Path("/d/a,b")),)), Sockets(Path("/run/x,y")))
     assert "filename=/d/a,,b," in value_of(argv, "-blockdev", "driver=file")
