@@ -31,6 +31,7 @@ from guestforge.arch import ARCHES
 from guestforge.vhost.fuse import make, retired
 from guestforge.vhost.fuse.nodes import Handle
 from guestforge.vhost.fuse.server import OPERATIONS, FuseServer
+from guestforge.vhost.fuse.space import Quota
 from tests.fuse_client import ROOT, Client, FuseError
 
 ABIS = (("<", "generic"), ("<", "arm64"), ("<", "powerpc"), (">", "generic"))
@@ -45,6 +46,7 @@ NUMBERS = [
 FLAGS = ("O_RDONLY", "O_WRONLY", "O_RDWR", "O_TRUNC", "O_APPEND", "O_EXCL", "O_NONBLOCK", "O_DIRECT", "O_DIRECTORY",
          "O_NOFOLLOW", "O_LARGEFILE", "O_TMPFILE", "O_PATH", "O_NOATIME", "O_SYNC")  # fmt: skip
 ROUND = 10_000  # requests, then everything is looked at and begun anew
+ROOM = 256 << 20  # bytes, or the host would have none
 HANG = 60  # seconds for a round's slowest request, generously
 FILE_SIZE = 4 << 20  # bytes; a guest may ask for a file as large as the disk
 
@@ -380,7 +382,7 @@ def fuzz(place, requests, seed, threads=1):
             share.mkdir()
             order, family = ABIS[(seed + done // ROUND) % len(ABIS)]
             open_before = open_files()
-            server = Watched(share, replace(ARCHES["x86_64"], open_flags=family))
+            server = Watched(share, replace(ARCHES["x86_64"], open_flags=family), quota=Quota(max_bytes=ROOM))
             outcomes += run_round(server, share, (order, family), rng, min(ROUND, requests - done), threads)
             for one in (*server._share.nodes._by_id.values(), *server._share.handles._by_id.values()):
                 look_at(one, share)
