@@ -80,7 +80,8 @@ X86_64 = Arch(
     open_flags="generic",
     qemu="qemu-system-x86_64",
     machine="q35",
-    cpu_tcg="max",
+    # Without these the kernel clears and copies with a loop of whole words; TCG does `rep stosb` a byte at a time.
+    cpu_tcg="max,erms=off,fsrm=off",
     cpu_kvm="host",
     tcg_forgets_since=(0, 0),  # this kernel clears with plain stores, which every version sees whole
     virtio_bus="pci",
