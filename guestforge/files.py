@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from guestforge import sparse
 from guestforge.errors import BuildError, UserError
 
-READ_SIZE = 1024 * 1024
 TRIAL = 4096  # bytes that must fit where something will be written
 SYNC_ONE_BY_ONE = 1000  # files; a larger tree is synced with its file system
 IN_THE_WAY = {"EBUSY", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOTDIR", "ENOTEMPTY", "EPERM"}
@@ -114,9 +114,9 @@ def open_regular(name: str | Path, dir_fd: int | None = None) -> IO[bytes] | Non
 
 
 def digest_file(path: Path) -> str:
-    """Return a file's SHA-256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return a file's SHA-256 in hex; nothing is read of its holes."""
+    with path.open("rb", buffering=0) as file:
+        return sparse.sha256(file.fileno())
 
 
 def digest_tree(*paths: Path) -> str:
@@ -162,26 +162,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 def atomic_copy(source: Path, target: Path) -> None:
     """Copy a file so that `target` is the old one or the whole new one at any moment; holes stay holes."""
     with source.open("rb", buffering=0) as reader, atomic_file(target) as writer:
-        for start, end in _extents(reader):
-            writer.seek(start)
-            for at in range(start, end, READ_SIZE):
-                writer.write(os.pread(reader.fileno(), min(READ_SIZE, end - at), at))
-        writer.truncate(os.fstat(reader.fileno()).st_size)
-
-
-def _extents(file: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield where a file has data, as lseek(2) knows it; one extent where the file system records no holes."""
-    size = os.fstat(file.fileno()).st_size
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
-        except OSError as e:
-            if e.errno == errno.ENXIO:  # nothing but a hole to the end
-                return
-            raise
-        end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-        yield start, end
+        sparse.copy(reader.fileno(), writer.fileno())
 
 
 def sync_tree(root: Path) -> None:

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from guestforge import __version__
-from guestforge.files import atomic_copy, atomic_file, digest_file, disk_errors
+from guestforge.files import atomic_copy, atomic_file, disk_errors
 from guestforge.store import Entry, FileFacts
 
 SCHEMA = 1
@@ -29,19 +29,19 @@ def place(output: Path, artifacts: tuple[Artifact, ...]) -> dict[str, FileFacts]
     What is right already is not written again. A manifest that says otherwise goes before a file changes.
     """
     with disk_errors(output, "give --output"):
-        changed = [artifact for artifact in artifacts if not _is_placed(artifact, output / artifact.name)]
+        changed = [artifact for artifact in artifacts if not _facts(artifact).are_of(output / artifact.name)]
         if changed:
             (output / MANIFEST).unlink(missing_ok=True)
         for artifact in changed:
             atomic_copy(artifact.entry.file(artifact.file), output / artifact.name)
-    return {artifact.name: artifact.entry.files[artifact.file] for artifact in artifacts}
+    return {artifact.name: _facts(artifact) for artifact in artifacts}
 
 
 def write_manifest(
     output: Path, artifacts: Mapping[str, FileFacts], steps: tuple[Entry, ...], facts: Mapping[str, Any]
 ) -> None:
     """Write the manifest of an output directory, whose other files are in place."""
-    write_json(output / MANIFEST, manifest({name: asdict(row) for name, row in artifacts.items()}, steps, facts))
+    write_json(output / MANIFEST, manifest({name: row.published() for name, row in artifacts.items()}, steps, facts))
 
 
 def manifest(artifacts: Mapping[str, Any], steps: tuple[Entry, ...], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,6 +64,5 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
                 file.write(text)
 
 
-def _is_placed(artifact: Artifact, target: Path) -> bool:
-    facts = artifact.entry.files[artifact.file]
-    return target.is_file() and target.stat().st_size == facts.size and digest_file(target) == facts.sha256
+def _facts(artifact: Artifact) -> FileFacts:
+    return artifact.entry.files[artifact.file]

@@ -20,23 +20,46 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from guestforge import sparse
 from guestforge.cache import Place, open_cache, private_directory, user_cache
 from guestforge.errors import UserError
-from guestforge.files import digest_file, disk_errors, sync_directory, sync_tree
-from guestforge.progress import say
+from guestforge.files import disk_errors, open_regular, sync_directory, sync_tree
+from guestforge.progress import bar, say
 from guestforge.scratch import discard, left_behind, mark
 
 Inputs = Mapping[str, Any]  # JSON values only
 LOCK = "lock"  # in a directory below tmp/
+LONG_DIGEST = 1024**3  # bytes; a SHA-256 over more takes seconds, and its progress is shown
 KEY_LENGTH = 32  # hex digits, 128 bits of SHA-256
 
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """A file's SHA-256 in hex and its size in bytes, taken when it was made."""
+    """A file's SHA-256 in hex and its size in bytes, taken when it was made.
+
+    One with holes has its `sparse.digest` too: that is what it is compared by, since the SHA-256 takes a time that goes
+    by the size.
+    """
 
     sha256: str
     size: int
+    data: str | None = None
+
+    def are_of(self, path: Path) -> bool:
+        """Whether a path is a file with these facts, and no link to one."""
+        file = open_regular(path) if path.exists() else None
+        if file is None:
+            return False
+        with file:
+            if os.fstat(file.fileno()).st_size != self.size:
+                return False
+            if self.data is not None:
+                return sparse.digest(file.fileno()) == self.data
+            return sparse.sha256(file.fileno()) == self.sha256
+
+    def published(self) -> dict[str, str | int]:
+        """Return what a manifest says of the file."""
+        return {"sha256": self.sha256, "size": self.size}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +192,19 @@ def _damaged(entry: Path, name: str) -> UserError:
 
 @cache
 def _require_same(path: Path, facts: FileFacts) -> None:
-    try:
-        same = path.lstat().st_size == facts.size and not path.is_symlink() and digest_file(path) == facts.sha256
-    except FileNotFoundError:
-        same = False
-    if not same:
+    if not facts.are_of(path):
         raise _damaged(path.parent, path.name)
 
 
 def _facts(path: Path) -> FileFacts:
-    return FileFacts(digest_file(path), path.stat().st_size)
+    with path.open("rb", buffering=0) as file:
+        descriptor, size = file.fileno(), path.stat().st_size
+        if not sparse.has_holes(descriptor):
+            return FileFacts(sparse.sha256(descriptor), size)
+        if size < LONG_DIGEST:
+            return FileFacts(sparse.sha256(descriptor), size, sparse.digest(descriptor))
+        with bar(f"SHA-256 of {path.name}", size, "B") as shown:
+            return FileFacts(sparse.sha256(descriptor, shown.update), size, sparse.digest(descriptor))
 
 
 def _write_facts(path: Path, step: str, inputs: Inputs, files: Mapping[str, FileFacts]) -> None:
