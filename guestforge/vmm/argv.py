@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from guestforge.arch import Arch
-from guestforge.vmm.plan import Disk, MachinePlan, Share, ShareDevice, Sockets, Vsock, kernel_cmdline
+from guestforge.vmm.plan import ConsoleKind, Disk, MachinePlan, Share, ShareDevice, Sockets, Vsock, kernel_cmdline
 
 # Disks get fixed places, so that a runtime's address of one (a PCI slot, a CCW device number) is known beforehand.
 # QEMU fills the other devices in from the lowest free slot up; slots below 8 are left to them.
@@ -22,14 +22,10 @@ _PLACES: Final[dict[str, tuple[str, str]]] = {
 FS_QUEUE_SIZE: Final = 1024
 
 # We listen and QEMU connects: so nobody polls for a socket to appear, and nothing of the console is missed.
-_CONSOLES: Final[dict[str, Callable[[MachinePlan, Sockets], list[str]]]] = {
-    "log": lambda _, sockets: ["-chardev", f"socket,id=console,path={quoted(sockets.console)},server=off"],
-    "terminal": lambda plan, _: [
-        "-chardev",
-        f"stdio,id=console,mux=on,signal=off,logfile={quoted(plan.console_log)},logappend=off",
-        "-mon",
-        "chardev=console,mode=readline",
-    ],
+_CONSOLES: Final[dict[ConsoleKind, tuple[str, tuple[str, ...]]]] = {
+    "log": ("", ()),
+    # QEMU finds its keys in what comes from us, and puts its monitor in the console's place
+    "terminal": (",mux=on", ("-mon", "chardev=console,mode=readline")),
 }
 
 
@@ -38,7 +34,8 @@ def qemu_argv(plan: MachinePlan, sockets: Sockets, program: Sequence[str] = ()) 
     words = [*(program or (plan.arch.qemu,)), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     words += _machine(plan)
     words += _boot(plan)
-    words += _CONSOLES[plan.console](plan, sockets)
+    mux, monitor = _CONSOLES[plan.console]
+    words += ["-chardev", f"socket,id=console,path={quoted(sockets.console)},server=off{mux}", *monitor]
     words += plan.arch.console_device
     words += ["-chardev", f"socket,id=qmp,path={quoted(sockets.qmp)},server=off", "-mon", "chardev=qmp,mode=control"]
     words += ["-device", f"virtio-rng-{plan.arch.virtio_bus}"]

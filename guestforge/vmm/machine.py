@@ -15,9 +15,8 @@ from qemu.qmp import QMPError
 
 from guestforge.agent.transport import Dial
 from guestforge.errors import UserError
-from guestforge.run import Process, spawn
+from guestforge.run import spawn
 from guestforge.scratch import scratch_directory
-from guestforge.vmm import terminal
 from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
 from guestforge.vmm.emulator import Emulator, choose_emulator
@@ -49,7 +48,8 @@ class Memory:
 class Machine:
     """A machine that runs while the `with` block does. Nothing is left behind, however that is left.
 
-    `on_line` gets each line of the console, cleaned, in another thread. Entering raises UserError for a program that is
+    `on_line` gets each line of the console, cleaned, and `on_console` its bytes as they came, both in another thread
+    that they must not hold up. Entering raises UserError for a program that is
     not installed, and MachineError (`qemu-failed`, `helper-failed`) for a machine that does not start.
     """
 
@@ -60,14 +60,16 @@ class Machine:
         virtiofs: VirtioFsServer | None = None,
         emulator: Emulator | None = None,
         on_line: Callable[[str], None] | None = None,
+        on_console: Callable[[bytes], None] | None = None,
     ) -> None:
         self.plan = plan
         self._emulator = emulator
         self.argv: tuple[str, ...] = ()
         self.sockets: Sockets
         self._virtiofs = virtiofs
+        self._on_console = on_console
         self._stack = contextlib.ExitStack()
-        self._state = State(Console(None), plan.arch.kernel_log_start, on_line)
+        self._state = State(Console(None), plan.arch.kernel_log_start, on_line, faults_count=plan.console == "log")
         self._watcher: Watcher
         self._programs: list[Watched] = []
 
@@ -183,6 +185,10 @@ class Machine:
         """Connect to a port of the guest; gives up as soon as the machine is beyond use. Raises ConnectError."""
         return self.dial(port)(timeout=timeout, give_up=self.why_ended)
 
+    def type(self, data: bytes) -> None:
+        """Send bytes to the guest's console, as if typed; returns when QEMU has them, or when it has ended."""
+        self._watcher.type(data)
+
     def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
         """Run a command of QEMU's machine protocol. Raises MachineError if QEMU refuses it or is gone."""
         try:
@@ -198,15 +204,15 @@ class Machine:
         self.sockets = Sockets(stack.enter_context(runtime_directory()))
         emulator = self._emulator or choose_emulator(plan.arch, plan.accelerator)
         self.argv = tuple(qemu_argv(plan, self.sockets, emulator.command))
-        console = Console(plan.console_log if plan.console == "log" else None)
+        console = Console(plan.console_log)
         stack.callback(console.close)
         self._state.attach(console)
         helpers = self._start_helpers()
         qmp = stack.enter_context(listen(self.sockets.qmp))
-        listener = stack.enter_context(listen(self.sockets.console)) if plan.console == "log" else None
-        qemu = Watched("qemu-exited", "QEMU", stack.enter_context(self._spawn_qemu()))
+        listener = stack.enter_context(listen(self.sockets.console))
+        qemu = Watched("qemu-exited", "QEMU", stack.enter_context(spawn(self.argv)))
         self._programs = [qemu, *helpers]
-        self._watcher = Watcher(self._state, qemu, helpers, qmp, listener)
+        self._watcher = Watcher(self._state, qemu, helpers, qmp, listener, on_console=self._on_console)
         stack.callback(self._watcher.stop)
         self._watcher.start()
         self._await_qemu(qemu, helpers)
@@ -217,16 +223,6 @@ class Machine:
         for helper, path in helpers:
             _await_socket(helper, path)
         return tuple(helper for helper, _ in helpers)
-
-    @contextlib.contextmanager
-    def _spawn_qemu(self) -> Iterator[Process]:
-        if self.plan.console == "log":
-            with spawn(self.argv) as process:
-                yield process
-            return
-        with terminal.kept(), spawn(self.argv, stdin=0, stdout=1, stderr=2) as process:
-            terminal.lend(process.pid)
-            yield process
 
     def _helpers(self) -> Iterator[tuple[Watched, Path]]:
         vsock = self.plan.vsock

@@ -82,8 +82,8 @@ class MachinePlan:
     """A machine. Making one raises UserError for a value that can't work.
 
     `kernel` may be None: the machine then stays in its firmware. `memory_mib` is in MiB. `kernel_args` follow all
-    others on the command line, `extra` all others of QEMU's arguments. `console` is where the guest's console goes:
-    to the log alone, or to the terminal too, with QEMU's keys (Ctrl-A X ends it). `icount` makes TCG count
+    others on the command line, `extra` all others of QEMU's arguments. The guest's console goes to `console_log`;
+    with `console="terminal"` QEMU finds its keys (Ctrl-A X ends it) in what is typed. `icount` makes TCG count
     instructions, one a nanosecond of the guest's time.
     """
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -44,7 +44,10 @@ class Watched:
 
 
 class Watcher:
-    """Watches from `start` to `stop`. `console` and `qmp` are listening sockets that QEMU connects to."""
+    """Watches from `start` to `stop`. `console` and `qmp` are listening sockets that QEMU connects to.
+
+    `on_console` gets the console's bytes as they came, in the watcher's thread, and must return at once.
+    """
 
     def __init__(
         self,
@@ -53,14 +56,18 @@ class Watcher:
         helpers: tuple[Watched, ...],
         qmp: socket.socket,
         console: socket.socket | None,
+        *,
+        on_console: Callable[[bytes], None] | None = None,
     ) -> None:
         self._state = state
         self._qemu = qemu
         self._helpers = helpers
         self._sockets = {"qmp": qmp, "console": console}
+        self._on_console = on_console
         self._qmp = Qmp(self._event)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._connected: asyncio.Future[socket.socket]  # QEMU's console
         self._running = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guestforge-watcher", daemon=True)
 
@@ -85,6 +92,16 @@ class Watcher:
         except concurrent.futures.CancelledError as e:
             raise TimeoutError(f"QEMU did not answer {command}") from e
 
+    def type(self, data: bytes) -> None:
+        """Send bytes to the console; returns when QEMU has them, or when it has ended."""
+        assert self._loop is not None
+        with contextlib.suppress(OSError, RuntimeError, concurrent.futures.CancelledError):
+            asyncio.run_coroutine_threadsafe(self._send(data), self._loop).result()
+
+    async def _send(self, data: bytes) -> None:
+        connection = await asyncio.shield(self._connected)
+        await asyncio.get_running_loop().sock_sendall(connection, data)
+
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
@@ -94,6 +111,7 @@ class Watcher:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        self._connected = self._loop.create_future()
         tasks = [self._task(work) for work in (self._watch_qemu(), *map(self._watch_helper, self._helpers))]
         self._running.set()
         await self._stop.wait()
@@ -145,9 +163,12 @@ class Watcher:
         connection, _ = await loop.sock_accept(listener)
         with connection:
             connection.setblocking(False)
+            self._connected.set_result(connection)
             with contextlib.suppress(ConnectionResetError):
                 while data := await loop.sock_recv(connection, READ_SIZE):
                     self._state.feed(data)
+                    if self._on_console:
+                        self._on_console(data)
 
     async def _open_qmp(self) -> None:
         listener = self._sockets["qmp"]

@@ -82,6 +82,22 @@ def test_user_reaches_the_monitor_and_leaves_with_ctrl_a_x(terminal, tmp_path):
     assert (tmp_path / "log").exists()
 
 
+def test_keys_from_a_pipe_reach_the_guest_and_what_acts_on_a_terminal_does_not_leave_it(tmp_path):
+    # the firmware's serial terminal begins with a reset
+    started = [sys.executable, "-c", PROGRAM, str(tmp_path / "log"), "-machine", "graphics=off"]
+    with subprocess.Popen(started, cwd=REPOSITORY, stdin=-1, stdout=-1) as guest:
+        shown = b""
+        while b"SeaBIOS" not in shown:
+            data = os.read(guest.stdout.fileno(), 4096)
+            assert data, shown
+            shown += data
+        shown += guest.communicate(b"\x01cquit\r")[0]
+    assert b"(qemu)" in shown
+    assert b"ended: QEMU ended with exit code 0" in shown
+    assert b"\x1bc" in (tmp_path / "log").read_bytes()
+    assert b"\x1bc" not in shown
+
+
 def test_terminal_is_as_before_when_qemu_does_not_start(terminal):
     guest = terminal("-device", "nonsense")
     guest.wait("QEMU did not start")

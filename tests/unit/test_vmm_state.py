@@ -158,3 +158,10 @@ def test_kernel_is_up_with_its_first_line(state, lines):
 )
 def test_end_in_words(ended, words):
     assert str(ended) == words
+
+
+def test_a_fault_that_a_person_looks_at_ends_nothing():
+    state = State(Console(None), "Linux version", None, faults_count=False)
+    state.feed(b"BUG: printed by whoever is at the keyboard\n")
+    state.verify()
+    assert [fault.kind for fault in state.faults()] == ["oops"]
