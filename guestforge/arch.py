@@ -50,7 +50,10 @@ class Arch:
     console_device: tuple[str, ...]  # the arguments that connect it to the chardev `console`
     kernel_args: tuple[str, ...]  # what the kernel needs on its command line on this machine
     cmdline_max: int  # bytes that the kernel keeps of its command line (COMMAND_LINE_SIZE)
+    max_cpus: int  # of QEMU's machine, 255 where it has more than a recipe may ask for
     max_cpus_tcg: int  # more stall the guest under TCG
+    min_memory_mib: int  # what `minimal` boots with from an initrd: 52, 44, 256, 48 were the least that did
+    memory_step_mib: int  # QEMU's machine takes multiples of it
     block_driver: str  # the agent's driver of a virtio disk
     kernel_log_start: str  # a line of the console that every boot begins with
 
@@ -91,7 +94,10 @@ X86_64 = Arch(
     # the check of the timer interrupt takes 50 ms under TCG, and can fail on a loaded host though the timer works
     kernel_args=("reboot=k", "no_timer_check"),
     cmdline_max=2048,
+    max_cpus=255,
     max_cpus_tcg=255,
+    min_memory_mib=64,
+    memory_step_mib=1,
     block_driver="blk",
     kernel_log_start="Linux version",
 )
@@ -124,7 +130,10 @@ AARCH64 = Arch(
     console_device=_SERIAL,
     kernel_args=(),
     cmdline_max=2048,
+    max_cpus=255,
     max_cpus_tcg=255,
+    min_memory_mib=56,
+    memory_step_mib=1,
     block_driver="blk",
     kernel_log_start="Linux version",
 )
@@ -156,7 +165,10 @@ PPC64LE = Arch(
     console_device=_SERIAL,
     kernel_args=(),
     cmdline_max=2048,
+    max_cpus=255,
     max_cpus_tcg=255,
+    min_memory_mib=256,
+    memory_step_mib=256,
     block_driver="blk",
     kernel_log_start="Linux version",
 )
@@ -188,7 +200,10 @@ S390X = Arch(
     console_device=("-device", "sclpconsole,chardev=console"),
     kernel_args=(),
     cmdline_max=896,
+    max_cpus=248,
     max_cpus_tcg=8,  # RCU stalls with more
+    min_memory_mib=56,
+    memory_step_mib=1,
     block_driver="blk-ccw",
     kernel_log_start="Linux version",
 )

@@ -24,7 +24,8 @@ from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP, build_kernel
 from guestforge.manifest import Artifact, place, write_manifest
 from guestforge.progress import say
-from guestforge.recipe.load import load_guest, load_kernel, load_rootfs
+from guestforge.recipe.bounds import load_guest_for, require_processors
+from guestforge.recipe.load import load_kernel, load_rootfs
 from guestforge.rootfs.agent import (
     AGENT,
     PROBE,
@@ -71,7 +72,7 @@ class Pipeline:
         self.arch = arch
         self.options = options
         self.store = store or Store()
-        self.recipe = load_guest(options.guest)
+        self.recipe = load_guest_for(arch, options.guest)
         self.output = options.output / arch.name / options.guest
 
     # steps
@@ -200,6 +201,7 @@ class Pipeline:
     def guest_artifacts(self) -> GuestArtifacts:
         """Return what a check boots: the store's files, which nobody changes meanwhile."""
         boot = self.recipe.boot
+        require_processors(self.recipe, self.options.guest, read_dotconfig(self.kernel.file(CONFIG_COPY)))
         return GuestArtifacts(
             arch=self.arch,
             guest=self.options.guest,

@@ -62,7 +62,7 @@ class Image(Model):
 class Boot(Model):
     """The machine that the guest is booted on."""
 
-    memory_mib: int = Field(256, ge=32, le=1048576, description="the guest's memory")
+    memory_mib: int = Field(256, ge=56, le=524288, description="the guest's memory")
     cpus: int = Field(1, ge=1, le=255, description="the guest's processors")
     kernel_args: tuple[str, ...] = Field((), description="added to the kernel's command line")
 

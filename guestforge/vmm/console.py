@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-Kind = Literal["panic", "oops", "lockup", "no-init", "warning", "firmware"]
+Kind = Literal["no-memory", "panic", "oops", "lockup", "no-init", "warning", "firmware"]
 
 MAX_LINE: Final = 4096  # bytes; a longer line is taken in pieces
 HEAD_LINES: Final = 1000  # what is kept in memory: the first lines,
@@ -39,6 +39,13 @@ class _Row:
 
 # What no healthy guest prints, the more telling first: the first row that matches a line gives its kind.
 _PATTERNS: Final[tuple[tuple[Kind, str], ...]] = (
+    # a guest that is too small: the kernel refuses its init memory, or finds none; Go's runtime in init; an initrd that
+    # does not fit what the kernel lets a tmpfs have. The panic that follows says none of this.
+    ("no-memory", r"__vm_enough_memory: pid: 1,"),
+    ("no-memory", rf"{_START}Out of memory(?:: Killed process| and no killable processes)"),
+    ("no-memory", r"Kernel panic - not syncing: .*(?:[Oo]ut of memory|deadlocked on memory|[Nn]o memory|allocate)"),
+    ("no-memory", r"^fatal error: (?:runtime: )?(?:out of memory|cannot (?:allocate|reserve)|failed to reserve)"),
+    ("no-memory", r"Initramfs unpacking failed: write error"),
     # lib/fs of a guest without a root, before the panic that follows: these lines name the cause
     ("no-init", r"VFS: (?:Cannot open root device|Unable to mount root fs)"),
     ("no-init", r"No working init found|Failed to execute /\S+ \(error -\d+\)|Requested init \S+ failed"),

@@ -22,7 +22,7 @@ MAX_TAGS: Final[dict[ShareDevice, int]] = {"virtio-fs": 36, "virtio-9p": 31}
 FIRST_GUEST_CID: Final = 3  # 0 to 2 are the hypervisor, loopback and the host, vsock(7)
 LAST_GUEST_CID: Final = 0xFFFF_FFFE
 MIN_MEMORY_MIB: Final = 32
-MAX_MEMORY_MIB: Final = 1024 * 1024
+MAX_MEMORY_MIB: Final = 512 * 1024  # some emulated processor has 40 bits of address, devices among them
 MAX_DISKS: Final = 12  # as many slots as the PCI root bus of every machine has left; see argv.py
 
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
@@ -171,10 +171,16 @@ def _check_processors(plan: MachinePlan) -> None:
         raise UserError(
             f"cpus = {plan.cpus}: under TCG {plan.arch.name} takes at most {limit}", hint=f"set cpus to {limit} or less"
         )
+    if plan.cpus > plan.arch.max_cpus:
+        limit = plan.arch.max_cpus
+        raise UserError(f"cpus = {plan.cpus}: a machine of {plan.arch.name} takes at most {limit}")
     if plan.icount and plan.accelerator != "tcg":
         raise UserError("instructions can be counted under TCG alone", hint="--accel tcg")
     if not MIN_MEMORY_MIB <= plan.memory_mib <= MAX_MEMORY_MIB:
         raise UserError(f"memory = {plan.memory_mib} MiB: it takes {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}")
+    if plan.memory_mib % plan.arch.memory_step_mib:
+        step = plan.arch.memory_step_mib
+        raise UserError(f"memory = {plan.memory_mib} MiB: a machine of {plan.arch.name} takes multiples of {step} MiB")
 
 
 def _check_devices(plan: MachinePlan) -> None:

@@ -18,6 +18,7 @@ TRACE_QUIET: Final = 0.05  # seconds
 TRACE_LIMIT: Final = 0.5
 
 _WORDS: Final = {
+    "no-memory": "the guest has too little memory",
     "panic": "the guest's kernel panicked",
     "oops": "the guest's kernel crashed",
     "lockup": "the guest's kernel hangs or waits",

@@ -14,7 +14,7 @@ from invoke import Program
 import tasks
 from guestforge import commands, pipeline
 from guestforge.kernel import step
-from guestforge.recipe import load
+from guestforge.recipe import bounds, load
 from guestforge.recipe.models import DebianSource, Kernel
 from guestforge.sources.linux import KernelTree, make_read_only
 from guestforge.store import key_of
@@ -56,7 +56,8 @@ def main():
     pipeline.read_dotconfig = lambda _: UNPACKS
     commands._prove = lambda *_, **__: None
     if recipes := os.environ.get("MINIATURE_RECIPES"):
-        for name in ("load_guest", "load_kernel", "load_rootfs"):
+        pipeline.load_guest_for = partial(bounds.load_guest_for, recipes=Path(recipes))
+        for name in ("load_kernel", "load_rootfs"):
             setattr(pipeline, name, partial(getattr(load, name), recipes=Path(recipes)))
     Program(namespace=tasks.namespace, binary="invoke").run(["invoke", *sys.argv[1:]])
 

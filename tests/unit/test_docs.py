@@ -233,7 +233,7 @@ WRONG = [
     (every_exit_code_is_described, "| 3 |", "| 4 |"),
     (every_recipe_key_is_described, "| `boot.cpus` |", "| boot.cpus |"),
     (every_recipe_key_is_described, "| `links` |", "| `symlinks` |"),
-    (every_recipe_key_is_described, "| 32 to 1048576 |", "| 64 to 1048576 |"),
+    (every_recipe_key_is_described, "| 56 to 524288 |", "| 64 to 524288 |"),
     (every_recipe_key_is_described, "| 1 to 255 | 1 |", "| 1 to 255 | 2 |"),
     (every_recipe_key_is_described, "| name | required | a recipe", "| name | none | a recipe"),
     (every_example_is_a_recipe, "memory_mib = 512", "memory = 512"),

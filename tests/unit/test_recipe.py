@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guestforge.arch import ARCHES
 from guestforge.errors import UserError
-from guestforge.recipe import load
+from guestforge.recipe import bounds, load
 from guestforge.recipe.models import Guest, Kernel, Rootfs
 
 GUEST = 'description = "d"\nkernel = "default"\nrootfs = "minimal"\n'
@@ -125,3 +126,54 @@ def test_looking_for_a_line_never_fails(text, location):
 )
 def test_a_long_line_is_looked_through_once(line):
     assert load.line_of(f"{line}\nkey = 1\n", ("key",)) == 2
+
+
+def recipe(directory, boot):
+    (directory / "guests").mkdir(exist_ok=True)
+    (directory / "guests" / "mine.toml").write_text(GUEST + "[boot]\n" + boot)
+    return directory
+
+
+# MiB and processors, and what is wrong with them on which architecture
+ENDS = [
+    ("memory_mib = 56", {"x86_64": "at least 64", "ppc64le": "at least 256"}),
+    ("memory_mib = 63", {"x86_64": "63 MiB are too little memory for a guest of x86_64", "ppc64le": "at least 256"}),
+    ("memory_mib = 64", {"ppc64le": "at least 256"}),
+    ("memory_mib = 256", {}),
+    ("memory_mib = 300", {"ppc64le": "a multiple of 256 MiB"}),
+    ("memory_mib = 524288", {}),
+    ("cpus = 248", {}),
+    ("cpus = 249", {"s390x": "at most 248"}),
+    ("cpus = 255", {"s390x": "at most 248"}),
+]
+
+
+@pytest.mark.parametrize(("boot", "wrong"), ENDS)
+@pytest.mark.parametrize("arch", ARCHES)
+def test_the_ends_of_what_a_machine_can_be_are_each_architectures(tmp_path, boot, wrong, arch):
+    recipes = recipe(tmp_path, boot + "\n")
+    if arch not in wrong:
+        assert bounds.load_guest_for(ARCHES[arch], "mine", recipes)
+        return
+    with pytest.raises(UserError) as caught:
+        bounds.load_guest_for(ARCHES[arch], "mine", recipes)
+    assert wrong[arch] in caught.value.message
+    assert caught.value.message.startswith(f"{recipes}/guests/mine.toml:5: boot.{boot.split()[0]}: ")
+
+
+@pytest.mark.parametrize("boot", ["memory_mib = 55", "memory_mib = 524289", "cpus = 0", "cpus = 256"])
+def test_beyond_all_ends_no_architecture_matters(tmp_path, boot):
+    with pytest.raises(UserError, match=rf"mine\.toml:5: boot\.{boot.split()[0]}: Input should be"):
+        load.load_guest("mine", recipe(tmp_path, boot + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("config", "most"), [({"CONFIG_SMP": "y", "CONFIG_NR_CPUS": "64"}, 64), ({}, 1), ({"CONFIG_SMP": "y"}, 255)]
+)
+def test_processors_that_the_kernel_would_not_use_are_refused(tmp_path, config, most):
+    guest = bounds.load_guest_for(ARCHES["x86_64"], "mine", recipe(tmp_path, f"cpus = {most}\n"))
+    bounds.require_processors(guest, "mine", config, tmp_path)
+    if most < 255:
+        guest = bounds.load_guest_for(ARCHES["x86_64"], "mine", recipe(tmp_path, f"cpus = {most + 1}\n"))
+        with pytest.raises(UserError, match=rf"mine\.toml:5: boot\.cpus: {most + 1} are more than the {most} that its"):
+            bounds.require_processors(guest, "mine", config, tmp_path)
