@@ -257,7 +257,8 @@ class Client:
 
     def statx(self, node):
         data = self.call(52, node, self.pack("2IQ2I", 0, 0, 0, 0, 0xFFF))
-        return SimpleNamespace(size=self.unpack("Q", data[32 + 40 :])[0], btime=self.unpack("q", data[32 + 80 :])[0])
+        mode, ino, size = self.unpack("H2x2Q", data[32 + 28 :])
+        return SimpleNamespace(mode=mode, ino=ino, size=size, btime=self.unpack("q", data[32 + 80 :])[0])
 
     def destroy(self):
         self.call(38, 0)

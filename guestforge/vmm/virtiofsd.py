@@ -21,6 +21,9 @@ Flavour = Literal["C", "Rust"]
 PLACES: Final = (Path("/usr/libexec/virtiofsd"), Path("/usr/lib/virtiofsd"), Path("/usr/lib/qemu/virtiofsd"))
 VERSION_TIMEOUT: Final = 10.0  # seconds
 
+# The Rust one's map of attributes' names: EOPNOTSUPP for lists, which are hidden too; every other name is as it is.
+_NO_LISTS: Final = ":unsupported:all:system.posix_acl_:system.posix_acl_::ok:all:::"
+
 # `virtiofsd version 7.2.22 (Debian ...)` and `virtiofsd 1.13.2`
 _VERSION: Final = re.compile(r"virtiofsd (?P<c>version |)(?P<number>[0-9][0-9.]*)")
 
@@ -83,12 +86,14 @@ def _c(server: Virtiofsd, directory: Path, descriptor: int) -> Iterator[str]:
     # cache=none: what the host writes while the guest runs is there for the guest to see, and the other way round
     escaped = os.fspath(directory).replace("\\", "\\\\").replace(",", "\\,")  # libfuse's option parser
     yield from (os.fspath(server.path), f"--fd={descriptor}", "-o", f"source={escaped}", "-o", "cache=none")
-    yield from ("-o", "sandbox=namespace", "-o", "xattr", "-o", "announce_submounts")
+    # Unless told not to, the C one passes access control lists on, which nobody enforces then.
+    yield from ("-o", "sandbox=namespace", "-o", "xattr", "-o", "no_posix_acl", "-o", "announce_submounts")
 
 
 def _rust(server: Virtiofsd, directory: Path, descriptor: int) -> Iterator[str]:
     yield from (os.fspath(server.path), f"--fd={descriptor}", f"--shared-dir={directory}", "--cache=never")
-    yield from ("--sandbox=namespace", "--xattr", "--announce-submounts", "--log-level=warn")
+    yield from ("--sandbox=namespace", "--xattr", f"--xattrmap={_NO_LISTS}", "--announce-submounts")
+    yield "--log-level=warn"
 
 
 _ARGUMENTS: Final[dict[Flavour, Callable[[Virtiofsd, Path, int], Iterator[str]]]] = {"C": _c, "Rust": _rust}

@@ -7,7 +7,8 @@ import pytest
 from guestforge.vhost.fuse.protocol import Op
 from guestforge.vhost.fuse.retired import Retired
 from guestforge.vhost.fuse.server import OPERATIONS
-from guestforge.vhost.fuse.share import Share, entry
+from guestforge.vhost.fuse.share import Share
+from guestforge.vhost.fuse.shown import entry
 from tests.fuse_fuzz import ABIS, Mistake, fuzz
 
 THREADS = (1, 4)
@@ -25,8 +26,8 @@ def test_no_mutated_request_harms_the_server_or_what_is_outside(tmp_path, seed, 
 def follow(share, request):
     """A lookup that follows one link, to the file beside the share; no other."""
     if request.name() != b"l":
-        return entry(request, *share.find(share.nodes.directory(request.node), request.name()))
-    return entry(request, *share.nodes.take(os.open(b"l", os.O_PATH, dir_fd=share.nodes[1].descriptor)))
+        return entry(share, request, *share.find(share.nodes.directory(request.node), request.name()))
+    return entry(share, request, *share.nodes.take(os.open(b"l", os.O_PATH, dir_fd=share.nodes[1].descriptor)))
 
 
 def open_zero(original):

@@ -63,11 +63,13 @@ def test_name_has_flavour_and_version():
 def test_arguments_of_each_flavour():
     assert virtiofsd_argv(C, Path("/a,b\\c"), 7, root=True) == [
         "/usr/lib/qemu/virtiofsd", "--fd=7", "-o", "source=/a\\,b\\\\c", "-o", "cache=none",
-        "-o", "sandbox=namespace", "-o", "xattr", "-o", "announce_submounts",
+        "-o", "sandbox=namespace", "-o", "xattr", "-o", "no_posix_acl", "-o", "announce_submounts",
     ]  # fmt: skip
     assert virtiofsd_argv(RUST, Path("/a,b"), 7, root=True) == [
         "/usr/libexec/virtiofsd", "--fd=7", "--shared-dir=/a,b", "--cache=never",
-        "--sandbox=namespace", "--xattr", "--announce-submounts", "--log-level=warn",
+        "--sandbox=namespace", "--xattr",
+        "--xattrmap=:unsupported:all:system.posix_acl_:system.posix_acl_::ok:all:::",
+        "--announce-submounts", "--log-level=warn",
     ]  # fmt: skip
 
 

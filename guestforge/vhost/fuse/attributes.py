@@ -7,8 +7,18 @@ from typing import Any, Final
 
 from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import Node, closing, refuse
-from guestforge.vhost.fuse.protocol import SETATTR_IN, STATFS_OUT, STATX, STATX_IN, STATX_OUT, Op, SetAttr
-from guestforge.vhost.fuse.share import VALID, Operation, Request, Share, attr
+from guestforge.vhost.fuse.protocol import (
+    SETATTR_IN,
+    STATFS_OUT,
+    STATX,
+    STATX_IN,
+    STATX_MODE,
+    STATX_OUT,
+    Op,
+    SetAttr,
+)
+from guestforge.vhost.fuse.share import VALID, Operation, Request, Share
+from guestforge.vhost.fuse.shown import attr, mode_of
 from guestforge.vhost.fuse.syscalls import UTIME_NOW, UTIME_OMIT, fchown, statx, utimens
 
 NOBODY: Final = 0xFFFF_FFFF  # -1 as chown(2) takes it: leave it
@@ -16,7 +26,7 @@ NOBODY: Final = 0xFFFF_FFFF  # -1 as chown(2) takes it: leave it
 
 def getattr_(share: Share, request: Request) -> bytes:
     """Tell a file's attributes."""
-    return attr(request, os.fstat(share.nodes[request.node].descriptor))
+    return attr(share, request, share.nodes[request.node])
 
 
 def setattr_(share: Share, request: Request) -> bytes:
@@ -39,7 +49,7 @@ def setattr_(share: Share, request: Request) -> bytes:
         access = _time(valid, SetAttr.ATIME, SetAttr.ATIME_NOW, fields[5], fields[8])
         modification = _time(valid, SetAttr.MTIME, SetAttr.MTIME_NOW, fields[6], fields[9])
         utimens(share.proc, str(node.descriptor).encode(), access, modification)
-    return attr(request, os.fstat(node.descriptor))
+    return attr(share, request, node)
 
 
 def _truncate(share: Share, node: Node, size: int, handle: int | None, *, drop: bool) -> None:
@@ -86,13 +96,13 @@ def access(share: Share, request: Request) -> bytes:
         raise refuse(errno.EINVAL)
     if wanted & os.W_OK and node.kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
         share.writable()
-    if wanted & ~_rights(os.fstat(node.descriptor), request.uid, request.gid):
+    status = os.fstat(node.descriptor)
+    if wanted & ~_rights(status, mode_of(share, node, status), request.uid, request.gid):
         raise refuse(errno.EACCES)
     return b""
 
 
-def _rights(status: os.stat_result, uid: int, gid: int) -> int:
-    mode = status.st_mode
+def _rights(status: os.stat_result, mode: int, uid: int, gid: int) -> int:
     if uid == 0:
         return 7 if stat.S_ISDIR(mode) or mode & 0o111 else os.R_OK | os.W_OK
     if uid == status.st_uid:
@@ -103,10 +113,9 @@ def _rights(status: os.stat_result, uid: int, gid: int) -> int:
 def statx_(share: Share, request: Request) -> bytes:
     """Tell statx(2)'s attributes, the time of birth among them. The host's structure has the same fields as FUSE's."""
     _, _, _, flags, mask = request.fields(STATX_IN)
-    host = layout("=", STATX)
-    fields: tuple[Any, ...] = host.unpack(
-        statx(share.nodes[request.node].descriptor, flags & 0x6000, mask)[: host.size]
-    )
+    node, host = share.nodes[request.node], layout("=", STATX)
+    fields: list[Any] = list(host.unpack(statx(node.descriptor, flags & 0x6000, mask)[: host.size]))
+    fields[STATX_MODE] = mode_of(share, node, os.fstat(node.descriptor))
     return request.pack(STATX_OUT, VALID, 0, 0, *fields)
 
 

@@ -10,7 +10,8 @@ from typing import Final
 from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import Handle
 from guestforge.vhost.fuse.protocol import DIRENT, ENTRY_OUT, FSYNC_DATA, FSYNC_IN, OPEN_OUT, READ_IN, RELEASE_IN, Op
-from guestforge.vhost.fuse.share import Operation, Request, Share, entry
+from guestforge.vhost.fuse.share import Operation, Request, Share
+from guestforge.vhost.fuse.shown import entry
 from guestforge.vhost.fuse.syscalls import getdents
 
 MAX_ANSWER: Final = 128 * 1024  # bytes of one answer; the guest asks for a page, or for as much as it reads ahead
@@ -82,7 +83,7 @@ def _about(share: Share, request: Request, handle: Handle, one: Entry) -> bytes:
     """Return ENTRY_OUT; an empty one for `.` and `..`, which the guest knows, and for what is gone by now."""
     if one.name not in (b".", b".."):
         try:
-            return entry(request, *share.find(handle.node, one.name))
+            return entry(share, request, *share.find(handle.node, one.name))
         except OSError:
             pass
     return bytes(layout(request.order, ENTRY_OUT).size)

@@ -10,7 +10,8 @@ from guestforge.vhost.fuse.abi import opening
 from guestforge.vhost.fuse.attributes import drop_privileges
 from guestforge.vhost.fuse.nodes import Node, check_name, undone
 from guestforge.vhost.fuse.protocol import OPEN_KILL_SUIDGID, OPEN_OUT, Op
-from guestforge.vhost.fuse.share import Operation, Request, Share, decode_device, entry
+from guestforge.vhost.fuse.share import Operation, Request, Share, decode_device
+from guestforge.vhost.fuse.shown import entry
 from guestforge.vhost.fuse.syscalls import fchown
 
 CREATE_IN: Final = "4I"  # flags mode umask open_flags
@@ -99,7 +100,7 @@ def _opened(share: Share, request: Request, descriptor: int, mode: int | None) -
     direct = opening(request.fields(CREATE_IN)[0], share.guest.open_flags).direct
     with undone(lambda: share.nodes.forget(node.id, 1)):
         number = share.handles.add(descriptor, node)
-    return entry(request, node, status) + request.pack(OPEN_OUT, number, share.opened_how(direct=direct), 0)
+    return entry(share, request, node, status) + request.pack(OPEN_OUT, number, share.opened_how(direct=direct), 0)
 
 
 def _made(
@@ -121,7 +122,7 @@ def _made(
             _own(share, request, node.descriptor)
             if mode & SPECIAL_BITS and node.kind == stat.S_IFREG:  # chown(2) has cleared them
                 os.chmod(str(node.descriptor), mode & 0o7777, dir_fd=share.proc)
-            return entry(request, node, os.fstat(node.descriptor))
+            return entry(share, request, node, os.fstat(node.descriptor))
 
 
 def _own(share: Share, request: Request, descriptor: int) -> None:

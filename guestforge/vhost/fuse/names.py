@@ -8,7 +8,8 @@ from typing import Final
 from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import check_name, refuse, undone
 from guestforge.vhost.fuse.protocol import Op
-from guestforge.vhost.fuse.share import Operation, Request, Share, entry
+from guestforge.vhost.fuse.share import Operation, Request, Share
+from guestforge.vhost.fuse.shown import entry
 from guestforge.vhost.fuse.syscalls import renameat2
 
 MAX_FORGETS: Final = 100_000  # in one message; more do not fit in
@@ -16,7 +17,7 @@ MAX_FORGETS: Final = 100_000  # in one message; more do not fit in
 
 def lookup(share: Share, request: Request) -> bytes:
     """Tell what is under a name."""
-    return entry(request, *share.find(share.nodes.directory(request.node), request.name()))
+    return entry(share, request, *share.find(share.nodes.directory(request.node), request.name()))
 
 
 def forget(share: Share, request: Request) -> None:
@@ -81,7 +82,7 @@ def link(share: Share, request: Request) -> bytes:
     # what is behind the magic link is what the node is, a symbolic link too: that one is not followed further
     os.link(str(node.descriptor), name, src_dir_fd=share.proc, dst_dir_fd=directory.descriptor)
     with undone(lambda: os.unlink(name, dir_fd=directory.descriptor)):
-        return entry(request, *share.find(directory, name))
+        return entry(share, request, *share.find(directory, name))
 
 
 OPERATIONS: dict[int, Operation] = {

@@ -45,6 +45,7 @@ class Node:
     lookups: int = 0
     uses: int = 0
     closed: bool = False
+    unlisted: int = -1  # the time of change, in ns, at which it had no access control list
 
     @property
     def device(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from guestforge.arch import Arch
 from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import Handles, Node, Nodes, check_name, refuse
-from guestforge.vhost.fuse.protocol import ATTR_OUT, ENTRY_OUT, FOPEN_DIRECT_IO
+from guestforge.vhost.fuse.protocol import FOPEN_DIRECT_IO
 from guestforge.vhost.fuse.retired import Retired
 from guestforge.vhost.fuse.space import Space
 from guestforge.vhost.fuse.waiters import Waiters
@@ -119,33 +119,6 @@ def open_share(root: Path, guest: Arch, *, read_only: bool, space: Space, max_no
     waiters = Waiters()
     nodes = Nodes(directory, retired, waiters.released, most=max_nodes)
     return Share(guest, nodes, proc, read_only, Handles(nodes, retired), retired, waiters, space)
-
-
-def attributes(status: os.stat_result) -> tuple[int, ...]:
-    """Return the fields of ATTR."""
-    nanoseconds = (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)
-    seconds = [time // 1_000_000_000 & 0xFFFF_FFFF_FFFF_FFFF for time in nanoseconds]
-    rest = [time % 1_000_000_000 for time in nanoseconds]
-    return (
-        status.st_ino, status.st_size, status.st_blocks, *seconds, *rest, status.st_mode, status.st_nlink,
-        status.st_uid, status.st_gid, encode_device(status.st_rdev), status.st_blksize, 0,
-    )  # fmt: skip
-
-
-def entry(request: Request, node: Node, status: os.stat_result) -> bytes:
-    """Return ENTRY_OUT."""
-    return request.pack(ENTRY_OUT, node.id, 0, VALID, VALID, 0, 0, *attributes(status))
-
-
-def attr(request: Request, status: os.stat_result) -> bytes:
-    """Return ATTR_OUT."""
-    return request.pack(ATTR_OUT, VALID, 0, 0, *attributes(status))
-
-
-def encode_device(device: int) -> int:
-    """Return a device's number as FUSE carries it: new_encode_dev of the kernel's include/linux/kdev_t.h."""
-    major, minor = os.major(device), os.minor(device)
-    return (minor & 0xFF) | (major & 0xFFF) << 8 | (minor & 0xFFF00) << 12
 
 
 def decode_device(number: int) -> int:

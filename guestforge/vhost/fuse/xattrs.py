@@ -1,13 +1,20 @@
-"""Operations on extended attributes. Only files and directories have them here: nothing else can be opened for that."""
+"""Operations on extended attributes. Only files and directories have them here: nothing else can be opened for that.
+
+What the host's kernel would enforce and the guest's does not is not there for the guest: `system.*`, in which access
+control lists are. A list that a guest could set, or see, would be one that holds for nobody in it.
+"""
 
 import errno
 import os
 import stat
+from typing import Final
 
 from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import closing, refuse
 from guestforge.vhost.fuse.protocol import Op
 from guestforge.vhost.fuse.share import Operation, Request, Share
+
+ENFORCED: Final = b"system."
 
 
 def setxattr(share: Share, request: Request) -> bytes:
@@ -17,6 +24,7 @@ def setxattr(share: Share, request: Request) -> bytes:
     name, end, value = b"".join(request.body)[layout(request.order, "2I").size :].partition(b"\0")
     if not name or not end or len(value) != size:
         raise refuse(errno.EINVAL)
+    _offered(name)
     with closing(_opened(share, request)) as descriptor:
         os.setxattr(descriptor, name, value, flags)
     return b""
@@ -27,6 +35,7 @@ def getxattr(share: Share, request: Request) -> bytes:
     name = request.names("2I", 1)[0]
     if not name:
         raise refuse(errno.EINVAL)
+    _offered(name)
     with closing(_opened(share, request)) as descriptor:
         return _sized(request, os.getxattr(descriptor, name))
 
@@ -34,17 +43,23 @@ def getxattr(share: Share, request: Request) -> bytes:
 def listxattr(share: Share, request: Request) -> bytes:
     """Tell the names of the attributes, or the size of that."""
     with closing(_opened(share, request)) as descriptor:
-        names = os.listxattr(descriptor)
-    return _sized(request, b"".join(os.fsencode(name) + b"\0" for name in names))
+        names = [os.fsencode(name) for name in os.listxattr(descriptor)]
+    return _sized(request, b"".join(name + b"\0" for name in names if not name.startswith(ENFORCED)))
 
 
 def removexattr(share: Share, request: Request) -> bytes:
     """Remove an attribute."""
     share.writable()
     name = request.names("", 1)[0]
+    _offered(name)
     with closing(_opened(share, request)) as descriptor:
         os.removexattr(descriptor, name)
     return b""
+
+
+def _offered(name: bytes) -> None:
+    if name.startswith(ENFORCED):
+        raise refuse(errno.EOPNOTSUPP)
 
 
 def _opened(share: Share, request: Request) -> int:

@@ -1,0 +1,62 @@
+"""What a guest is shown of a file: the host's attributes, less what it would understand otherwise than the host."""
+
+import errno
+import os
+import stat
+import time
+from typing import Final
+
+from guestforge.vhost.fuse.lists import SHARED, narrowed
+from guestforge.vhost.fuse.nodes import Node, closing
+from guestforge.vhost.fuse.protocol import ATTR_OUT, ENTRY_OUT
+from guestforge.vhost.fuse.share import VALID, Request, Share
+
+# Nanoseconds after which a change of a file gives it another time of change, on every file system.
+SETTLED: Final = 2_000_000_000
+
+
+def mode_of(share: Share, node: Node, status: os.stat_result) -> int:
+    """Return the mode of a file, which gives no more than the host's access control list does.
+
+    Who has no list is remembered until the file's time of change is another; a change of the list changes it. Pipes,
+    sockets and devices are left as they are: what a guest does with them never reaches the host's.
+    """
+    mode, changed = status.st_mode, status.st_ctime_ns
+    if not mode & SHARED or changed == node.unlisted or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return mode
+    try:
+        with closing(share.reopen(node, os.O_RDONLY | os.O_NONBLOCK)) as descriptor:
+            shown, listed = narrowed(descriptor, mode)
+    except OSError as error:
+        # what we may not read the host checks for us, with our rights; where it can't be opened for now nobody gets it
+        return mode if error.errno == errno.EACCES else mode & ~SHARED
+    if not listed and changed + SETTLED < time.time_ns():
+        node.unlisted = changed
+    return shown
+
+
+def attributes(share: Share, node: Node, status: os.stat_result) -> tuple[int, ...]:
+    """Return the fields of ATTR."""
+    nanoseconds = (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)
+    seconds = [time // 1_000_000_000 & 0xFFFF_FFFF_FFFF_FFFF for time in nanoseconds]
+    rest = [time % 1_000_000_000 for time in nanoseconds]
+    return (
+        status.st_ino, status.st_size, status.st_blocks, *seconds, *rest, mode_of(share, node, status),
+        status.st_nlink, status.st_uid, status.st_gid, encode_device(status.st_rdev), status.st_blksize, 0,
+    )  # fmt: skip
+
+
+def entry(share: Share, request: Request, node: Node, status: os.stat_result) -> bytes:
+    """Return ENTRY_OUT."""
+    return request.pack(ENTRY_OUT, node.id, 0, VALID, VALID, 0, 0, *attributes(share, node, status))
+
+
+def attr(share: Share, request: Request, node: Node) -> bytes:
+    """Return ATTR_OUT."""
+    return request.pack(ATTR_OUT, VALID, 0, 0, *attributes(share, node, os.fstat(node.descriptor)))
+
+
+def encode_device(device: int) -> int:
+    """Return a device's number as FUSE carries it: new_encode_dev of the kernel's include/linux/kdev_t.h."""
+    major, minor = os.major(device), os.minor(device)
+    return (minor & 0xFF) | (major & 0xFFF) << 8 | (minor & 0xFFF00) << 12
