@@ -12,6 +12,7 @@ from guestforge.vhost.fuse.protocol import (
     STATFS_OUT,
     STATX,
     STATX_IN,
+    STATX_INODE,
     STATX_MODE,
     STATX_OUT,
     Op,
@@ -115,7 +116,9 @@ def statx_(share: Share, request: Request) -> bytes:
     _, _, _, flags, mask = request.fields(STATX_IN)
     node, host = share.nodes[request.node], layout("=", STATX)
     fields: list[Any] = list(host.unpack(statx(node.descriptor, flags & 0x6000, mask)[: host.size]))
-    fields[STATX_MODE] = mode_of(share, node, os.fstat(node.descriptor))
+    status = os.fstat(node.descriptor)
+    fields[STATX_MODE] = mode_of(share, node, status)
+    fields[STATX_INODE] = share.nodes.inodes.shown(status.st_dev, status.st_ino)
     return request.pack(STATX_OUT, VALID, 0, 0, *fields)
 
 

@@ -9,7 +9,17 @@ from typing import Final
 
 from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import Handle
-from guestforge.vhost.fuse.protocol import DIRENT, ENTRY_OUT, FSYNC_DATA, FSYNC_IN, OPEN_OUT, READ_IN, RELEASE_IN, Op
+from guestforge.vhost.fuse.protocol import (
+    DIRENT,
+    ENTRY_FIELDS,
+    ENTRY_OUT,
+    FSYNC_DATA,
+    FSYNC_IN,
+    OPEN_OUT,
+    READ_IN,
+    RELEASE_IN,
+    Op,
+)
 from guestforge.vhost.fuse.share import Operation, Request, Share
 from guestforge.vhost.fuse.shown import entry
 from guestforge.vhost.fuse.syscalls import getdents
@@ -51,14 +61,17 @@ def _read(share: Share, request: Request, *, plus: bool) -> bytes:
     handle, lock = share.handles.directory(number)
     size = min(size, request.room, MAX_ANSWER)
     parts: list[bytes] = []
+    head, record = layout(request.order, ENTRY_OUT).size if plus else 0, layout(request.order, DIRENT).size
+    number_of, number_at = layout(request.order, "Q"), layout(request.order, ENTRY_FIELDS).size
     with lock:
         for one in _entries(handle, offset, size):
-            head = layout(request.order, ENTRY_OUT).size if plus else 0
-            record = _record(request, one)
-            if head + len(record) > size:
+            length = head + (record + len(one.name) + 7 & ~7)
+            if length > size:
                 break
-            size -= head + len(record)
-            parts += [_about(share, request, handle, one), record] if plus else [record]
+            size -= length
+            about = _about(share, request, handle, one) if plus else b""
+            inode = about and number_of.unpack_from(about, number_at)[0]
+            parts += [about, _record(request, one, inode or share.nodes.inodes.shown(handle.node.device, one.inode))]
     return b"".join(parts)
 
 
@@ -74,8 +87,8 @@ def _entries(handle: Handle, offset: int, size: int) -> Iterator[Entry]:
             at += length
 
 
-def _record(request: Request, one: Entry) -> bytes:
-    head = request.pack(DIRENT, one.inode, one.next, len(one.name), one.kind)
+def _record(request: Request, one: Entry, inode: int) -> bytes:
+    head = request.pack(DIRENT, inode, one.next, len(one.name), one.kind)
     return (head + one.name).ljust((len(head) + len(one.name) + 7) & ~7, b"\0")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from guestforge.vhost.fuse.inodes import Inodes
 from guestforge.vhost.fuse.posix_locks import PosixLocks
 from guestforge.vhost.fuse.protocol import ROOT_ID
 from guestforge.vhost.fuse.retired import Retired
@@ -76,6 +77,7 @@ class Nodes:
         self._root = Node(ROOT_ID, root, _key(status), stat.S_IFDIR, 1)
         self._by_id = {ROOT_ID: self._root}
         self._by_key = {self._root.key: self._root}
+        self.inodes = Inodes(status.st_dev)
 
     def __getitem__(self, number: int) -> Node:
         node = self._by_id.get(number)

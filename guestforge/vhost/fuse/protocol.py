@@ -18,7 +18,8 @@ MAX_WRITE: Final = 1024 * 1024
 MAX_PAGES: Final = 256
 
 ATTR: Final = "6Q10I"  # ino size blocks a-, m-, ctime; a-, m-, ctimensec mode nlink uid gid rdev blksize flags
-ENTRY_OUT: Final = "4Q2I" + ATTR  # nodeid generation entry_valid attr_valid entry_valid_nsec attr_valid_nsec
+ENTRY_FIELDS: Final = "4Q2I"  # nodeid generation entry_valid attr_valid entry_valid_nsec attr_valid_nsec
+ENTRY_OUT: Final = ENTRY_FIELDS + ATTR
 ATTR_OUT: Final = "Q2I" + ATTR  # attr_valid attr_valid_nsec dummy
 OPEN_OUT: Final = "QIi"  # fh open_flags backing_id
 INIT_IN: Final = "4I"  # major minor max_readahead flags
@@ -43,6 +44,7 @@ STATX_IN: Final = "2IQ2I"  # getattr_flags reserved fh sx_flags sx_mask
 # attributes_mask; a-, b-, c-, mtime; rdev and dev as major and minor; spare
 STATX: Final = "IIQIIIHHQQQQ" + "qIi" * 4 + "4I"
 STATX_MODE: Final = 6  # the place of the mode among these
+STATX_INODE: Final = 8
 STATX_OUT: Final = "Q2I16x" + STATX + "112x"
 
 

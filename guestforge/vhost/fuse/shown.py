@@ -41,8 +41,9 @@ def attributes(share: Share, node: Node, status: os.stat_result) -> tuple[int, .
     seconds = [time // 1_000_000_000 & 0xFFFF_FFFF_FFFF_FFFF for time in nanoseconds]
     rest = [time % 1_000_000_000 for time in nanoseconds]
     return (
-        status.st_ino, status.st_size, status.st_blocks, *seconds, *rest, mode_of(share, node, status),
-        status.st_nlink, status.st_uid, status.st_gid, encode_device(status.st_rdev), status.st_blksize, 0,
+        share.nodes.inodes.shown(status.st_dev, status.st_ino), status.st_size, status.st_blocks, *seconds, *rest,
+        mode_of(share, node, status), status.st_nlink, status.st_uid, status.st_gid,
+        encode_device(status.st_rdev), status.st_blksize, 0,
     )  # fmt: skip
 
 
