@@ -1,7 +1,6 @@
 """Operations on extended attributes. Only files and directories have them here: nothing else can be opened for that.
 
-What the host's kernel would enforce and the guest's does not is not there for the guest: `system.*`, in which access
-control lists are. A list that a guest could set, or see, would be one that holds for nobody in it.
+Their names are mapped: see `xattr_names`.
 """
 
 import errno
@@ -13,8 +12,9 @@ from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import closing, refuse
 from guestforge.vhost.fuse.protocol import Op
 from guestforge.vhost.fuse.share import Operation, Request, Share
+from guestforge.vhost.fuse.xattr_names import guest_name, host_name
 
-ENFORCED: Final = b"system."
+KINDS: Final = (stat.S_IFREG, stat.S_IFDIR)
 
 
 def setxattr(share: Share, request: Request) -> bytes:
@@ -24,7 +24,9 @@ def setxattr(share: Share, request: Request) -> bytes:
     name, end, value = b"".join(request.body)[layout(request.order, "2I").size :].partition(b"\0")
     if not name or not end or len(value) != size:
         raise refuse(errno.EINVAL)
-    _offered(name)
+    name = host_name(name)
+    if share.nodes[request.node].kind not in KINDS:
+        raise refuse(errno.EPERM)  # as Linux says of `user.*`; overlayfs goes on without
     with closing(_opened(share, request)) as descriptor:
         os.setxattr(descriptor, name, value, flags)
     return b""
@@ -35,7 +37,7 @@ def getxattr(share: Share, request: Request) -> bytes:
     name = request.names("2I", 1)[0]
     if not name:
         raise refuse(errno.EINVAL)
-    _offered(name)
+    name = host_name(name, reading=True)
     with closing(_opened(share, request)) as descriptor:
         return _sized(request, os.getxattr(descriptor, name))
 
@@ -43,28 +45,22 @@ def getxattr(share: Share, request: Request) -> bytes:
 def listxattr(share: Share, request: Request) -> bytes:
     """Tell the names of the attributes, or the size of that."""
     with closing(_opened(share, request)) as descriptor:
-        names = [os.fsencode(name) for name in os.listxattr(descriptor)]
-    return _sized(request, b"".join(name + b"\0" for name in names if not name.startswith(ENFORCED)))
+        names = [guest_name(os.fsencode(name)) for name in os.listxattr(descriptor)]
+    return _sized(request, b"".join(name + b"\0" for name in names if name))
 
 
 def removexattr(share: Share, request: Request) -> bytes:
     """Remove an attribute."""
     share.writable()
-    name = request.names("", 1)[0]
-    _offered(name)
+    name = host_name(request.names("", 1)[0])
     with closing(_opened(share, request)) as descriptor:
         os.removexattr(descriptor, name)
     return b""
 
 
-def _offered(name: bytes) -> None:
-    if name.startswith(ENFORCED):
-        raise refuse(errno.EOPNOTSUPP)
-
-
 def _opened(share: Share, request: Request) -> int:
     node = share.nodes[request.node]
-    if node.kind not in (stat.S_IFREG, stat.S_IFDIR):
+    if node.kind not in KINDS:
         raise refuse(errno.EOPNOTSUPP)
     return share.reopen(node, os.O_RDONLY | os.O_NONBLOCK)
 
