@@ -257,8 +257,9 @@ class Client:
 
     def statx(self, node):
         data = self.call(52, node, self.pack("2IQ2I", 0, 0, 0, 0, 0xFFF))
-        mode, ino, size = self.unpack("H2x2Q", data[32 + 28 :])
-        return SimpleNamespace(mode=mode, ino=ino, size=size, btime=self.unpack("q", data[32 + 80 :])[0])
+        uid, gid, mode, ino, size = self.unpack("2IH2x2Q", data[32 + 20 :])
+        btime = self.unpack("q", data[32 + 80 :])[0]
+        return SimpleNamespace(uid=uid, gid=gid, mode=mode, ino=ino, size=size, btime=btime)
 
     def destroy(self):
         self.call(38, 0)

@@ -3,26 +3,27 @@
 import errno
 import os
 import stat
-from typing import Any, Final
+from typing import Any
 
 from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import Node, closing, refuse
+from guestforge.vhost.fuse.owners import LEAVE, give
 from guestforge.vhost.fuse.protocol import (
     SETATTR_IN,
     STATFS_OUT,
     STATX,
+    STATX_GID,
     STATX_IN,
     STATX_INODE,
     STATX_MODE,
     STATX_OUT,
+    STATX_UID,
     Op,
     SetAttr,
 )
 from guestforge.vhost.fuse.share import VALID, Operation, Request, Share
-from guestforge.vhost.fuse.shown import attr, mode_of
+from guestforge.vhost.fuse.shown import Rights, attr, rights
 from guestforge.vhost.fuse.syscalls import UTIME_NOW, UTIME_OMIT, fchown, statx, utimens
-
-NOBODY: Final = 0xFFFF_FFFF  # -1 as chown(2) takes it: leave it
 
 
 def getattr_(share: Share, request: Request) -> bytes:
@@ -36,12 +37,10 @@ def setattr_(share: Share, request: Request) -> bytes:
     node = share.nodes[request.node]
     fields = request.fields(SETATTR_IN)
     valid, handle, size, mode, uid, gid = (fields[index] for index in (0, 2, 3, 11, 13, 14))
+    if (valid & SetAttr.UID and uid == LEAVE) or (valid & SetAttr.GID and gid == LEAVE):
+        raise refuse(errno.EINVAL)  # nobody's number, chown(2)
     if valid & (SetAttr.UID | SetAttr.GID):
-        fchown(
-            node.descriptor,
-            uid if valid & SetAttr.UID else NOBODY,
-            gid if valid & SetAttr.GID else NOBODY,
-        )
+        _chown(share, node, uid if valid & SetAttr.UID else LEAVE, gid if valid & SetAttr.GID else LEAVE)
     if valid & SetAttr.MODE:
         os.chmod(str(node.descriptor), mode & 0o7777, dir_fd=share.proc)
     if valid & SetAttr.SIZE:
@@ -51,6 +50,19 @@ def setattr_(share: Share, request: Request) -> bytes:
         modification = _time(valid, SetAttr.MTIME, SetAttr.MTIME_NOW, fields[6], fields[9])
         utimens(share.proc, str(node.descriptor).encode(), access, modification)
     return attr(share, request, node)
+
+
+def _chown(share: Share, node: Node, uid: int, gid: int) -> None:
+    """Change owner and group, or one of them. What can't be is EPERM, whatever the host says of it."""
+    if share.keeps_owners:
+        before = rights(share, node, os.fstat(node.descriptor))
+        new = (before.uid if uid == LEAVE else uid, before.gid if gid == LEAVE else gid)
+        give(share.proc, node.descriptor, *new)
+        return
+    try:
+        fchown(node.descriptor, uid, gid)
+    except OSError as error:
+        raise refuse(errno.EPERM if error.errno == errno.EINVAL else error.errno or errno.EIO) from error
 
 
 def _truncate(share: Share, node: Node, size: int, handle: int | None, *, drop: bool) -> None:
@@ -98,17 +110,18 @@ def access(share: Share, request: Request) -> bytes:
     if wanted & os.W_OK and node.kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
         share.writable()
     status = os.fstat(node.descriptor)
-    if wanted & ~_rights(status, mode_of(share, node, status), request.uid, request.gid):
+    if wanted & ~_granted(rights(share, node, status), request.uid, request.gid):
         raise refuse(errno.EACCES)
     return b""
 
 
-def _rights(status: os.stat_result, mode: int, uid: int, gid: int) -> int:
+def _granted(found: Rights, uid: int, gid: int) -> int:
+    mode = found.mode
     if uid == 0:
         return 7 if stat.S_ISDIR(mode) or mode & 0o111 else os.R_OK | os.W_OK
-    if uid == status.st_uid:
+    if uid == found.uid:
         return mode >> 6 & 7
-    return (mode >> 3 if gid == status.st_gid else mode) & 7
+    return (mode >> 3 if gid == found.gid else mode) & 7
 
 
 def statx_(share: Share, request: Request) -> bytes:
@@ -117,7 +130,8 @@ def statx_(share: Share, request: Request) -> bytes:
     node, host = share.nodes[request.node], layout("=", STATX)
     fields: list[Any] = list(host.unpack(statx(node.descriptor, flags & 0x6000, mask)[: host.size]))
     status = os.fstat(node.descriptor)
-    fields[STATX_MODE] = mode_of(share, node, status)
+    given = rights(share, node, status)
+    fields[STATX_UID], fields[STATX_GID], fields[STATX_MODE] = given.uid, given.gid, given.mode
     fields[STATX_INODE] = share.nodes.inodes.shown(status.st_dev, status.st_ino)
     return request.pack(STATX_OUT, VALID, 0, 0, *fields)
 

@@ -1,5 +1,6 @@
 """Operations that make something new."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -8,10 +9,11 @@ from typing import Final
 
 from guestforge.vhost.fuse.abi import opening
 from guestforge.vhost.fuse.attributes import drop_privileges
-from guestforge.vhost.fuse.nodes import Node, check_name, undone
+from guestforge.vhost.fuse.nodes import Node, check_name, refuse, undone
+from guestforge.vhost.fuse.owners import IMPOSSIBLE, LEAVE, give
 from guestforge.vhost.fuse.protocol import OPEN_KILL_SUIDGID, OPEN_OUT, Op
 from guestforge.vhost.fuse.share import Operation, Request, Share, decode_device
-from guestforge.vhost.fuse.shown import entry
+from guestforge.vhost.fuse.shown import entry, rights
 from guestforge.vhost.fuse.syscalls import fchown
 
 CREATE_IN: Final = "4I"  # flags mode umask open_flags
@@ -128,10 +130,18 @@ def _made(
 def _own(share: Share, request: Request, descriptor: int) -> None:
     """Give something new to the user who asked; its group is the directory's where that is set-group-ID.
 
-    What we may not give away stays ours: EPERM without privilege, and where the file system has no owners; EINVAL
-    where our user namespace does not have that user.
+    What we may not give away stays ours: where the file system has no owners, and what can't have them kept for it.
     """
-    if not share.root:
+    if LEAVE in (request.uid, request.gid):
+        raise refuse(errno.EOVERFLOW)  # nobody's number: what is made would stay ours
+    if share.keeps_owners:
+        directory = share.nodes[request.node]
+        about = rights(share, directory, os.fstat(directory.descriptor))
+        gid = about.gid if about.mode & stat.S_ISGID else request.gid
+        status = os.fstat(descriptor)
+        if (status.st_uid, status.st_gid) != (request.uid, gid):
+            with contextlib.suppress(PermissionError):
+                give(share.proc, descriptor, request.uid, gid)
         return
     inherited = os.fstat(share.nodes[request.node].descriptor).st_mode & stat.S_ISGID
     gid = -1 if inherited else request.gid
@@ -140,7 +150,7 @@ def _own(share: Share, request: Request, descriptor: int) -> None:
     try:
         fchown(descriptor, request.uid, gid)
     except OSError as e:
-        if e.errno not in (errno.EPERM, errno.EINVAL):
+        if e.errno not in IMPOSSIBLE:
             raise
 
 

@@ -46,7 +46,7 @@ class Node:
     lookups: int = 0
     uses: int = 0
     closed: bool = False
-    unlisted: int = -1  # the time of change, in ns, at which it had no access control list
+    plain: int = -1  # the time of change, in ns, at which it had no access control list and no owner of the guest's
 
     @property
     def device(self) -> int:

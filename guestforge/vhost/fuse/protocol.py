@@ -43,8 +43,7 @@ STATX_IN: Final = "2IQ2I"  # getattr_flags reserved fh sx_flags sx_mask
 # attr_valid attr_valid_nsec flags spare[2]; mask blksize attributes nlink uid gid mode spare ino size blocks
 # attributes_mask; a-, b-, c-, mtime; rdev and dev as major and minor; spare
 STATX: Final = "IIQIIIHHQQQQ" + "qIi" * 4 + "4I"
-STATX_MODE: Final = 6  # the place of the mode among these
-STATX_INODE: Final = 8
+STATX_UID, STATX_GID, STATX_MODE, STATX_INODE = 4, 5, 6, 8  # places among these
 STATX_OUT: Final = "Q2I16x" + STATX + "112x"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from guestforge.arch import Arch
+from guestforge.vhost.fuse import owners
 from guestforge.vhost.fuse.abi import layout
 from guestforge.vhost.fuse.nodes import Handles, Node, Nodes, check_name, refuse
 from guestforge.vhost.fuse.protocol import FOPEN_DIRECT_IO
@@ -86,7 +87,7 @@ class Share:
     retired: Retired
     waiters: Waiters
     space: Space
-    root: bool = field(default_factory=lambda: os.geteuid() == 0)
+    keeps_owners: bool = field(default_factory=owners.are_kept)
     # Every file passes the guest's cache: what the host changes is seen at once, as with virtiofsd's cache=none. Only
     # for guests that can map such files all the same (Linux 6.6): for others, programs that do would fail.
     uncached: bool = False

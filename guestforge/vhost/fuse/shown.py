@@ -4,10 +4,12 @@ import errno
 import os
 import stat
 import time
+from dataclasses import dataclass, replace
 from typing import Final
 
 from guestforge.vhost.fuse.lists import SHARED, narrowed
 from guestforge.vhost.fuse.nodes import Node, closing
+from guestforge.vhost.fuse.owners import kept
 from guestforge.vhost.fuse.protocol import ATTR_OUT, ENTRY_OUT
 from guestforge.vhost.fuse.share import VALID, Request, Share
 
@@ -15,24 +17,38 @@ from guestforge.vhost.fuse.share import VALID, Request, Share
 SETTLED: Final = 2_000_000_000
 
 
-def mode_of(share: Share, node: Node, status: os.stat_result) -> int:
-    """Return the mode of a file, which gives no more than the host's access control list does.
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Whose a file is, and what its mode gives."""
 
-    Who has no list is remembered until the file's time of change is another; a change of the list changes it. Pipes,
-    sockets and devices are left as they are: what a guest does with them never reaches the host's.
+    mode: int
+    uid: int
+    gid: int
+
+
+def rights(share: Share, node: Node, status: os.stat_result) -> Rights:
+    """Return the rights of a file: the mode gives no more than the host's access control list does.
+
+    A file that has neither a list nor an owner of the guest's is remembered until its time of change is another; a
+    change of either changes that. Pipes, sockets and devices are left as they are: what a guest does with them never
+    reaches the host's.
     """
     mode, changed = status.st_mode, status.st_ctime_ns
-    if not mode & SHARED or changed == node.unlisted or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        return mode
+    as_is = Rights(mode, status.st_uid, status.st_gid)
+    if changed == node.plain or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return as_is
+    if not mode & SHARED and not share.keeps_owners:
+        return as_is
     try:
         with closing(share.reopen(node, os.O_RDONLY | os.O_NONBLOCK)) as descriptor:
-            shown, listed = narrowed(descriptor, mode)
+            mode, listed = narrowed(descriptor, mode)
+            owner = kept(descriptor) if share.keeps_owners else None
     except OSError as error:
         # what we may not read the host checks for us, with our rights; where it can't be opened for now nobody gets it
-        return mode if error.errno == errno.EACCES else mode & ~SHARED
-    if not listed and changed + SETTLED < time.time_ns():
-        node.unlisted = changed
-    return shown
+        return as_is if error.errno == errno.EACCES else replace(as_is, mode=mode & ~SHARED)
+    if not listed and not owner and changed + SETTLED < time.time_ns():
+        node.plain = changed
+    return Rights(mode, *(owner or (status.st_uid, status.st_gid)))
 
 
 def attributes(share: Share, node: Node, status: os.stat_result) -> tuple[int, ...]:
@@ -40,9 +56,10 @@ def attributes(share: Share, node: Node, status: os.stat_result) -> tuple[int, .
     nanoseconds = (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)
     seconds = [time // 1_000_000_000 & 0xFFFF_FFFF_FFFF_FFFF for time in nanoseconds]
     rest = [time % 1_000_000_000 for time in nanoseconds]
+    given = rights(share, node, status)
     return (
         share.nodes.inodes.shown(status.st_dev, status.st_ino), status.st_size, status.st_blocks, *seconds, *rest,
-        mode_of(share, node, status), status.st_nlink, status.st_uid, status.st_gid,
+        given.mode, status.st_nlink, given.uid, given.gid,
         encode_device(status.st_rdev), status.st_blksize, 0,
     )  # fmt: skip
 
