@@ -4,11 +4,10 @@ import errno
 import os
 import stat
 import time
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from guestforge.vhost.fuse.lists import SHARED, narrowed
-from guestforge.vhost.fuse.nodes import Node, closing
+from guestforge.vhost.fuse.nodes import Node
 from guestforge.vhost.fuse.owners import kept
 from guestforge.vhost.fuse.protocol import ATTR_OUT, ENTRY_OUT
 from guestforge.vhost.fuse.share import VALID, Request, Share
@@ -17,8 +16,7 @@ from guestforge.vhost.fuse.share import VALID, Request, Share
 SETTLED: Final = 2_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Rights:
+class Rights(NamedTuple):
     """Whose a file is, and what its mode gives."""
 
     mode: int
@@ -40,12 +38,15 @@ def rights(share: Share, node: Node, status: os.stat_result) -> Rights:
     if not mode & SHARED and not share.keeps_owners:
         return as_is
     try:
-        with closing(share.reopen(node, os.O_RDONLY | os.O_NONBLOCK)) as descriptor:
-            mode, listed = narrowed(descriptor, mode)
-            owner = kept(descriptor) if share.keeps_owners else None
+        descriptor = share.reopen(node, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         # what we may not read the host checks for us, with our rights; where it can't be opened for now nobody gets it
-        return as_is if error.errno == errno.EACCES else replace(as_is, mode=mode & ~SHARED)
+        return as_is if error.errno == errno.EACCES else as_is._replace(mode=mode & ~SHARED)
+    try:  # every file that is new to the guest comes here
+        mode, listed = narrowed(descriptor, mode)
+        owner = kept(descriptor) if share.keeps_owners else None
+    finally:
+        os.close(descriptor)
     if not listed and not owner and changed + SETTLED < time.time_ns():
         node.plain = changed
     return Rights(mode, *(owner or (status.st_uid, status.st_gid)))
