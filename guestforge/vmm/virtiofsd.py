@@ -21,8 +21,19 @@ Flavour = Literal["C", "Rust"]
 PLACES: Final = (Path("/usr/libexec/virtiofsd"), Path("/usr/lib/virtiofsd"), Path("/usr/lib/qemu/virtiofsd"))
 VERSION_TIMEOUT: Final = 10.0  # seconds
 
-# The Rust one's map of attributes' names: EOPNOTSUPP for lists, which are hidden too; every other name is as it is.
-_NO_LISTS: Final = ":unsupported:all:system.posix_acl_:system.posix_acl_::ok:all:::"
+# Maps of attributes' names, of one form for both. EOPNOTSUPP for access control lists, which are hidden too;
+# what an administrator's rights are needed for is kept under other names, and the host's own is hidden, as our server
+# has it (guestforge/vhost/fuse/xattr_names.py). Every other name is as it is.
+_NO_LISTS: Final = "/unsupported/all/system.posix_acl_/system.posix_acl_/"
+_NAMES: Final = (
+    "/ok/all/security.capability/security.capability/"
+    "/prefix/all/trusted./user.virtiofs./"
+    "/prefix/all/security./user.virtiofs./"
+    "/bad/server//trusted./"
+    "/bad/server//security./"
+    "/bad/client/user.virtiofs.//"
+    "/ok/all///"
+)
 
 # `virtiofsd version 7.2.22 (Debian ...)` and `virtiofsd 1.13.2`
 _VERSION: Final = re.compile(r"virtiofsd (?P<c>version |)(?P<number>[0-9][0-9.]*)")
@@ -87,12 +98,13 @@ def _c(server: Virtiofsd, directory: Path, descriptor: int) -> Iterator[str]:
     escaped = os.fspath(directory).replace("\\", "\\\\").replace(",", "\\,")  # libfuse's option parser
     yield from (os.fspath(server.path), f"--fd={descriptor}", "-o", f"source={escaped}", "-o", "cache=none")
     # Unless told not to, the C one passes access control lists on, which nobody enforces then.
-    yield from ("-o", "sandbox=namespace", "-o", "xattr", "-o", "no_posix_acl", "-o", "announce_submounts")
+    yield from ("-o", "sandbox=namespace", "-o", f"xattrmap={_NAMES}", "-o", "no_posix_acl")
+    yield from ("-o", "announce_submounts")
 
 
 def _rust(server: Virtiofsd, directory: Path, descriptor: int) -> Iterator[str]:
     yield from (os.fspath(server.path), f"--fd={descriptor}", f"--shared-dir={directory}", "--cache=never")
-    yield from ("--sandbox=namespace", "--xattr", f"--xattrmap={_NO_LISTS}", "--announce-submounts")
+    yield from ("--sandbox=namespace", "--xattr", f"--xattrmap={_NO_LISTS}{_NAMES}", "--announce-submounts")
     yield "--log-level=warn"
 
 
