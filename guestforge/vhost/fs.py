@@ -19,7 +19,7 @@ from guestforge.vhost.fuse.waiters import MAX_WAITERS
 from guestforge.vhost.limits import raise_descriptor_limit
 from guestforge.vhost.log import Log, guard_standard_error
 from guestforge.vhost.loop import Loop
-from guestforge.vhost.sandbox import Sandbox
+from guestforge.vhost.sandbox import KINDS, Sandbox
 from guestforge.vhost.server import Server
 from guestforge.vhost.sockets import Inherited, Listener, check_length
 
@@ -47,7 +47,7 @@ def serve(options: argparse.Namespace) -> int:
         loop = stack.enter_context(contextlib.closing(Loop()))
         loop.stop_on_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # before there is anything to leave behind
         listener = stack.enter_context(contextlib.closing(_listener(options)))
-        sandbox = Sandbox(directory, log)
+        sandbox = Sandbox(directory, log, options.sandbox)
         sandbox.prepare()
         os.umask(0)  # the guest has applied its own
         files = FuseServer(directory, arch, read_only=options.read_only, log=log.say, quota=quota, max_nodes=max_nodes)
@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shared-dir", required=True, type=Path, help="what the guest sees")
     parser.add_argument("--guest-arch", required=True, help=f"the guest's architecture: {', '.join(ARCHES)}")
     parser.add_argument("--read-only", action="store_true", help="let the guest change nothing")
+    parser.add_argument("--sandbox", choices=KINDS, default=KINDS[0], help="none: serve where there can't be one, too")
     parser.add_argument("--max-nodes", type=_number, default=MAX_NODES, help="files that the guest may know at once")
     parser.add_argument("--reserve", type=_number, default=RESERVE, help="MiB that stay free on the file system")
     parser.add_argument("--max-bytes", help="by how much the file system may become fuller: a number, and K, M, G or T")

@@ -5,14 +5,17 @@ All of it is done with system calls of the C library, in the one thread that the
 """
 
 import codecs
+import contextlib
 import ctypes
 import errno
 import importlib.machinery
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+from guestforge.errors import UserError
 from guestforge.vhost.log import Log
 
 # include/uapi/linux/sched.h
@@ -52,43 +55,54 @@ _LATE_CODECS: Final = ("unicode_escape",)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+Kind = Literal["namespace", "none"]
+KINDS: Final[tuple[Kind, ...]] = ("namespace", "none")
+HINT: Final = (
+    "start it as root or where user namespaces are allowed; with --sandbox none it serves without, and a process that "
+    "a guest takes over has all that its user has"
+)
+
+
 class Sandbox:
     """Locks the process into a directory: `prepare`, open what is needed, `enter`, and hear the guest.
 
-    What does not work here (an unprivileged container, a kernel without user namespaces) is logged and left out.
+    Where that can't be had (an unprivileged container, a kernel without user namespaces) it is an error: nobody is to
+    think that there is a sandbox. Of the kind `none` it is left out, and the log says so; rights are given up all the
+    same.
     """
 
-    def __init__(self, directory: Path, log: Log) -> None:
+    def __init__(self, directory: Path, log: Log, kind: Kind = "namespace") -> None:
         self._directory = directory
         self._log = log
-        self._own_mounts = False
+        self._kind = kind
 
     def prepare(self) -> None:
-        """Take namespaces of our own, in which the shared directory is a mount. Paths are still what they were."""
+        """Take namespaces of our own, in which the directory is a mount. Paths are still what they were.
+
+        Raises UserError where they are not to be had.
+        """
         for library in _LATE_LIBRARIES:
             ctypes.CDLL(library)
         for name in _LATE_CODECS:
             codecs.lookup(name)
-        try:
+        if self._kind == "none":
+            self._log.always("no sandbox, as asked for (--sandbox none): root directory and namespaces are the host's")
+            return
+        with _needed("namespaces of our own"):
             _unshare(os.geteuid(), os.getegid())
             _call("mount", None, b"/", None, MS_REC | MS_SLAVE, None)
             place = os.fsencode(self._directory)
             _call("mount", place, place, None, MS_BIND | MS_REC, None)
-            self._own_mounts = True
-        except OSError as error:
-            self._log.always(f"no namespaces of our own: {error}")
 
     def enter(self) -> None:
-        """Make the shared directory the root of all that this process can name, and drop rights. There is no way back.
+        """Make the directory the root of all that this process can name, and drop rights. There is no way back.
 
-        Raises OSError where rights can't be dropped.
+        Raises UserError where the root can't be changed, OSError where rights can't be dropped.
         """
         sys.stderr.flush()
-        if self._own_mounts:
-            try:
+        if self._kind == "namespace":
+            with _needed("a root directory of our own"):
                 self._change_root()
-            except OSError as error:
-                self._log.always(f"the root directory stays what it was: {error}")
         refuse_imports()
         _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         drop_capabilities()
@@ -100,6 +114,15 @@ class Sandbox:
         _call("pivot_root", b".", b".")
         _call("umount2", b".", MNT_DETACH)
         os.chdir("/")
+
+
+@contextlib.contextmanager
+def _needed(what: str) -> Iterator[None]:
+    """Make an OSError the reason why there is no service."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"no sandbox: {what} can't be had: {error.strerror}", hint=HINT) from None
 
 
 def refuse_imports() -> None:

@@ -1,9 +1,12 @@
 """What a process in the sandbox can and can't do, as root and as a user: each case is a process of its own."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ sys.path.insert(0, {repository!r})
 from guestforge.vhost.log import Log
 from guestforge.vhost.sandbox import Sandbox
 {before}
-box = Sandbox(Path({directory!r}), Log("box"))
+box = Sandbox(Path({directory!r}), Log("box"), {kind!r})
 box.prepare()
 root = os.open({directory!r}, os.O_PATH)
 fds = os.open("/proc/self/fd", os.O_PATH)
@@ -48,9 +51,9 @@ ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 """
 
 
-def run(directory: Path, after: str, *, before: str = "") -> tuple[dict[str, Any], str]:
+def run(directory: Path, after: str, *, before: str = "", kind: str = "namespace") -> tuple[dict[str, Any], str]:
     """Run a program in the sandbox of a directory; return the facts that it found and its standard error."""
-    text = PROGRAM.format(repository=str(REPOSITORY), directory=str(directory), before=before, after=after)
+    text = PROGRAM.format(repository=str(REPOSITORY), directory=str(directory), before=before, after=after, kind=kind)
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd="/", check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
@@ -140,16 +143,64 @@ def test_no_network_is_left(share: Path) -> None:
     assert facts == {"interfaces": [[1, "lo"]]}
 
 
-def test_where_there_are_no_namespaces_the_rest_still_holds(share: Path) -> None:
+# A host without namespaces for us: a user namespace in which there may be no further ones.
+NO_NAMESPACES = """
+import ctypes, os, sys
+from pathlib import Path
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x10000000) == 0
+for kind in ("user", "mnt", "net", "ipc"):
+    Path(f"/proc/sys/user/max_{kind}_namespaces").write_text("0")
+sys.argv[:] = ["fs", *sys.argv[1:]]
+sys.path.insert(0, REPOSITORY)
+import runpy
+runpy.run_module("guestforge.vhost.fs", run_name="__main__")
+"""
+
+
+@contextlib.contextmanager
+def without_namespaces(share: Path, *more: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run the device where it gets no namespaces."""
+    arguments = ["--socket", str(share.parent / "s"), "--shared-dir", str(share), "--guest-arch", "x86_64", *more]
+    program = NO_NAMESPACES.replace("REPOSITORY", repr(str(REPOSITORY)))
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True, cwd="/"
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_without_namespaces_it_does_not_serve(share: Path) -> None:
+    with without_namespaces(share) as process:
+        _, error = process.communicate(timeout=30)
+        assert process.returncode == 1
+    assert "no sandbox: namespaces of our own can't be had: unshare: " in error
+    assert "--sandbox none" in error.splitlines()[-1]
+    assert not (share.parent / "s").exists()
+
+
+def test_without_namespaces_it_serves_where_that_is_asked_for(share: Path) -> None:
+    with without_namespaces(share, "--sandbox=none") as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any("no sandbox, as asked for (--sandbox none)" in line for line in lines)
+        with socket.socket(socket.AF_UNIX) as visitor:
+            visitor.connect(str(share.parent / "s"))
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_without_a_sandbox_the_rest_still_holds(share: Path) -> None:
     facts, error = run(
         share,
-        'facts["path"] = os.path.exists("/proc")\nfacts["import"] = attempt(lambda: __import__("evil"))',
-        before="""
-from guestforge.vhost import sandbox
-def refuse(*_):
-    raise OSError(1, "unshare: Operation not permitted (EPERM)")
-sandbox._unshare = refuse
+        """
+facts["path"] = os.path.exists("/proc")
+facts["import"] = attempt(lambda: __import__("evil"))
+facts["no_new_privs"] = ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)
 """,
+        kind="none",
     )
-    assert facts == {"path": True, "import": "ModuleNotFoundError"}
-    assert error == "box: no namespaces of our own: [Errno 1] unshare: Operation not permitted (EPERM)\n"
+    assert facts == {"path": True, "import": "ModuleNotFoundError", "no_new_privs": 1}
+    assert "no sandbox, as asked for" in error
