@@ -21,7 +21,7 @@ from guestforge.vhost.log import Log, guard_standard_error
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.sandbox import KINDS, Sandbox
 from guestforge.vhost.server import Server
-from guestforge.vhost.sockets import Inherited, Listener, check_length
+from guestforge.vhost.sockets import Inherited, Listener, Remover, check_length
 
 DESCRIPTORS: Final = 1 << 20  # one for each file that the guest has heard of; fs.nr_open is that by default
 SPARE: Final = 256  # descriptors that are not for files of the guest; an eighth of all is for those that it has open
@@ -47,7 +47,9 @@ def serve(options: argparse.Namespace) -> int:
         loop = stack.enter_context(contextlib.closing(Loop()))
         loop.stop_on_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # before there is anything to leave behind
         listener = stack.enter_context(contextlib.closing(_listener(options)))
-        sandbox = Sandbox(directory, log, options.sandbox)
+        if isinstance(listener, Listener):
+            stack.enter_context(contextlib.closing(Remover(listener)))
+        sandbox = Sandbox(directory, log, options.sandbox, read_only=options.read_only)
         sandbox.prepare()
         os.umask(0)  # the guest has applied its own
         files = FuseServer(directory, arch, read_only=options.read_only, log=log.say, quota=quota, max_nodes=max_nodes)

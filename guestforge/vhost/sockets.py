@@ -3,9 +3,13 @@
 import contextlib
 import errno
 import os
+import signal
 import socket
 import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from guestforge.errors import UserError
 
@@ -32,12 +36,72 @@ class Listener:
             raise
 
     def close(self) -> None:
-        """Stop listening and remove the path, through its directory's descriptor: our root may be another one now."""
+        """Stop listening, and remove the path where that is not another's task."""
         self.socket.close()
-        with contextlib.suppress(FileNotFoundError):
-            if _identity(self.path.name, self._directory) == self._identity:
-                os.unlink(self.path.name, dir_fd=self._directory)
-        os.close(self._directory)
+        if place := self.hand_over():
+            place.remove()
+            os.close(place.directory)
+
+    def hand_over(self) -> "Place | None":
+        """Return what it takes to remove the path, which is the caller's task from here on; None the second time."""
+        if self._directory < 0:
+            return None
+        place = Place(self.path.name, self._directory, self._identity)
+        self._directory = -1
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a socket is: its name in a directory that is open, and its device and inode."""
+
+    name: str
+    directory: int
+    identity: tuple[int, int]
+
+    def remove(self) -> None:
+        """Remove the socket if it is still that one."""
+        with contextlib.suppress(OSError):
+            if _identity(self.name, self.directory) == self.identity:
+                os.unlink(self.name, dir_fd=self.directory)
+
+
+class Remover:
+    """A process that removes sockets when this one ends, however it ends: in a sandbox it can't, and has no directory.
+
+    It hears nothing but the end of a pipe. To be made before there are threads.
+    """
+
+    def __init__(self, *listeners: Listener) -> None:
+        places = [place for listener in listeners if (place := listener.hand_over())]
+        heard, self._pipe = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _remove_at_the_end(heard, places)
+        os.close(heard)
+        for place in places:
+            os.close(place.directory)
+
+    def close(self) -> None:
+        """Have the sockets removed, and wait for it."""
+        os.close(self._pipe)
+        os.waitpid(self._pid, 0)
+
+
+def _remove_at_the_end(pipe: int, places: Sequence[Place]) -> NoReturn:
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a terminal sends them to both of us
+            signal.signal(number, signal.SIG_IGN)
+        kept = {pipe, *(place.directory for place in places)}
+        for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+            if descriptor not in kept:
+                with contextlib.suppress(OSError):  # the listing's own
+                    os.close(descriptor)
+        os.read(pipe, 1)
+        for place in places:
+            place.remove()
+    finally:
+        os._exit(0)
 
 
 class Inherited:

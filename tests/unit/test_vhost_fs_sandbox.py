@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ PROGRAM = """
 import ctypes, json, os, sys
 from pathlib import Path
 sys.path.insert(0, {repository!r})
+from guestforge.vhost.fuse.syscalls import own_descriptors
 from guestforge.vhost.log import Log
 from guestforge.vhost.sandbox import Sandbox
 {before}
-box = Sandbox(Path({directory!r}), Log("box"), {kind!r})
+box = Sandbox(Path({directory!r}), Log("box"), {kind!r}, read_only={read_only})
 box.prepare()
 root = os.open({directory!r}, os.O_PATH)
-fds = os.open("/proc/self/fd", os.O_PATH)
+fds = own_descriptors()
 box.enter()
 def attempt(call):
     try:
@@ -51,9 +53,13 @@ ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 """
 
 
-def run(directory: Path, after: str, *, before: str = "", kind: str = "namespace") -> tuple[dict[str, Any], str]:
+def run(
+    directory: Path, after: str, *, before: str = "", kind: str = "namespace", read_only: bool = False
+) -> tuple[dict[str, Any], str]:
     """Run a program in the sandbox of a directory; return the facts that it found and its standard error."""
-    text = PROGRAM.format(repository=str(REPOSITORY), directory=str(directory), before=before, after=after, kind=kind)
+    text = PROGRAM.format(
+        repository=str(REPOSITORY), directory=str(directory), before=before, after=after, kind=kind, read_only=read_only
+    )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd="/", check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
@@ -112,6 +118,109 @@ ctypes.CDLL("libgcc_s.so.1")  # loaded before, or it would not be found
 """,
     )
     assert facts == {"import": "ModuleNotFoundError", "late import": "ModuleNotFoundError", "codec": "a\\n"}
+
+
+# Whatever `serve` has opened of the file system up to here, and what leads where.
+PARSED = """
+from guestforge.vhost import fs
+options = fs._parser().parse_args(sys.argv[1:])
+"""
+DOORS = """
+from guestforge.vhost.fsdevice import FsDevice
+def look(self, *_, **__):
+    doors, held = {}, []
+    for number in range(64):
+        try:
+            here, above = os.fstat(number), os.stat("..", dir_fd=number)
+        except OSError:
+            continue
+        doors[number] = (here.st_dev, here.st_ino) == (above.st_dev, above.st_ino)
+        try:
+            held.append(os.open("../../../etc", os.O_PATH, dir_fd=number))
+        except OSError:
+            pass
+    cwd = os.stat("..").st_ino == os.stat("/").st_ino
+    print(json.dumps({"doors": list(doors.values()), "etc": held, "cwd": cwd}), flush=True)
+    os._exit(0)
+FsDevice.__init__ = look
+sys.exit(fs.serve(options))
+"""
+
+
+@pytest.mark.parametrize("user", users(), ids=lambda become: "nobody" if become else "we")
+def test_from_no_descriptor_of_the_device_a_way_leads_out(share: Path, user: str) -> None:
+    (share.parent / "run").mkdir()
+    (share.parent / "run").chmod(0o777)
+    before = f"import ctypes, json, os, sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
+    arguments = ["--socket", str(share.parent / "run/s"), "--shared-dir", str(share), "--guest-arch", "x86_64"]
+    done = subprocess.run(
+        [sys.executable, "-c", before + PARSED + user + DOORS, *arguments],
+        capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    # the shared directory, and where descriptors are opened anew
+    assert json.loads(done.stdout) == {"doors": [True, True], "etc": [], "cwd": True}
+    end = time.monotonic() + 10
+    while (share.parent / "run/s").exists():  # whoever removes the socket does so however the device ends
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_an_open_directory_that_leads_out_is_refused(share: Path) -> None:
+    directory = os.open(share.parent, os.O_RDONLY)
+    arguments = ["--socket", str(share.parent / "s"), "--shared-dir", str(share), "--guest-arch", "x86_64"]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "guestforge.vhost.fs", *arguments],
+            capture_output=True, text=True, check=False, cwd=REPOSITORY, pass_fds=[directory], timeout=30,
+        )  # fmt: skip
+    finally:
+        os.close(directory)
+    assert done.returncode == 1
+    assert f"no sandbox: descriptor {directory} is a directory outside of it" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
+@pytest.mark.parametrize("below", ["", "below/"], ids=["the share", "a file system below it"])
+def test_a_device_or_a_program_of_a_guest_is_none_for_this_process(share: Path, below: str) -> None:
+    (share / "below").mkdir()
+    facts, _ = run(
+        share,
+        f"""
+os.mknod("/{below}null", 0o020666, os.makedev(1, 3))
+facts["device"] = attempt(lambda: os.open("/{below}null", os.O_RDWR))
+with open("/{below}program", "w") as file:
+    file.write("#!/")
+os.chmod("/{below}program", 0o6755)
+facts["mode"] = oct(os.stat("/{below}program").st_mode)
+facts["program"] = attempt(lambda: os.execv("/{below}program", ["x"]))
+""",
+        before=f"""
+libc = ctypes.CDLL(None)
+assert libc.unshare(0x20000) == 0 and libc.mount(None, b"/", None, 0x44000, None) == 0
+assert libc.mount(b"none", {str(share / "below").encode()!r}, b"tmpfs", 0, None) == 0
+""",
+    )
+    assert facts == {"device": "PermissionError", "mode": "0o106755", "program": "PermissionError"}
+
+
+@pytest.mark.parametrize("user", users(), ids=lambda become: "nobody" if become else "we")
+def test_a_share_that_is_read_only_is_so_for_the_whole_process(share: Path, user: str) -> None:
+    share.chmod(0o777)
+    facts, _ = run(
+        share,
+        """
+def write():
+    os.mkdir("/new")
+try:
+    write()
+except OSError as error:
+    facts["error"] = error.strerror
+""",
+        before=user,
+        read_only=True,
+    )
+    assert facts == {"error": "Read-only file system"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")

@@ -15,6 +15,7 @@ from guestforge.vhost.fuse.nodes import Handles, Node, Nodes, check_name, refuse
 from guestforge.vhost.fuse.protocol import FOPEN_DIRECT_IO
 from guestforge.vhost.fuse.retired import Retired
 from guestforge.vhost.fuse.space import Space
+from guestforge.vhost.fuse.syscalls import own_descriptors
 from guestforge.vhost.fuse.waiters import Waiters
 
 # Seconds for which the guest may believe what it was told of a name or of a file's attributes; it then asks again, and
@@ -115,7 +116,7 @@ class Share:
 def open_share(root: Path, guest: Arch, *, read_only: bool, space: Space, max_nodes: int) -> Share:
     """Open a directory to be shared."""
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    proc = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    proc = own_descriptors()
     retired = Retired()
     waiters = Waiters()
     nodes = Nodes(directory, retired, waiters.released, most=max_nodes)

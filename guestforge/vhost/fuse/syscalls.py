@@ -1,5 +1,6 @@
 """Linux system calls that Python has no function for, or not with the arguments that we need."""
 
+import contextlib
 import ctypes
 import os
 from typing import Any, Final
@@ -10,6 +11,10 @@ AT_EMPTY_PATH: Final = 0x1000  # fcntl.h
 UTIME_NOW: Final = (1 << 30) - 1  # utimensat(2)
 UTIME_OMIT: Final = (1 << 30) - 2
 STATX_SIZE: Final = 256  # bytes of struct statx, statx(2)
+# open_tree(2), Linux 5.2; calls that came after 5.0 have one number everywhere
+SYS_OPEN_TREE: Final = 428
+OPEN_TREE_CLONE: Final = 1
+AT_FDCWD: Final = -100
 
 
 class _Timespec(ctypes.Structure):
@@ -59,3 +64,11 @@ def statx(descriptor: int, flags: int, mask: int) -> bytes:
     buffer: ctypes.Array[Any] = ctypes.create_string_buffer(STATX_SIZE)
     _check(_libc.statx(descriptor, b"", flags | AT_EMPTY_PATH, ctypes.c_uint(mask), buffer))
     return buffer.raw
+
+
+def own_descriptors() -> int:
+    """Open /proc/self/fd: where we may mount, as a mount of its own, so that `..` leads nowhere from there."""
+    with contextlib.suppress(OSError):
+        flags = ctypes.c_uint(OPEN_TREE_CLONE | os.O_CLOEXEC)
+        return _check(_libc.syscall(ctypes.c_long(SYS_OPEN_TREE), AT_FDCWD, b"/proc/self/fd", flags))
+    return os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
