@@ -19,7 +19,8 @@ from guestforge.vhost.fuse.waiters import MAX_WAITERS
 from guestforge.vhost.limits import raise_descriptor_limit
 from guestforge.vhost.log import Log, guard_standard_error
 from guestforge.vhost.loop import Loop
-from guestforge.vhost.sandbox import KINDS, Sandbox
+from guestforge.vhost.sandbox import Sandbox, add_options
+from guestforge.vhost.seccomp import FILES, NO_SOCKETS, Filter
 from guestforge.vhost.server import Server
 from guestforge.vhost.sockets import Inherited, Listener, Remover, check_length
 
@@ -50,6 +51,7 @@ def serve(options: argparse.Namespace) -> int:
         if isinstance(listener, Listener):
             stack.enter_context(contextlib.closing(Remover(listener)))
         sandbox = Sandbox(directory, log, options.sandbox, read_only=options.read_only)
+        calls = Filter(FILES, NO_SOCKETS, options.seccomp)
         sandbox.prepare()
         os.umask(0)  # the guest has applied its own
         files = FuseServer(directory, arch, read_only=options.read_only, log=log.say, quota=quota, max_nodes=max_nodes)
@@ -64,6 +66,7 @@ def serve(options: argparse.Namespace) -> int:
                 f"above {max_nodes} it gets ENFILE. Raise the hard limit to {DESCRIPTORS}, or start this as root"
             )
         sandbox.enter()
+        calls.load()
         device = stack.enter_context(contextlib.closing(FsDevice(files, loop, log, tag=options.tag)))
         loop.after_batch = device.flush
         return stack.enter_context(contextlib.closing(Server(listener, device, loop, log))).run()
@@ -102,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shared-dir", required=True, type=Path, help="what the guest sees")
     parser.add_argument("--guest-arch", required=True, help=f"the guest's architecture: {', '.join(ARCHES)}")
     parser.add_argument("--read-only", action="store_true", help="let the guest change nothing")
-    parser.add_argument("--sandbox", choices=KINDS, default=KINDS[0], help="none: serve where there can't be one, too")
+    add_options(parser)
     parser.add_argument("--max-nodes", type=_number, default=MAX_NODES, help="files that the guest may know at once")
     parser.add_argument("--reserve", type=_number, default=RESERVE, help="MiB that stay free on the file system")
     parser.add_argument("--max-bytes", help="by how much the file system may become fuller: a number, and K, M, G or T")

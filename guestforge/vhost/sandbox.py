@@ -1,9 +1,10 @@
-"""What a file server's process gives up before it hears a guest: other directories, networks, rights.
+"""What a device's process gives up before it hears a guest: other directories, networks, rights.
 
 It is the second line. The first is the server itself, which opens nothing but what lies beneath the shared directory.
 All of it is done with system calls of the C library, in the one thread that there is at the start.
 """
 
+import argparse
 import codecs
 import contextlib
 import ctypes
@@ -18,6 +19,7 @@ from typing import Final, Literal
 
 from guestforge.errors import UserError
 from guestforge.vhost.log import Log
+from guestforge.vhost.seccomp import MODES
 
 # include/uapi/linux/sched.h
 CLONE_NEWNS: Final = 0x00020000
@@ -73,19 +75,34 @@ HINT: Final = (
 )
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a device program that say how it is locked in."""
+    parser.add_argument("--sandbox", choices=KINDS, default=KINDS[0], help="none: serve where there can't be one, too")
+    parser.add_argument("--seccomp", choices=MODES, default=MODES[0], help="log: note unlisted system calls, only")
+
+
 class Sandbox:
     """Locks the process into a directory: `prepare`, open what is needed, `enter`, and hear the guest.
 
     Where that can't be had (an unprivileged container, a kernel without user namespaces) it is an error: nobody is to
     think that there is a sandbox. Of the kind `none` it is left out, and the log says so; rights are given up all the
-    same.
+    same. `kept` are the capabilities that it keeps, as bits.
     """
 
-    def __init__(self, directory: Path, log: Log, kind: Kind = "namespace", *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        log: Log,
+        kind: Kind = "namespace",
+        *,
+        read_only: bool = False,
+        kept: int = KEPT,
+    ) -> None:
         self._directory = directory
         self._log = log
         self._kind = kind
         self._read_only = read_only
+        self._kept = kept
 
     def prepare(self) -> None:
         """Take namespaces of our own, in which the directory is a mount. Paths are still what they were.
@@ -120,7 +137,7 @@ class Sandbox:
             refuse_doors(descriptors)
         refuse_imports()
         _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        drop_capabilities()
+        drop_capabilities(self._kept)
         _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody of the same user looks at guests' data in us
 
     def _restrict(self, place: bytes) -> None:
@@ -174,12 +191,12 @@ def refuse_imports() -> None:
     sys.path.clear()
 
 
-def drop_capabilities() -> None:
-    """Give up all capabilities but KEPT, for this thread and those that it starts. Raises OSError."""
+def drop_capabilities(kept: int) -> None:
+    """Give up all capabilities but these (bits), for this thread and those that it starts. Raises OSError."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: numbers below 32, then those above
     _call("capget", header, sets)
-    sets[0] = sets[1] = sets[1] & KEPT
+    sets[0] = sets[1] = sets[1] & kept
     sets[2] = sets[3] = sets[4] = sets[5] = 0
     _call("capset", header, sets)
 

@@ -13,19 +13,23 @@ from guestforge.vhost.limits import raise_descriptor_limit
 from guestforge.vhost.log import Log, guard_standard_error
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.packets import FIRST_GUEST_CID, LAST_GUEST_CID
+from guestforge.vhost.sandbox import Sandbox, add_options
+from guestforge.vhost.seccomp import SOCKETS, UNIX_SOCKETS, Filter
 from guestforge.vhost.server import Server, watch
-from guestforge.vhost.sockets import Listener, check_length
+from guestforge.vhost.sockets import Listener, Remover, check_length
 
 DESCRIPTORS = MAX_CONNECTIONS + MAX_HANDSHAKES + 64  # sockets; memory, rings and ourselves
 PORT_SUFFIX = len("_4294967295")
 
 
-def serve(socket_path: Path, uds_path: Path, guest_cid: int) -> int:
+def serve(options: argparse.Namespace) -> int:
     """Serve one guest until its front end leaves; return the exit code."""
+    guest_cid: int = options.guest_cid
     if not FIRST_GUEST_CID <= guest_cid <= LAST_GUEST_CID:
         raise UserError(f"guest CID {guest_cid} is not in {FIRST_GUEST_CID} to {LAST_GUEST_CID}")
-    check_length(socket_path)
-    check_length(uds_path, PORT_SUFFIX)
+    uds_path: Path = options.uds_path.absolute()
+    check_length(options.socket)
+    check_length(options.uds_path, PORT_SUFFIX)
     log = Log("vhost-vsock")
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(contextlib.closing(Loop()))
@@ -37,11 +41,19 @@ def serve(socket_path: Path, uds_path: Path, guest_cid: int) -> int:
                 f"at most {descriptors} files can be open here (ulimit -n): with about {max(0, descriptors - 128)} "
                 f"connections new ones are refused. Raise the hard limit to {DESCRIPTORS}"
             )
-        hybrid = stack.enter_context(contextlib.closing(Listener(uds_path, MAX_HANDSHAKES)))
-        device = stack.enter_context(contextlib.closing(VsockDevice(guest_cid, uds_path, loop, log)))
+        hybrid = stack.enter_context(contextlib.closing(Listener(options.uds_path, MAX_HANDSHAKES)))
+        front = stack.enter_context(contextlib.closing(Listener(options.socket, backlog=1)))
+        stack.enter_context(contextlib.closing(Remover(hybrid, front)))
+        # All that it names is sockets in one directory, which is its root from here on; nothing is written there.
+        sandbox = Sandbox(uds_path.parent, log, options.sandbox, read_only=True, kept=0)
+        calls = Filter(SOCKETS, UNIX_SOCKETS, options.seccomp)
+        sandbox.prepare()
+        place = Path("/") / uds_path.name if options.sandbox == "namespace" else uds_path
+        device = stack.enter_context(contextlib.closing(VsockDevice(guest_cid, place, loop, log)))
         loop.after_batch = device.flush
         watch(loop, hybrid, device.client)
-        front = stack.enter_context(contextlib.closing(Listener(socket_path, backlog=1)))
+        sandbox.enter()
+        calls.load()
         return stack.enter_context(contextlib.closing(Server(front, device, loop, log))).run()
 
 
@@ -52,9 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--socket", required=True, type=Path, help="where the front end (QEMU) connects")
     parser.add_argument("--uds-path", required=True, type=Path, help="where host programs connect")
     parser.add_argument("--guest-cid", required=True, type=int, help="the guest's context id, 3 or more")
+    add_options(parser)
     options = parser.parse_args(argv)
     try:
-        return serve(options.socket, options.uds_path, options.guest_cid)
+        return serve(options)
     except GuestforgeError as error:
         print(error.report(), file=sys.stderr)
         return error.exit_code

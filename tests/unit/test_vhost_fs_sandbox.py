@@ -260,17 +260,21 @@ libc = ctypes.CDLL(None, use_errno=True)
 assert libc.unshare(0x10000000) == 0
 for kind in ("user", "mnt", "net", "ipc"):
     Path(f"/proc/sys/user/max_{kind}_namespaces").write_text("0")
-sys.argv[:] = ["fs", *sys.argv[1:]]
+module = sys.argv.pop(1)
 sys.path.insert(0, REPOSITORY)
 import runpy
-runpy.run_module("guestforge.vhost.fs", run_name="__main__")
+runpy.run_module(module, run_name="__main__")
 """
 
 
 @contextlib.contextmanager
-def without_namespaces(share: Path, *more: str) -> Iterator["subprocess.Popen[str]"]:
+def without_namespaces(share: Path, *more: str, kind: str = "fs") -> Iterator["subprocess.Popen[str]"]:
     """Run the device where it gets no namespaces."""
-    arguments = ["--socket", str(share.parent / "s"), "--shared-dir", str(share), "--guest-arch", "x86_64", *more]
+    what = {
+        "fs": ["--shared-dir", str(share), "--guest-arch", "x86_64"],
+        "vsock": ["--uds-path", str(share.parent / "v"), "--guest-cid", "7"],
+    }[kind]
+    arguments = [f"guestforge.vhost.{kind}", "--socket", str(share.parent / "s"), *what, *more]
     program = NO_NAMESPACES.replace("REPOSITORY", repr(str(REPOSITORY)))
     with subprocess.Popen(
         [sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True, cwd="/"
@@ -281,8 +285,9 @@ def without_namespaces(share: Path, *more: str) -> Iterator["subprocess.Popen[st
             process.kill()
 
 
-def test_without_namespaces_it_does_not_serve(share: Path) -> None:
-    with without_namespaces(share) as process:
+@pytest.mark.parametrize("kind", ["fs", "vsock"])
+def test_without_namespaces_it_does_not_serve(share: Path, kind: str) -> None:
+    with without_namespaces(share, kind=kind) as process:
         _, error = process.communicate(timeout=30)
         assert process.returncode == 1
     assert "no sandbox: namespaces of our own can't be had: unshare: " in error
@@ -290,8 +295,9 @@ def test_without_namespaces_it_does_not_serve(share: Path) -> None:
     assert not (share.parent / "s").exists()
 
 
-def test_without_namespaces_it_serves_where_that_is_asked_for(share: Path) -> None:
-    with without_namespaces(share, "--sandbox=none") as process:
+@pytest.mark.parametrize("kind", ["fs", "vsock"])
+def test_without_namespaces_it_serves_where_that_is_asked_for(share: Path, kind: str) -> None:
+    with without_namespaces(share, "--sandbox=none", kind=kind) as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         assert any("no sandbox, as asked for (--sandbox none)" in line for line in lines)
