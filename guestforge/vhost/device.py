@@ -15,6 +15,7 @@ from guestforge.vhost.link import Key
 from guestforge.vhost.log import Log
 from guestforge.vhost.loop import Loop
 from guestforge.vhost.packets import Header
+from guestforge.vhost.sockets import connect_to_friend
 from guestforge.vhost.vring import Vring
 
 RX, TX, EVENT = 0, 1, 2  # rings, as the guest names them; nothing is ever sent on the event ring
@@ -241,7 +242,7 @@ class VsockDevice:
             self._refuse(header, f"{MAX_CONNECTIONS} connections")
             return
         try:
-            sock = _connected(f"{self._uds_path}_{header.dst_port}")
+            sock = connect_to_friend(f"{self._uds_path}_{header.dst_port}")
         except OSError as error:
             self._refuse(header, f"host port {header.dst_port}: {error.strerror}")
             return
@@ -268,14 +269,3 @@ class VsockDevice:
                     0,
                 )
             )
-
-
-def _connected(path: str) -> socket.socket:
-    """Return a non-blocking socket that is connected; a Unix socket is at once or not at all. Raises OSError."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        sock.connect(path)
-    except OSError:
-        sock.close()
-        raise
-    return sock

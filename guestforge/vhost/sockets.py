@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import NoReturn
 from guestforge.errors import UserError
 
 PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path without the final NUL, unix(7)
+
+
+_PEER = struct.Struct("iII")  # struct ucred: pid, uid, gid of who called listen(2)
 
 
 class Listener:
@@ -25,6 +29,11 @@ class Listener:
             self._directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise UserError(f"can't listen at {path}: {error.strerror}") from None
+        try:
+            _refuse_open_to_others(path.parent, self._directory)
+        except UserError:
+            os.close(self._directory)
+            raise
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._identity = _publish(self.socket, path, self._directory, backlog)
@@ -128,6 +137,37 @@ def check_length(path: Path, room: int = 0) -> None:
     limit = PATH_LIMIT - room
     if len(os.fsencode(path)) > limit:
         raise UserError(f"socket path is longer than {limit} bytes: {path}", hint="use a directory with a shorter name")
+
+
+def connect_to_friend(path: str) -> socket.socket:
+    """Return a non-blocking socket that is connected to who listens at a path: our user, or root, and nobody else.
+
+    A Unix socket is connected at once or not at all. Raises OSError, EPERM for another user's. In a user namespace only
+    our own user can be told from the others: root of the host is one of those.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(path)
+        _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        if uid not in (os.geteuid(), 0):
+            raise PermissionError(errno.EPERM, f"another user's socket (uid {uid})")
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _refuse_open_to_others(path: Path, directory: int) -> None:
+    """Raise UserError for a directory where other users could put a socket of their own in our socket's place."""
+    status = os.fstat(directory)
+    if status.st_uid not in (os.geteuid(), 0):
+        raise UserError(f"{path} belongs to user {status.st_uid}", hint="use a directory of your own, with mode 0700")
+    theirs = stat.S_IWOTH if status.st_gid == os.getegid() else stat.S_IWOTH | stat.S_IWGRP
+    if status.st_mode & theirs and not status.st_mode & stat.S_ISVTX:
+        raise UserError(
+            f"{path} can be written by other users (mode {stat.S_IMODE(status.st_mode):04o})",
+            hint="use a directory of your own, with mode 0700",
+        )
 
 
 def _publish(sock: socket.socket, path: Path, directory: int, backlog: int) -> tuple[int, int]:

@@ -150,7 +150,7 @@ sys.exit(fs.serve(options))
 @pytest.mark.parametrize("user", users(), ids=lambda become: "nobody" if become else "we")
 def test_from_no_descriptor_of_the_device_a_way_leads_out(share: Path, user: str) -> None:
     (share.parent / "run").mkdir()
-    (share.parent / "run").chmod(0o777)
+    (share.parent / "run").chmod(0o1777)
     before = f"import ctypes, json, os, sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
     arguments = ["--socket", str(share.parent / "run/s"), "--shared-dir", str(share), "--guest-arch", "x86_64"]
     done = subprocess.run(
