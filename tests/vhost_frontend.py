@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import fcntl
 import itertools
 import mmap
 import os
@@ -34,6 +35,14 @@ BUFFER = 4096 - 512  # like a Linux driver's receive buffers
 TX_BUFFERS = 0x20_0000
 TX_BUFFER = 0x1_1000
 PATIENCE = 10.0
+
+
+def sealed(size: int, seals: int = fcntl.F_SEAL_SHRINK) -> int:
+    """Return a memory file that can't become shorter, as QEMU's can't."""
+    descriptor = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
 
 
 class DriverRing:
@@ -148,8 +157,7 @@ class FrontEnd:
     ) -> None:
         self.sock = sock
         self.pump = pump
-        self.memfd = os.memfd_create("guest")
-        os.ftruncate(self.memfd, MEMORY)
+        self.memfd = sealed(MEMORY)
         self.mapping = mmap.mmap(self.memfd, MEMORY)
         self.memory = memoryview(self.mapping)
         self.event_idx = event_idx

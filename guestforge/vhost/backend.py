@@ -40,7 +40,14 @@ class Backend:
     """
 
     def __init__(
-        self, sock: socket.socket, device: Device, loop: Loop, log: Log, ended: Callable[[str | None], None]
+        self,
+        sock: socket.socket,
+        device: Device,
+        loop: Loop,
+        log: Log,
+        ended: Callable[[str | None], None],
+        *,
+        unsealed: bool = False,
     ) -> None:
         self._channel = Channel(sock)
         self._device = device
@@ -51,7 +58,7 @@ class Backend:
         # A device that leaves its configuration space to the front end does not offer it: QEMU, which has that of a
         # virtio-fs device from its own options, would warn.
         self._protocol_offered = PROTOCOL_FEATURES | (protocol.PROTOCOL_F_CONFIG if device.config() else 0)
-        self.rings = Rings(device, loop, log)
+        self.rings = Rings(device, loop, log, unsealed=unsealed)
         self._offered = device.features | RING_FEATURES | protocol.F_PROTOCOL_FEATURES
         loop.add(sock.fileno(), IN, lambda _events: self.serve())
 

@@ -69,7 +69,8 @@ def serve(options: argparse.Namespace) -> int:
         calls.load()
         device = stack.enter_context(contextlib.closing(FsDevice(files, loop, log, tag=options.tag)))
         loop.after_batch = device.flush
-        return stack.enter_context(contextlib.closing(Server(listener, device, loop, log))).run()
+        server = Server(listener, device, loop, log, unsealed=options.unsealed_memory)
+        return stack.enter_context(contextlib.closing(server)).run()
 
 
 def _listener(options: argparse.Namespace) -> Listener | Inherited:

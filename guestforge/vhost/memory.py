@@ -1,5 +1,7 @@
 """The guest's memory as the front end shares it, and the only way to it: every range is checked."""
 
+import errno
+import fcntl
 import itertools
 import mmap
 import os
@@ -13,16 +15,20 @@ ADDRESS_LIMIT = 1 << 64
 
 
 class Region:
-    """One mapped piece of guest memory. It is unmapped when its last view is gone."""
+    """One mapped piece of guest memory. It is unmapped when its last view is gone.
+
+    Its file must be sealed against becoming shorter, which would kill us at the next access; `unsealed` ones are taken
+    where whoever started us trusts the front end that far.
+    """
 
     __slots__ = ("guest", "info", "size", "user", "view")
 
-    def __init__(self, info: RegionInfo, fd: int) -> None:
+    def __init__(self, info: RegionInfo, fd: int, *, unsealed: bool = False) -> None:
         self.info = info
         self.guest = info.guest
         self.user = info.user
         self.size = info.size
-        self.view = _map(info, fd)
+        self.view = _map(info, fd, unsealed=unsealed)
 
 
 class MemoryTable:
@@ -83,11 +89,13 @@ class MemoryTable:
         raise MemoryMapError(f"{length} bytes at user address {address:#x} are not in one region of guest memory")
 
 
-def _map(info: RegionInfo, fd: int) -> memoryview:
+def _map(info: RegionInfo, fd: int, *, unsealed: bool) -> memoryview:
     """Map a region's part of its file. Raises ProtocolError for a region that can't be."""
     if info.size == 0 or max(info.guest, info.user, info.offset) + info.size > ADDRESS_LIMIT:
         raise ProtocolError(f"memory region of {info.size:#x} bytes at guest address {info.guest:#x} is impossible")
-    status = os.fstat(fd)
+    if not unsealed:
+        _refuse_unsealed(info, fd)
+    status = os.fstat(fd)  # after the seals: it stays as long from here on
     # A mapping beyond the file's end would kill us with SIGBUS at the first access.
     if not stat.S_ISREG(status.st_mode) or info.offset + info.size > status.st_size:
         raise ProtocolError(f"memory region at guest address {info.guest:#x} is longer than its file")
@@ -98,6 +106,21 @@ def _map(info: RegionInfo, fd: int) -> memoryview:
     except (OSError, ValueError, OverflowError) as error:
         raise ProtocolError(f"can't map the memory region at guest address {info.guest:#x}: {error}") from None
     return memoryview(mapping)[lead : lead + info.size]
+
+
+def _refuse_unsealed(info: RegionInfo, fd: int) -> None:
+    """Raise ProtocolError for a file that its owner can make shorter."""
+    try:
+        sealed = bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # only files in memory have seals
+            raise ProtocolError(f"memory region at guest address {info.guest:#x}: {error.strerror}") from None
+        sealed = False
+    if not sealed:
+        raise ProtocolError(
+            f"the file of the memory region at guest address {info.guest:#x} can be made shorter under us: it must be "
+            "a memfd with F_SEAL_SHRINK (QEMU's memory-backend-memfd is); --unsealed-memory takes others"
+        )
 
 
 def _refuse_overlaps(ranges: list[tuple[int, int]], kind: str) -> None:

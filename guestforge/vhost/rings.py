@@ -40,10 +40,11 @@ class Rings:
     They raise ProtocolError, RingError or MemoryMapError for what the front end may not do.
     """
 
-    def __init__(self, device: Device, loop: Loop, log: Log) -> None:
+    def __init__(self, device: Device, loop: Loop, log: Log, *, unsealed: bool = False) -> None:
         self._device = device
         self._loop = loop
         self._log = log
+        self._unsealed = unsealed  # memory that its owner can make shorter is taken, too
         self._features = 0
         self._memory = MemoryTable()
         self._rings = [Vring(index, self._break) for index in range(device.ring_count)]
@@ -74,7 +75,8 @@ class Rings:
         """Replace the memory table."""
         if len(fds) != len(infos):
             raise ProtocolError(f"{len(infos)} regions with {len(fds)} file descriptors")
-        self._use_memory(MemoryTable(tuple(Region(info, fd) for info, fd in zip(infos, fds, strict=True))))
+        pairs = zip(infos, fds, strict=True)
+        self._use_memory(MemoryTable(tuple(Region(info, fd, unsealed=self._unsealed) for info, fd in pairs)))
 
     def get_max_mem_slots(self, _none: None, _fds: list[int]) -> bytes:
         """Say how many regions a table can have."""
@@ -82,7 +84,7 @@ class Rings:
 
     def add_mem_reg(self, info: protocol.RegionInfo, fds: list[int]) -> None:
         """Add a region."""
-        self._use_memory(self._memory.with_region(Region(info, fds[0])))
+        self._use_memory(self._memory.with_region(Region(info, fds[0], unsealed=self._unsealed)))
 
     def rem_mem_reg(self, info: protocol.RegionInfo, _fds: list[int]) -> None:
         """Remove a region."""

@@ -76,9 +76,12 @@ HINT: Final = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a device program that say how it is locked in."""
+    """Add the options of a device program that say how it is locked in, and how far it trusts its front end."""
     parser.add_argument("--sandbox", choices=KINDS, default=KINDS[0], help="none: serve where there can't be one, too")
     parser.add_argument("--seccomp", choices=MODES, default=MODES[0], help="log: note unlisted system calls, only")
+    parser.add_argument(
+        "--unsealed-memory", action="store_true", help="take guest memory that can be made shorter, too"
+    )
 
 
 class Sandbox:

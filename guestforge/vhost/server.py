@@ -18,12 +18,15 @@ EXIT_PROTOCOL = 2  # the front end broke the protocol
 class Server:
     """Serves a device at a listening socket until its front end leaves or a signal comes."""
 
-    def __init__(self, listener: Listener | Inherited, device: Device, loop: Loop, log: Log) -> None:
+    def __init__(
+        self, listener: Listener | Inherited, device: Device, loop: Loop, log: Log, *, unsealed: bool = False
+    ) -> None:
         if not HOST_FITS:
             raise UserError("vhost-user devices need a little-endian host: rings are read in place")
         self._device = device
         self._loop = loop
         self._log = log
+        self._unsealed = unsealed
         self._backend: Backend | None = None
         self._exit_code = 0
         self._listener = listener
@@ -49,7 +52,7 @@ class Server:
             self._log.say("a second front end was refused")
             sock.close()
             return
-        self._backend = Backend(sock, self._device, self._loop, self._log, self._ended)
+        self._backend = Backend(sock, self._device, self._loop, self._log, self._ended, unsealed=self._unsealed)
 
     def _ended(self, fault: str | None) -> None:
         """End the program with the front end; one that never said a word was only looking whether we are here."""

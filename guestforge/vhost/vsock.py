@@ -54,7 +54,8 @@ def serve(options: argparse.Namespace) -> int:
         watch(loop, hybrid, device.client)
         sandbox.enter()
         calls.load()
-        return stack.enter_context(contextlib.closing(Server(front, device, loop, log))).run()
+        server = Server(front, device, loop, log, unsealed=options.unsealed_memory)
+        return stack.enter_context(contextlib.closing(server)).run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Property tests of everything in the vhost-user devices that parses: messages, rings, packets, first lines, credit."""
 
+import fcntl
 import itertools
 import os
 import struct
@@ -17,7 +18,7 @@ from guestforge.vhost.hybrid import parse_connect
 from guestforge.vhost.memory import MemoryTable, Region
 from guestforge.vhost.protocol import RegionInfo
 from guestforge.vhost.virtqueue import Chain, RingLayout, Virtqueue
-from tests.vhost_frontend import GUEST_CID, Rig, rig
+from tests.vhost_frontend import GUEST_CID, Rig, rig, sealed
 
 U16 = st.integers(0, 0xFFFF)
 U32 = st.integers(0, 0xFFFFFFFF)
@@ -67,9 +68,8 @@ def test_a_memory_table_comes_back_as_it_was(regions: list[tuple[int, ...]], all
 
 
 def region(size: int, guest: int = 0x1000, user: int = 0x7000, offset: int = 0, file_size: int | None = None) -> Region:
-    fd = os.memfd_create("region")
+    fd = sealed(size + offset if file_size is None else file_size)
     try:
-        os.ftruncate(fd, size + offset if file_size is None else file_size)
         return Region(RegionInfo(guest, size, user, offset), fd)
     finally:
         os.close(fd)
@@ -130,8 +130,25 @@ def test_regions_that_overlap_are_refused() -> None:
         MemoryTable((region(0x1000), region(0x1000, guest=0x9000, user=0x7FFF)))
 
 
+@pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_GROW, fcntl.F_SEAL_SEAL, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL])
+def test_memory_that_can_become_shorter_is_refused(seals: int) -> None:
+    fd = sealed(4096, seals)
+    with pytest.raises(ProtocolError, match=r"can be made shorter under us: .* --unsealed-memory"):
+        Region(RegionInfo(0x1000, 4096, 0, 0), fd)
+    assert Region(RegionInfo(0x1000, 4096, 0, 0), fd, unsealed=True).size == 4096
+    os.close(fd)
+
+
+def test_a_file_that_has_no_seals_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "memory").write_bytes(bytes(4096))
+    with (tmp_path / "memory").open("r+b") as file:
+        with pytest.raises(ProtocolError, match=r"can be made shorter under us: .* --unsealed-memory"):
+            Region(RegionInfo(0x1000, 4096, 0, 0), file.fileno())
+        assert Region(RegionInfo(0x1000, 4096, 0, 0), file.fileno(), unsealed=True).size == 4096
+
+
 def test_a_region_may_begin_anywhere_in_its_file() -> None:
-    fd = os.memfd_create("offset")
+    fd = sealed(5004)
     os.write(fd, bytes(5000) + b"here")
     made = Region(RegionInfo(0, 4, 0, 5000), fd)
     os.close(fd)

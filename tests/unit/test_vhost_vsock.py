@@ -17,7 +17,7 @@ from guestforge.vhost.credit import Budget
 from guestforge.vhost.protocol import Request, pack_ring_state, pack_u64
 from guestforge.vhost.virtqueue import Chain
 from guestforge.vhost.vring import Vring
-from tests.vhost_frontend import GUEST_BASE, MEMORY, RING_SIZE, RING_SPACE, Rig, Stream, rig
+from tests.vhost_frontend import GUEST_BASE, MEMORY, RING_SIZE, RING_SPACE, Rig, Stream, rig, sealed
 
 MIB = 1024 * 1024
 
@@ -574,8 +574,7 @@ def test_a_receive_buffer_that_holds_no_packet_stops_the_device(tmp_path: Path) 
 def test_memory_can_change_under_running_rings(vsock: Rig) -> None:
     sock, stream = vsock.connect()
     vsock.front.set_memory()
-    extra = os.memfd_create("extra")
-    os.ftruncate(extra, 8192)
+    extra = sealed(8192)
     region = bytes(8) + vsock.front.region(guest=0, size=4096, user=0x1000, offset=4096)
     vsock.front.tell(Request.ADD_MEM_REG, region, [extra])
     vsock.front.tell(Request.REM_MEM_REG, region)
