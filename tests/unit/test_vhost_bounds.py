@@ -265,7 +265,8 @@ def test_every_waiter_can_be_ended(share: Path, way: str) -> None:
             for unique in range(guest.unique - 2 * len(heads) + 2, guest.unique + 1, 2):
                 guest.front.call(message(INTERRUPT, struct.pack("<Q", unique)), room=0, ring=HIPRIO)
         elif way == "close":
-            guest.call(RELEASE, struct.pack("<QIIQ", handle, 0, 0, 0), node)
+            # not `call`: waiters' replies may come with its own
+            guest.front.submit(guest.request(RELEASE, struct.pack("<QIIQ", handle, 0, 0, 0), node), room=64)
         elif way == "destroy":
             guest.front.submit(guest.request(DESTROY), room=64)
         else:
