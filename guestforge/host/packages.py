@@ -103,6 +103,7 @@ def boot_needs(arch: Arch) -> tuple[Need, ...]:
     return (
         Need(arch.debian_qemu, tool=arch.qemu),
         Need(_virtiofsd_package(), tool="virtiofsd", file=places),
+        Need("libseccomp2", file="/usr/lib/*/libseccomp.so.2:/lib/*/libseccomp.so.2"),  # our devices' system calls
         Need("util-linux", tool="unshare"),  # a user's virtiofsd has a name space of its own
         *image_needs(),
     )
@@ -116,6 +117,7 @@ def test_needs() -> tuple[Need, ...]:
         Need("gpg-agent", tool="gpg-agent"),  # signs; gpg only recommends it
         Need("cpio", tool="cpio"),
         Need("dpkg", tool="dpkg-deb"),
+        Need("libseccomp2", file="/usr/lib/*/libseccomp.so.2:/lib/*/libseccomp.so.2"),
     )
 
 
