@@ -21,7 +21,6 @@ _PLACES: Final[dict[str, tuple[str, str]]] = {
 # 1 MiB in one. It is QEMU's limit; the default of 128 stops at half of that.
 FS_QUEUE_SIZE: Final = 1024
 
-# We listen and QEMU connects: so nobody polls for a socket to appear, and nothing of the console is missed.
 _CONSOLES: Final[dict[ConsoleKind, tuple[str, tuple[str, ...]]]] = {
     "log": ("", ()),
     # QEMU finds its keys in what comes from us, and puts its monitor in the console's place
@@ -35,7 +34,7 @@ def qemu_argv(plan: MachinePlan, sockets: Sockets, program: Sequence[str] = ()) 
     words += _machine(plan)
     words += _boot(plan)
     mux, monitor = _CONSOLES[plan.console]
-    words += ["-chardev", f"socket,id=console,path={quoted(sockets.console)},server=off{mux}", *monitor]
+    words += ["-chardev", f"pipe,id=console,path={quoted(sockets.console)}{mux}", *monitor]
     words += plan.arch.console_device
     words += ["-chardev", f"socket,id=qmp,path={quoted(sockets.qmp)},server=off", "-mon", "chardev=qmp,mode=control"]
     words += ["-device", f"virtio-rng-{plan.arch.virtio_bus}"]

@@ -21,6 +21,7 @@ from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
 from guestforge.vmm.emulator import Emulator, choose_emulator
 from guestforge.vmm.errors import MachineError
+from guestforge.vmm.pipes import console_pipes
 from guestforge.vmm.plan import MachinePlan, Sockets
 from guestforge.vmm.state import Ended, State, how_it_ended
 from guestforge.vmm.virtiofs import VirtioFsServer, choose_virtiofs, virtiofs_argv
@@ -209,10 +210,10 @@ class Machine:
         self._state.attach(console)
         helpers = self._start_helpers()
         qmp = stack.enter_context(listen(self.sockets.qmp))
-        listener = stack.enter_context(listen(self.sockets.console))
+        pipes = stack.enter_context(console_pipes(self.sockets.console))
         qemu = Watched("qemu-exited", "QEMU", stack.enter_context(spawn(self.argv)))
         self._programs = [qemu, *helpers]
-        self._watcher = Watcher(self._state, qemu, helpers, qmp, listener, on_console=self._on_console)
+        self._watcher = Watcher(self._state, qemu, helpers, qmp, pipes, on_console=self._on_console)
         stack.callback(self._watcher.stop)
         self._watcher.start()
         self._await_qemu(qemu, helpers)

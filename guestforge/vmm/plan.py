@@ -117,7 +117,7 @@ class Sockets:
 
     @property
     def console(self) -> Path:
-        """We listen, QEMU connects."""
+        """With `.in` and `.out` after it two pipes that we make and QEMU opens."""
         return self.directory / "console"
 
     @property

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -16,10 +17,12 @@ from qemu.qmp import QMPError
 from guestforge.run import Process
 from guestforge.vmm.console import clean
 from guestforge.vmm.errors import Kind
+from guestforge.vmm.pipes import ConsolePipes
 from guestforge.vmm.qmp import COMMAND_TIMEOUT, Qmp
 from guestforge.vmm.state import State, how_it_ended
 
 READ_SIZE: Final = 64 * 1024
+TYPE_STEP: Final = 0.2  # seconds until somebody who types is told that the machine has ended
 KEPT_OUTPUT: Final = 16 * 1024  # bytes of what a program wrote that an error may show
 KEPT_LINES: Final = 60  # KVM's account of an internal error, with all registers, has about 50
 LAST_WORDS: Final = 1.0  # seconds for output that is under way when QEMU has ended
@@ -44,7 +47,7 @@ class Watched:
 
 
 class Watcher:
-    """Watches from `start` to `stop`. `console` and `qmp` are listening sockets that QEMU connects to.
+    """Watches from `start` to `stop`. QEMU connects to `qmp`, a listening socket, and opens the pipes of `console`.
 
     `on_console` gets the console's bytes as they came, in the watcher's thread, and must return at once.
     """
@@ -55,19 +58,19 @@ class Watcher:
         qemu: Watched,
         helpers: tuple[Watched, ...],
         qmp: socket.socket,
-        console: socket.socket | None,
+        console: ConsolePipes | None,
         *,
         on_console: Callable[[bytes], None] | None = None,
     ) -> None:
         self._state = state
         self._qemu = qemu
         self._helpers = helpers
-        self._sockets = {"qmp": qmp, "console": console}
+        self._qmp_listener = qmp
+        self._console = console
         self._on_console = on_console
         self._qmp = Qmp(self._event)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._connected: asyncio.Future[socket.socket]  # QEMU's console
         self._running = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guestforge-watcher", daemon=True)
 
@@ -93,14 +96,12 @@ class Watcher:
             raise TimeoutError(f"QEMU did not answer {command}") from e
 
     def type(self, data: bytes) -> None:
-        """Send bytes to the console; returns when QEMU has them, or when it has ended."""
-        assert self._loop is not None
-        with contextlib.suppress(OSError, RuntimeError, concurrent.futures.CancelledError):
-            asyncio.run_coroutine_threadsafe(self._send(data), self._loop).result()
-
-    async def _send(self, data: bytes) -> None:
-        connection = await asyncio.shield(self._connected)
-        await asyncio.get_running_loop().sock_sendall(connection, data)
+        """Send bytes to the console; returns when they are on their way, or when the machine is at its end."""
+        assert self._console is not None
+        while data and not (self._state.ended or self._state.stopping):
+            if select.select([], [self._console.input], [], TYPE_STEP)[1]:
+                with contextlib.suppress(BlockingIOError):
+                    data = data[os.write(self._console.input, data) :]
 
     def _run(self) -> None:
         try:
@@ -111,7 +112,6 @@ class Watcher:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self._connected = self._loop.create_future()
         tasks = [self._task(work) for work in (self._watch_qemu(), *map(self._watch_helper, self._helpers))]
         self._running.set()
         await self._stop.wait()
@@ -156,24 +156,25 @@ class Watcher:
             output.cancel()
 
     async def _read_console(self) -> None:
-        listener = self._sockets["console"]
-        if listener is None:
+        if self._console is None:
             return
-        loop = asyncio.get_running_loop()
-        connection, _ = await loop.sock_accept(listener)
-        with connection:
-            connection.setblocking(False)
-            self._connected.set_result(connection)
-            with contextlib.suppress(ConnectionResetError):
-                while data := await loop.sock_recv(connection, READ_SIZE):
+        loop, output = asyncio.get_running_loop(), self._console.output
+        readable = asyncio.Event()
+        loop.add_reader(output, readable.set)  # not before QEMU has opened its end: without one there is no end of file
+        try:
+            while await readable.wait():
+                readable.clear()
+                with contextlib.suppress(BlockingIOError):
+                    if not (data := os.read(output, READ_SIZE)):
+                        return
                     self._state.feed(data)
                     if self._on_console:
                         self._on_console(data)
+        finally:
+            loop.remove_reader(output)
 
     async def _open_qmp(self) -> None:
-        listener = self._sockets["qmp"]
-        assert listener is not None
-        connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+        connection, _ = await asyncio.get_running_loop().sock_accept(self._qmp_listener)
         try:
             self._state.answers(await self._qmp.open(connection))
         except QMPError as e:

@@ -1,6 +1,8 @@
 """Real machines: how each way to end is noticed, and that nothing is left behind. Most stay in their firmware."""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from guestforge.vmm import accel
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import Disk, MachinePlan, Root, Share, Vsock
+from guestforge.vmm.state import State
 from guestforge.vmm.virtiofs import VirtioFsServer
 from guestforge.vmm.virtiofsd import Virtiofsd
 
@@ -337,3 +340,25 @@ def test_console_log_on_a_full_disk_is_a_clear_error(built, plan):
     ):
         machine.wait_console("never", 60)
     assert caught.value.kind == "log-failed"
+
+
+def test_nothing_of_the_console_is_lost_when_its_reader_is_late(built, plan, monkeypatch, arch_row):
+    feed = State.feed
+
+    def feed_late(state, data):
+        time.sleep(0.05)  # Linux waits 10 ms for a serial port
+        feed(state, data)
+
+    monkeypatch.setattr(State, "feed", feed_late)
+    guest = built(arch_row.name)
+    arguments = ("ignore_loglevel", "initcall_debug", "rdinit=/nonexistent")
+    noisy = bare(plan, arch=arch_row, kernel=guest.kernel, initrd=guest.initrd, memory_mib=256, kernel_args=arguments)
+    with Machine(noisy) as machine, contextlib.suppress(MachineError):
+        machine.wait_end(60)
+    log = noisy.console_log.read_text()
+    # each call of an initializer has a line before it and one after it
+    calls = re.findall(r"^\[ *\d+\.\d{6}\] calling  (\S+)\+0x\S+ @ 1$", log, re.MULTILINE)
+    returns = re.findall(r"\] initcall (\S+)\+0x\S+ returned ", log)
+    assert len(calls) > 100
+    assert set(calls) == set(returns)
+    assert len(calls) == log.count("] calling") == len(returns) == log.count("] initcall")

@@ -81,7 +81,7 @@ def test_kernel_vsock_device_is_on_the_virtio_bus():
 def test_console_on_the_terminal_has_qemus_keys_and_passes_through_us():
     argv = qemu_argv(plan(console="terminal"), SOCKETS)
     console = value_of(argv, "-chardev", "id=console")
-    assert console == f"socket,id=console,path={SOCKETS.console},server=off,mux=on"
+    assert console == f"pipe,id=console,path={SOCKETS.console},mux=on"
     assert "/log/console.log" not in " ".join(argv)  # QEMU would write it without a bound
 
 
