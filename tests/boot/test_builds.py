@@ -214,7 +214,7 @@ def test_builds_at_once_into_one_output_directory_both_succeed(builds, wanted):
 
 
 # the sizes are such that copying the tree, linking the agent, making an image are the first that do not fit
-@pytest.mark.parametrize("size", ["60k", "3m", "8m", "10m"])
+@pytest.mark.parametrize("size", ["72k", "3m", "8m", "10m"])
 def test_full_disk_under_the_cache_is_a_clear_error(tmp_path, size):
     (tmp_path / "cache").mkdir()
     output = ("--output", str(tmp_path / "output"))
