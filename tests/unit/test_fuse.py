@@ -1,9 +1,9 @@
 """The FUSE server, driven without a guest: in every binary interface, by an honest kernel and by a hostile one."""
 
 import contextlib
-import gc
 import errno
 import fcntl
+import gc
 import os
 import stat
 import struct
