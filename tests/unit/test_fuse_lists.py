@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
 from guestforge.vhost.fuse.server import FuseServer
+from guestforge.vhost.fuse.shown import settled
 from tests.fuse_client import ROOT, Client, failing
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
@@ -174,3 +175,15 @@ def test_the_top_of_the_share_too(share):
     os.setxattr(share, ACCESS, acl(7, {1000: 7}, 0, {}, 7, 0))
     with serving(share) as client:
         assert stat.S_IMODE(client.getattr(ROOT).mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("changed", "after", "expected"),
+    [
+        (10**18 + 1, 10_000_000, False), (10**18 + 1, 60_000_000, True),  # a tick of HZ=100, and more
+        (10**18, 60_000_000, False), (10**18, 1_999_999_999, False), (10**18, 2_000_000_001, True),  # whole seconds
+        (10**18 + 1, -5, False),  # the clock was set back
+    ],
+)  # fmt: skip
+def test_a_file_is_remembered_once_a_change_would_show(changed, after, expected):
+    assert settled(changed, changed + after) is expected

@@ -12,8 +12,11 @@ from guestforge.vhost.fuse.owners import kept
 from guestforge.vhost.fuse.protocol import ATTR_OUT, ENTRY_OUT
 from guestforge.vhost.fuse.share import VALID, Request, Share
 
-# Nanoseconds after which a change of a file gives it another time of change, on every file system.
-SETTLED: Final = 2_000_000_000
+# Nanoseconds after which a change of a file gives it another time of change: those of a tick of the kernel's clock, and
+# some more, and those of a file system that keeps whole seconds, or every second one.
+SECOND: Final = 1_000_000_000
+TICK: Final = SECOND // 20
+COARSE: Final = 2 * SECOND
 
 
 class Rights(NamedTuple):
@@ -47,9 +50,14 @@ def rights(share: Share, node: Node, status: os.stat_result) -> Rights:
         owner = kept(descriptor) if share.keeps_owners else None
     finally:
         os.close(descriptor)
-    if not listed and not owner and changed + SETTLED < time.time_ns():
+    if not listed and not owner and settled(changed, time.time_ns()):
         node.plain = changed
     return Rights(mode, *(owner or (status.st_uid, status.st_gid)))
+
+
+def settled(changed: int, now: int) -> bool:
+    """Whether a file that is changed now gets another time of change than it has, both in nanoseconds."""
+    return now - changed > (TICK if changed % SECOND else COARSE)
 
 
 def attributes(share: Share, node: Node, status: os.stat_result) -> tuple[int, ...]:
