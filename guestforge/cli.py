@@ -120,7 +120,7 @@ def job(*names: str) -> Callable[[Callable[[Chosen], int | None]], Task[Any]]:
 
 def _value(value: Given) -> str | bool | None:
     """Return an option's value; Invoke gathers those of a list that is given piece by piece."""
-    return (",".join(value) or None) if isinstance(value, list) else value
+    return (",".join(value) if value else None) if isinstance(value, list) else value
 
 
 def _signature(names: tuple[str, ...]) -> inspect.Signature:

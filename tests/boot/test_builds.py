@@ -256,7 +256,7 @@ def test_full_disk_under_the_output_is_a_clear_error(builds, tmp_path):
         (("--accel", "kmv"), ("--accel kmv", "did you mean kvm?")),
         (("--guest", "minimla"), ("no recipe 'minimla'", "did you mean minimal?")),
         (("--guest", "../guests/minimal"), ("no recipe '../guests/minimal'", "not a path")),
-        (("--agent", "/nonexistent"), ("--agent /nonexistent: there is no such file",)),
+        (("--agent", "/nonexistent"), ("--agent /nonexistent: No such file",)),
         (("--agent", "tasks.py"), ("is not a 64-bit ELF file",)),
     ],
 )
