@@ -193,8 +193,14 @@ class Pipeline:
             "compiler": facts["compiler"],
             "linker": facts["linker"],
             "go": None if self.options.agent else go_version(),
-            "qemu": self._emulator.version if find_tool(self.arch.qemu) else None,
+            "qemu": (self._emulators() or (None,))[-1],
         }
+
+    def _emulators(self) -> list[str]:
+        """Return the versions of the host's QEMU and of that which emulates the guest; none where none is installed."""
+        if find_tool(self.arch.qemu) is None:
+            return []
+        return [installed_emulator(self.arch).version, self._emulator.version]
 
     # proof
 
@@ -244,7 +250,7 @@ class Pipeline:
             "boot": self.recipe.boot.model_dump(mode="json"),
             "own_agent": not self.options.agent,
             "options": {name: value for name, value in asdict(options).items() if name != "verbose"},
-            "qemu": [installed_emulator(self.arch).version, self._emulator.version],
+            "qemu": self._emulators(),
             "virtio_fs_server": choose_virtiofs(self.arch, options.virtio_fs_server).describe(),
             "code": _check_code(),
         }

@@ -213,7 +213,7 @@ def test_vsock_device_that_does_not_start_is_named_with_its_words(plan, monkeypa
     assert caught.value.excerpt == "bad"
 
 
-@pytest.mark.parametrize("place", ["_start_helpers", "_spawn_qemu", "_await_qemu"])
+@pytest.mark.parametrize("place", ["_start_helpers", "_await_qemu"])
 def test_interrupt_while_it_starts_leaves_nothing(plan, monkeypatch, place):
     machine = Machine(plan)
     real = getattr(machine, place)
@@ -225,8 +225,27 @@ def test_interrupt_while_it_starts_leaves_nothing(plan, monkeypatch, place):
     monkeypatch.setattr(machine, place, interrupted)
     with pytest.raises(KeyboardInterrupt), machine:
         pass
+    assert not emulators()
+
+
+def test_interrupt_between_qemu_and_its_watcher_leaves_nothing(plan, monkeypatch):
+    started = []
+
+    def interrupted(*_args, **_options):
+        started.extend(emulators())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("guestforge.vmm.machine.Watcher", interrupted)
+    with pytest.raises(KeyboardInterrupt), Machine(plan):
+        pass
+    assert len(started) == 1
+    assert not emulators()
+
+
+def emulators():
+    """Our children that are a QEMU."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert not [pid for pid in children if "qemu" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [pid for pid in children if "qemu-system" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 OTHER_PROCESS = """
