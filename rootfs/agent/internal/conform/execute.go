@@ -2,6 +2,7 @@ package conform
 
 import (
 	"bytes"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,7 +14,9 @@ import (
 
 const (
 	runsOfACase = 60
-	batch       = 16         // programs that are there at once
+	batch       = 16 // programs that are there at once
+	headerSize  = 64
+	segmentSize = 56
 	codePlace   = 0x10000000 // a multiple of every page size
 	codeOffset  = 4096
 	stride      = 4096 // bytes from one piece of code to the next
@@ -88,42 +91,48 @@ func exitCode(program string) (int, error) {
 	return 0, err
 }
 
-// addingProgram returns a static ELF program that exits with the sum of numbers below 256, modulo 256. The format is that
-// of elf(5).
+// addingProgram returns a static ELF program that exits with the sum of numbers below 256, modulo 256.
 func addingProgram(add []uint32) []byte {
-	const (
-		class64, current, executable, load, readExecute = 2, 1, 2, 1, 5
-		headerSize, segmentSize                         = 64, 56
-		alignment                                       = 0x10000
-	)
-	var out bytes.Buffer
-	put := func(fields ...any) {
-		for _, field := range fields {
-			binary.Write(&out, binary.NativeEndian, field) // fails for values without a fixed size alone
-		}
-	}
-	put([]byte{0x7f, 'E', 'L', 'F', class64, byteOrder(), current, 0, 0, 0, 0, 0, 0, 0, 0, 0})
-	put(uint16(executable), elfMachine, uint32(current), uint64(codePlace+codeOffset), uint64(headerSize), uint64(0))
-	put(elfFlags, uint16(headerSize), uint16(segmentSize), uint16(1), uint16(0), uint16(0), uint16(0))
-	size := uint64(codeOffset + stride*(len(add)+1))
-	put(uint32(load), uint32(readExecute), uint64(0), uint64(codePlace), uint64(codePlace), size, size, uint64(alignment))
-	image := make([]byte, size)
-	copy(image, out.Bytes())
+	const alignment = 0x10000
+	text := codeOffset + len(startCode()) // where the first number is added
+	image := make([]byte, codeOffset+stride*(len(add)+1))
+	var headers bytes.Buffer
+	// neither can fail: both have a fixed size
+	binary.Write(&headers, binary.NativeEndian, elf.Header64{
+		Ident:     [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byteOrder(), byte(elf.EV_CURRENT)},
+		Type:      uint16(elf.ET_EXEC),
+		Machine:   uint16(elfMachine),
+		Version:   uint32(elf.EV_CURRENT),
+		Entry:     codePlace + codeOffset,
+		Phoff:     headerSize,
+		Flags:     elfFlags,
+		Ehsize:    headerSize,
+		Phentsize: segmentSize,
+		Phnum:     1,
+	})
+	binary.Write(&headers, binary.NativeEndian, elf.Prog64{
+		Type:   uint32(elf.PT_LOAD),
+		Flags:  uint32(elf.PF_R | elf.PF_X),
+		Vaddr:  codePlace,
+		Paddr:  codePlace,
+		Filesz: uint64(len(image)),
+		Memsz:  uint64(len(image)),
+		Align:  alignment,
+	})
+	copy(image, headers.Bytes())
 	copy(image[codeOffset:], startCode())
 	for i, number := range add {
-		at := codeOffset + stride*i + len(startCode())
-		copy(image[at:], addAndGoOn(number))
+		copy(image[text+stride*i:], addAndGoOn(number))
 	}
-	copy(image[codeOffset+stride*len(add)+len(startCode()):], exitCall())
+	copy(image[text+stride*len(add):], exitCall())
 	return image
 }
 
 func byteOrder() byte {
-	const little, big = 1, 2
 	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
-		return little
+		return byte(elf.ELFDATA2LSB)
 	}
-	return big
+	return byte(elf.ELFDATA2MSB)
 }
 
 // words returns instructions of 32 bits in the order of this machine's bytes.

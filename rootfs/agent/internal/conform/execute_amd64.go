@@ -1,7 +1,9 @@
 package conform
 
+import "debug/elf"
+
 const (
-	elfMachine uint16 = 62
+	elfMachine        = elf.EM_X86_64
 	elfFlags   uint32 = 0
 )
 

@@ -1,7 +1,9 @@
 package conform
 
+import "debug/elf"
+
 const (
-	elfMachine uint16 = 183
+	elfMachine        = elf.EM_AARCH64
 	elfFlags   uint32 = 0
 )
 

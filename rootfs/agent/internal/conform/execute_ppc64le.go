@@ -1,7 +1,9 @@
 package conform
 
+import "debug/elf"
+
 const (
-	elfMachine uint16 = 21
+	elfMachine        = elf.EM_PPC64
 	elfFlags   uint32 = 2 // ELFv2: the entry is the code
 )
 

@@ -1,7 +1,9 @@
 package conform
 
+import "debug/elf"
+
 const (
-	elfMachine uint16 = 22
+	elfMachine        = elf.EM_S390
 	elfFlags   uint32 = 0
 )
 
