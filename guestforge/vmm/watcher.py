@@ -58,7 +58,7 @@ class Watcher:
         qemu: Watched,
         helpers: tuple[Watched, ...],
         qmp: socket.socket,
-        console: ConsolePipes | None,
+        console: ConsolePipes,
         *,
         on_console: Callable[[bytes], None] | None = None,
     ) -> None:
@@ -97,7 +97,6 @@ class Watcher:
 
     def type(self, data: bytes) -> None:
         """Send bytes to the console; returns when they are on their way, or when the machine is at its end."""
-        assert self._console is not None
         while data and not (self._state.ended or self._state.stopping):
             if select.select([], [self._console.input], [], TYPE_STEP)[1]:
                 with contextlib.suppress(BlockingIOError):
@@ -156,8 +155,6 @@ class Watcher:
             output.cancel()
 
     async def _read_console(self) -> None:
-        if self._console is None:
-            return
         loop, output = asyncio.get_running_loop(), self._console.output
         readable = asyncio.Event()
         loop.add_reader(output, readable.set)  # not before QEMU has opened its end: without one there is no end of file

@@ -8,6 +8,7 @@ from qemu.qmp import QMPError
 from guestforge.run import spawn
 from guestforge.vmm.console import Console
 from guestforge.vmm.errors import MachineError
+from guestforge.vmm.pipes import console_pipes
 from guestforge.vmm.state import State
 from guestforge.vmm.watcher import KEPT_LINES, KEPT_OUTPUT, Watched, Watcher, _Output
 
@@ -18,9 +19,9 @@ def state():
 
 
 @pytest.fixture
-def watcher(state):
-    with spawn(["sleep", "60"]) as process:
-        yield Watcher(state, Watched("qemu-exited", "QEMU", process, bytearray(b"KVM internal error")), (), None, None)
+def watcher(state, tmp_path):
+    with spawn(["sleep", "60"]) as process, console_pipes(tmp_path / "console") as pipes:
+        yield Watcher(state, Watched("qemu-exited", "QEMU", process, bytearray(b"KVM internal error")), (), None, pipes)
 
 
 def stop(watcher, answer):
