@@ -1,6 +1,5 @@
 """Access control lists of the host: none is offered to a guest, and no mode gives more than a list does."""
 
-import contextlib
 import errno
 import itertools
 import os
@@ -11,10 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guestforge.arch import ARCHES
-from guestforge.vhost.fuse.server import FuseServer
 from guestforge.vhost.fuse.shown import settled
-from tests.fuse_client import ROOT, Client, failing
+from tests.fuse_client import ROOT, failing
+from tests.unit.shares import serving
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
@@ -48,17 +46,6 @@ def share(tmp_path):
     except OSError as error:
         pytest.skip(f"no access control lists here: {error}")
     return tmp_path
-
-
-@contextlib.contextmanager
-def serving(root):
-    server = FuseServer(root, ARCHES["x86_64"])
-    try:
-        client = Client(server, "<", "generic", os.getuid(), os.getgid())
-        client.init()
-        yield client
-    finally:
-        server.close()
 
 
 def test_a_list_is_neither_shown_nor_taken_nor_removed(share):

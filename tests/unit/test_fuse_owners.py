@@ -13,9 +13,9 @@ import pytest
 from guestforge.arch import ARCHES
 from guestforge.vhost.fuse.server import FuseServer
 from tests.fuse_client import Client, failing
+from tests.unit.shares import NOBODY, share_of_nobody
 
 REPOSITORY = Path(__file__).parents[2]
-NOBODY = 65534
 
 PROGRAM = """
 import ctypes, errno, json, os, stat, sys
@@ -95,14 +95,7 @@ print(json.dumps(facts))
 
 @pytest.fixture
 def share(tmp_path):
-    share = tmp_path / "share"
-    share.mkdir()
-    for directory in (*share.parents, share):
-        if directory.stat().st_uid == os.geteuid() and directory.is_relative_to("/tmp"):
-            directory.chmod(directory.stat().st_mode | 0o755)
-    if os.geteuid() == 0:
-        os.chown(share, NOBODY, NOBODY)
-    return share
+    return share_of_nobody(tmp_path)
 
 
 @pytest.mark.parametrize("namespace", [False, True])

@@ -1,7 +1,6 @@
 """The FUSE server without root, in its sandbox: in a process of its own, for there is no way back."""
 
 import json
-import os
 import stat
 import subprocess
 import sys
@@ -9,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.shares import NOBODY, share_of_nobody
+
 REPOSITORY = Path(__file__).parents[2]
-NOBODY = 65534
 
 PROGRAM = """
 import ctypes, errno, json, os, stat, sys
@@ -56,14 +56,7 @@ print(json.dumps({{
 
 @pytest.fixture
 def share(tmp_path):
-    share = tmp_path / "share"
-    share.mkdir()
-    for directory in (*share.parents, share):
-        if directory.stat().st_uid == os.geteuid() and directory.is_relative_to("/tmp"):
-            directory.chmod(directory.stat().st_mode | 0o755)
-    if os.geteuid() == 0:
-        os.chown(share, NOBODY, NOBODY)
-    return share
+    return share_of_nobody(tmp_path)
 
 
 def test_what_guests_users_make_is_ours_and_nothing_more_can_be_done(share):

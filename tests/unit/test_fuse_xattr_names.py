@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestforge.arch import ARCHES
-from guestforge.vhost.fuse.server import FuseServer
 from guestforge.vhost.fuse.xattr_names import PREFIX, guest_name, host_name
-from tests.fuse_client import ROOT, Client, failing
+from tests.fuse_client import ROOT, failing
+from tests.unit.shares import serving
 
 MAPPED = (b"trusted.overlay.opaque", b"trusted.x", b"security.selinux", b"security.ima", b"security.capability.x")
 
@@ -19,13 +18,8 @@ MAPPED = (b"trusted.overlay.opaque", b"trusted.x", b"security.selinux", b"securi
 @pytest.fixture
 def client(tmp_path):
     (tmp_path / "share").mkdir()
-    server = FuseServer(tmp_path / "share", ARCHES["x86_64"])
-    try:
-        client = Client(server, "<", "generic", os.getuid(), os.getgid())
-        client.init()
+    with serving(tmp_path / "share") as client:
         yield client
-    finally:
-        server.close()
 
 
 def names(client, node):
