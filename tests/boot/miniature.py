@@ -13,6 +13,7 @@ from invoke import Program
 
 import tasks
 from guestforge import commands, pipeline
+from guestforge.files import atomic_file
 from guestforge.kernel import step
 from guestforge.recipe import bounds, load
 from guestforge.recipe.models import DebianSource, Kernel
@@ -44,8 +45,8 @@ def source(store):
 def build_kernel(store, arch, _recipe, *, jobs, **_):
     """Take the place of the pipeline's kernel step: the same step, another tree and a fragment that it knows."""
     fragments = store.cache / "fragments"
-    (fragments / "common").mkdir(parents=True, exist_ok=True)
-    (fragments / "common" / "base.conf").write_text("CONFIG_FUSE=y\nCONFIG_EXTRA=y\n")
+    with atomic_file(fragments / "common" / "base.conf", "w") as file:  # another build may be reading it
+        file.write("CONFIG_FUSE=y\nCONFIG_EXTRA=y\n")
     origin = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie", version=None)
     small = Kernel(source=origin, base="allnoconfig", fragments=("base",))
     return step.build_kernel(store, arch, small, jobs=jobs, fragments=fragments, source=lambda: source(store))
