@@ -162,11 +162,12 @@ def spawn(
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
     pass_fds: Sequence[int] = (),
+    outlives_us: bool = False,
 ) -> Iterator[Process]:
     """Start a program and yield it; it and its children are ended when the block is left, or when we die.
 
-    Output goes to a pipe (both streams in one) unless `stdout` says otherwise.
-    Raises UserError if the program is not installed.
+    One that becomes another user, or that `outlives_us`, is not ended when we die. Output goes to a pipe (both streams
+    in one) unless `stdout` says otherwise. Raises UserError if the program is not installed.
     """
     words = [os.fspath(word) for word in argv]
     env = environment(env)
@@ -180,7 +181,7 @@ def spawn(
             stderr=subprocess.STDOUT if stderr is None else stderr,
             pass_fds=pass_fds,
             process_group=0,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - calls only a function looked up before the fork
+            preexec_fn=None if outlives_us else _die_with_parent,  # noqa: PLW1509 - calls only a function looked up before the fork
             executable=find_tool(words[0]) if "/" not in words[0] else None,
         )
     except FileNotFoundError as e:

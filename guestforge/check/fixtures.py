@@ -69,6 +69,16 @@ def write_directory(tree: Tree, root: Path) -> None:
             os.utime(place + node.path, (MTIME, MTIME))
 
 
+def give_to_owner(root: Path) -> None:
+    """Have all that is in a directory belong to the owner of that."""
+    owner = root.stat()
+    if (owner.st_uid, owner.st_gid) == (os.geteuid(), os.getegid()):
+        return
+    for _, directories, files, directory in os.fwalk(root):
+        for name in (*directories, *files):
+            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=directory, follow_symlinks=False)
+
+
 def write_disk(tree: Tree, disk: Path, *, size_mib: int = DISK_MIB) -> None:
     """Write a tree into a new disk file with a bare ext4 file system, MTIME on everything."""
     ext4_image(tree, disk, size_mib=size_mib, time=MTIME)

@@ -1,5 +1,6 @@
 """The storages under test, each with containers on it."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from guestforge.check.exercise import Step, steps
 from guestforge.check.hostview import Ext4Disk, HostView, SharedDirectory
 from guestforge.rootfs.tree import Tree
 from guestforge.vmm.plan import ShareDevice
+from guestforge.vmm.user import transient_user
 
 NODE_DRIVER = "blk"  # the driver that takes a disk by its node, on every architecture
 
@@ -97,6 +99,7 @@ def prepare(arch: Arch, probe: Path, scratch: Path, *, by_node: bool = False) ->
         return tree, steps(nonce, tree, fstype)
 
     storages = prepare_with(arch, fill, scratch)
+    _give_away([storage.place for storage in storages if storage.device == "virtio-9p"])
     if not by_node:
         return storages
     return tuple(s if s.tag else replace(s, driver=NODE_DRIVER, by_node=True) for s in storages)
@@ -111,10 +114,18 @@ def prepare_with(arch: Arch, fill: Fill, scratch: Path, *, disk_mib: int = fixtu
 
 
 def fill_shares(storages: Sequence[Storage]) -> None:
-    """Write what the shares hold, which no guest may have mounted yet."""
+    """Write what the shares hold, which no guest may have mounted yet; it belongs to the owner of the directory."""
     for storage in storages:
         if storage.tag:
             fixtures.write_directory(storage.tree, storage.place)
+            fixtures.give_to_owner(storage.place)
+
+
+def _give_away(directories: Sequence[Path]) -> None:
+    """Have directories belong to a user who has nothing else: QEMU serves them as their owner, see vmm/user.py."""
+    if user := transient_user():
+        for directory in directories:
+            os.chown(directory, user.uid, user.gid)
 
 
 def _placed(kind: _Kind, arch: Arch, fill: Fill, place: Path, disk_mib: int) -> Storage:

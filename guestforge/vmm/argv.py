@@ -28,10 +28,17 @@ _CONSOLES: Final[dict[ConsoleKind, tuple[str, tuple[str, ...]]]] = {
 }
 
 
-def qemu_argv(plan: MachinePlan, sockets: Sockets, program: Sequence[str] = ()) -> list[str]:
-    """Return the command line that starts a machine; `program` is its first words, the architecture's QEMU on PATH."""
+def qemu_argv(
+    plan: MachinePlan, sockets: Sockets, program: Sequence[str] = (), become: Sequence[str] = ()
+) -> list[str]:
+    """Return the command line that starts a machine.
+
+    `program` is its first words, by default the architecture's QEMU on PATH; `become` is the option that names the user
+    that QEMU becomes before it serves the guest.
+    """
     words = [*(program or (plan.arch.qemu,)), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     words += _machine(plan)
+    words += _rights(become)
     words += _boot(plan)
     mux, monitor = _CONSOLES[plan.console]
     words += ["-chardev", f"pipe,id=console,path={quoted(sockets.console)}{mux}", *monitor]
@@ -69,10 +76,16 @@ def _machine(plan: MachinePlan) -> Iterator[str]:
     yield from ("-cpu", cpu)
     yield from ("-smp", str(plan.cpus))
     yield from ("-m", f"{plan.memory_mib}M")
-    # a guest that breaks out of QEMU may start nothing; vhost-user back ends are started by us, not by QEMU
-    yield from ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny")
     if plan.icount:
         yield from ("-icount", "shift=0")
+
+
+def _rights(become: Sequence[str]) -> Iterator[str]:
+    # a guest that breaks out of QEMU may start nothing; vhost-user back ends are started by us, not by QEMU.
+    # `elevateprivileges=deny` would forbid the calls by which QEMU becomes another user; after them it has no right to.
+    elevate = "" if become else ",elevateprivileges=deny"
+    yield from ("-sandbox", f"on,obsolete=deny{elevate},spawn=deny")
+    yield from become
 
 
 def _boot(plan: MachinePlan) -> Iterator[str]:

@@ -26,10 +26,13 @@ from guestforge.run import find_tool, run
 from guestforge.sources.packages import TREE, fetch_package
 from guestforge.store import Store
 from guestforge.vmm.plan import AcceleratorName, MachinePlan, filled_from_outside
+from guestforge.vmm.user import User
 
 VERSION_LIMIT: Final = 10.0  # seconds
 FIRMWARE: Final = "qemu-system-data"  # the package
 FIRMWARE_PLACE: Final = "usr/share/qemu"
+
+RUN_WITH_SINCE: Final = (9, 1)  # `-run-with user=` came, and -runas went with 10.0, docs/about/removed-features.rst
 
 DIRECT_READS: Final = "code that a program reads with O_DIRECT from virtio-fs to where it has run other code"
 
@@ -54,6 +57,11 @@ class Emulator:
         """The first words of a command line."""
         return (str(self.path), *(("-L", str(self.firmware)) if self.firmware else ()))
 
+    def become(self, user: User) -> tuple[str, ...]:
+        """The option by which it becomes a user before it serves the guest."""
+        ids = f"{user.uid}:{user.gid}"
+        return ("-run-with", f"user={ids}") if _since(self.version, RUN_WITH_SINCE) else ("-runas", ids)
+
 
 def choose_emulator(
     arch: Arch, accelerator: AcceleratorName = "tcg", *, mirror: str | None = None, refresh: bool = False
@@ -76,7 +84,7 @@ def installed_emulator(arch: Arch) -> Emulator:
         raise UserError(f"{arch.qemu} is not installed", hint=f"the package {arch.debian_qemu} has it")
     status = path.stat()
     version = _version_of(path, status.st_mtime_ns, status.st_size)
-    return Emulator(path, version, "installed", forgets=_forgets(arch, version))
+    return Emulator(path, version, "installed", forgets=_since(version, arch.tcg_forgets_since))
 
 
 def untrusted(plan: MachinePlan, emulator: Emulator) -> tuple[str, ...]:
@@ -88,10 +96,10 @@ def untrusted(plan: MachinePlan, emulator: Emulator) -> tuple[str, ...]:
     return (DIRECT_READS,) if filled_from_outside(plan) else ()
 
 
-def _forgets(arch: Arch, version: str) -> bool:
-    """Whether a version is new enough; one that is not understood is the user's own, and taken to be."""
+def _since(version: str, first: tuple[int, int]) -> bool:
+    """Whether a version is `first` or newer; one that is not understood is the user's own, and taken to be."""
     found = _VERSION.search(version)
-    return found is None or (int(found[1]), int(found[2])) >= arch.tcg_forgets_since
+    return found is None or (int(found[1]), int(found[2])) >= first
 
 
 @lru_cache
@@ -126,7 +134,7 @@ def _unpacked(arch: Arch, store: Store, mirror: str | None, refresh: bool, need:
     path = tree(arch.backports_qemu) / "usr/bin" / arch.qemu
     firmware = tree(FIRMWARE) / FIRMWARE_PLACE
     version = _ask(path)
-    if not _forgets(arch, version):
+    if not _since(version, arch.tcg_forgets_since):
         raise UserError(f"that of {suite} is {version}")
     return Emulator(path, version, f"from {suite}: {need}", firmware)
 

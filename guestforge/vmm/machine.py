@@ -1,9 +1,7 @@
 """A running machine: QEMU and the programs behind its devices, from start to end."""
 
 import contextlib
-import os
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,14 +14,15 @@ from qemu.qmp import QMPError
 from guestforge.agent.transport import Dial
 from guestforge.errors import UserError
 from guestforge.run import spawn
-from guestforge.scratch import scratch_directory
 from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
 from guestforge.vmm.emulator import Emulator, choose_emulator
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.pipes import console_pipes
 from guestforge.vmm.plan import MachinePlan, Sockets
+from guestforge.vmm.sockets import listen, runtime_directory
 from guestforge.vmm.state import Ended, State, how_it_ended
+from guestforge.vmm.user import lifeline, qemu_user, with_less_rights
 from guestforge.vmm.virtiofs import VirtioFsServer, choose_virtiofs, virtiofs_argv
 from guestforge.vmm.vsock import dial, vsock_argv
 from guestforge.vmm.watcher import Watched, Watcher
@@ -33,8 +32,6 @@ T = TypeVar("T")
 START_LIMIT: Final = 30.0  # seconds until QEMU answers; a loaded host takes about one
 HELPER_LIMIT: Final = 15.0  # seconds until a program behind a device listens
 HELPER_STEP: Final = 0.005
-SOCKET_LIMIT: Final = 107  # bytes of a Unix socket's path, unix(7)
-LONGEST_NAME: Final = "/vsock_4294967295"
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
 
@@ -204,7 +201,10 @@ class Machine:
         plan, stack = self.plan, self._stack
         self.sockets = Sockets(stack.enter_context(runtime_directory()))
         emulator = self._emulator or choose_emulator(plan.arch, plan.accelerator)
-        self.argv = tuple(qemu_argv(plan, self.sockets, emulator.command))
+        if user := qemu_user(plan):
+            self.argv = tuple(qemu_argv(plan, self.sockets, emulator.command, emulator.become(user)))
+        else:
+            self.argv = tuple(qemu_argv(plan, self.sockets, with_less_rights(plan, emulator.command)))
         console = Console(plan.console_log)
         stack.callback(console.close)
         self._state.attach(console)
@@ -212,6 +212,8 @@ class Machine:
         qmp = stack.enter_context(listen(self.sockets.qmp))
         pipes = stack.enter_context(console_pipes(self.sockets.console))
         qemu = Watched("qemu-exited", "QEMU", stack.enter_context(spawn(self.argv)))
+        if user:
+            stack.enter_context(lifeline(qemu.process))
         self._programs = [qemu, *helpers]
         self._watcher = Watcher(self._state, qemu, helpers, qmp, pipes, on_console=self._on_console)
         stack.callback(self._watcher.stop)
@@ -252,38 +254,6 @@ class Machine:
                     message = f"{helper.name} ended with {how_it_ended(code)}"
                     raise MachineError("helper-failed", message, excerpt=helper.last_words()) from e
             raise MachineError("qemu-failed", f"QEMU did not start: {e.message}", excerpt=qemu.last_words()) from e
-
-
-@contextlib.contextmanager
-def runtime_directory() -> Iterator[Path]:
-    """Yield a new private directory whose sockets have paths that are short enough, and remove it afterwards."""
-    bases = [os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"]  # noqa: S108 - what is made there is private
-    for base in bases:
-        longest = len(os.fsencode(base or "")) + len("/gf-12345678") + len(LONGEST_NAME)
-        if base and longest <= SOCKET_LIMIT and Path(base).is_absolute() and _may_write(Path(base)):
-            with scratch_directory("gf-", Path(base)) as directory:
-                yield directory
-            return
-    raise UserError("no directory for sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are too long or not ours to write to")
-
-
-def _may_write(directory: Path) -> bool:
-    """Whether a directory is there and takes new files: the one of a user's session may be another user's, or full."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="gf-", dir=directory):
-            return True
-    except OSError:
-        return False
-
-
-@contextlib.contextmanager
-def listen(path: Path, *, blocking: bool = False) -> Iterator[socket.socket]:
-    """Yield a listening Unix socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.bind(os.fspath(path))
-        sock.listen(1)
-        sock.setblocking(blocking)
-        yield sock
 
 
 def _await_socket(helper: Watched, path: Path) -> None:

@@ -1,6 +1,8 @@
 """Every artifact of every proven architecture, booted and checked as a user's `./invoke check` does it."""
 
+import itertools
 import json
+import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from guestforge.check.options import ARTIFACTS, CheckOptions
 from guestforge.check.report import failed
 from guestforge.files import digest_file
 from guestforge.pipeline import Options, Pipeline
+from guestforge.vmm.user import TRANSIENT
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
 
@@ -106,6 +109,10 @@ def test_programs_behind_the_devices_are_named(boot):
     assert report.accelerator in {"kvm", "tcg"}
     assert report.accelerator_reason
     assert Path(report.qemu.argv[0]).name.startswith("qemu-system-")
+    if os.geteuid() == 0:
+        (user,) = (b for a, b in itertools.pairwise(report.qemu.argv) if a in {"-runas", "-run-with"})
+        uid, gid = user.removeprefix("user=").split(":")
+        assert int(uid) == int(gid) in TRANSIENT
 
 
 def test_artifacts_are_as_before(boot):

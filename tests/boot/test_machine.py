@@ -17,11 +17,13 @@ import pytest
 from guestforge.agent.errors import ConnectError
 from guestforge.arch import ARCHES
 from guestforge.errors import UserError
+from guestforge.vhost.sandbox import CAPABILITIES
 from guestforge.vmm import accel
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import Disk, MachinePlan, Root, Share, Vsock
 from guestforge.vmm.state import State
+from guestforge.vmm.user import SERVES_FILES, TRANSIENT
 from guestforge.vmm.virtiofs import VirtioFsServer
 from guestforge.vmm.virtiofsd import Virtiofsd
 
@@ -53,7 +55,7 @@ def plan(tmp_path):
 
 
 def bare(plan, **changes):
-    return replace(plan, shares=(), vsock=None, **changes)
+    return replace(plan, **{"shares": (), "vsock": None} | changes)
 
 
 def gone(pid):
@@ -82,6 +84,40 @@ def test_machine_of_each_architecture_starts_with_every_device(arch, plan, tmp_p
         assert machine.memory().rss_kib >= machine.memory().pss_kib > 1000
         assert set(machine.pids) == {"qemu-exited", "vsock-died", "virtiofs-died"}
     assert all_gone(machine)
+
+
+@pytest.mark.parametrize("arch", list(ARCHES))
+def test_qemu_of_root_has_no_right_of_roots(arch, plan):
+    with Machine(bare(plan, arch=ARCHES[arch])) as machine:
+        pid = machine.pids["qemu-exited"]
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            status = status_of(thread)
+            users = {*status["Uid"].split(), *status["Gid"].split(), *status["Groups"].split()}
+            assert len(users) == 1, users
+            assert int(users.pop()) in TRANSIENT
+            assert [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0, 0, 0, 0]
+            assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def test_qemu_that_serves_files_is_their_owner(plan, tmp_path):
+    (tmp_path / "nine").mkdir()
+    os.chown(tmp_path / "nine", 61300, 61301)
+    with Machine(bare(plan, shares=(Share("nine", tmp_path / "nine", "virtio-9p"),))) as machine:
+        status = status_of(Path(f"/proc/{machine.pids['qemu-exited']}"))
+        assert (set(status["Uid"].split()), set(status["Gid"].split())) == ({"61300"}, {"61301"})
+        assert int(status["CapEff"], 16) == 0
+
+
+def test_qemu_that_serves_roots_files_has_the_rights_for_that_alone(plan, tmp_path):
+    with Machine(bare(plan, shares=(Share("nine", tmp_path, "virtio-9p"),))) as machine:
+        status = status_of(Path(f"/proc/{machine.pids['qemu-exited']}"))
+        kept = sum(1 << CAPABILITIES[name.upper()] for name in SERVES_FILES)
+        assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")] == [kept] * 3
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def status_of(process):
+    return dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
 
 
 def test_missing_qemu_is_the_users_error(plan):

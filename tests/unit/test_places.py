@@ -13,7 +13,7 @@ from guestforge.errors import BuildError, UserError
 from guestforge.files import disk_errors, require_file, try_directory
 from guestforge.manifest import Artifact, place, write_json
 from guestforge.store import Store
-from guestforge.vmm.machine import runtime_directory
+from guestforge.vmm.sockets import runtime_directory
 
 REPOSITORY = Path(__file__).parents[2]
 INVOKE = Path(sys.executable).with_name("invoke")

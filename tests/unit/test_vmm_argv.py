@@ -65,6 +65,14 @@ def test_another_program_may_stand_for_the_architectures():
     assert qemu_argv(plan(), SOCKETS, ("/q", "-L", "/f"))[:4] == ["/q", "-L", "/f", "-nodefaults"]
 
 
+def test_qemu_that_becomes_another_user_may_make_the_calls_for_it():
+    become = ("-runas", "61200:61200")
+    assert value_of(qemu_argv(plan(), SOCKETS), "-sandbox") == "on,obsolete=deny,elevateprivileges=deny,spawn=deny"
+    argv = qemu_argv(plan(), SOCKETS, become=become)
+    assert value_of(argv, "-sandbox") == "on,obsolete=deny,spawn=deny"
+    assert become in itertools.pairwise(argv)
+
+
 def test_comma_in_a_path_is_written_twice():
     argv = qemu_argv(plan(disks=(Disk(Path("/d/a,b")),)), Sockets(Path("/run/x,y")))
     assert "filename=/d/a,,b," in value_of(argv, "-blockdev", "driver=file")

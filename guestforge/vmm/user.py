@@ -1,0 +1,115 @@
+"""Who QEMU is on the host: it opens disks and sockets as whoever started it, and serves the guest as nobody of account.
+
+Where we are root, QEMU becomes another user once it has opened everything, and before a guest reaches a device: a
+device's work waits for the main thread, which changes the user first. A guest that breaks out of QEMU then owns no
+file, has no capability, and cannot get one (no_new_privs comes with QEMU's seccomp filter). Without root there is
+nothing to give up.
+"""
+
+import contextlib
+import os
+import pwd
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from guestforge.run import Process, find_tool, spawn
+from guestforge.vmm.plan import MachinePlan
+
+# What systemd keeps for users that exist while a service runs, https://systemd.io/UIDS-GIDS: nobody owns files there.
+# Which one is a matter of chance, so that two machines are seldom one user, who could send signals to the other.
+TRANSIENT: Final = range(61184, 65520)
+CAP_SETGID: Final = 6
+CAP_SETUID: Final = 7
+CAP_SETPCAP: Final = 8
+
+# QEMU itself serves virtio-9p's files: as their owner, or as root with these rights of root's where that is the owner.
+SERVES_FILES: Final = ("chown", "dac_override", "fowner", "fsetid", "mknod", "setfcap")
+
+_PROC: Final = Path("/proc/self")
+_LIFELINE: Final = Path(__file__).with_name("lifeline.py")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user and a group of the host, by their numbers."""
+
+    uid: int
+    gid: int
+
+
+def qemu_user(plan: MachinePlan, proc: Path = _PROC) -> User | None:
+    """Return whom a machine's QEMU shall become; None where it stays who we are.
+
+    It is a transient user, or the one to whom the directories that QEMU serves by virtio-9p belong. It is nobody
+    without the right to become others, and where such a directory is root's. `proc` is our process's in /proc.
+    """
+    served = [share.directory.stat() for share in plan.shares if share.device == "virtio-9p"]
+    if not served:
+        return transient_user(proc)
+    owners = {User(status.st_uid, status.st_gid) for status in served}
+    owner = owners.pop()
+    ours = bool(owners) or owner.uid == 0 or not _may_become(proc, owner)
+    return None if ours else owner
+
+
+def transient_user(proc: Path = _PROC) -> User | None:
+    """Return a user whose number nobody has, None if we may become none."""
+    free = [number for number in TRANSIENT if not _named(number)]
+    number = secrets.choice(free)
+    user = User(number, number)
+    return user if _may_become(proc, user) else None
+
+
+def with_less_rights(plan: MachinePlan, command: tuple[str, ...], proc: Path = _PROC) -> tuple[str, ...]:
+    """Return QEMU's first words for a machine in which it stays who we are: behind setpriv(1), if that is root."""
+    rights = SERVES_FILES if any(share.device == "virtio-9p" for share in plan.shares) else ()
+    setpriv = find_tool("setpriv") if _capabilities(proc) & 1 << CAP_SETPCAP else None
+    if setpriv is None:
+        return command
+    kept = ",".join(["-all", *(f"+{name}" for name in rights)])
+    return (str(setpriv), f"--bounding-set={kept}", "--inh-caps=-all", "--no-new-privs", "--", *command)
+
+
+@contextlib.contextmanager
+def lifeline(process: Process) -> Iterator[None]:
+    """End a process that becomes another user should we die before the block is left."""
+    descriptor = os.pidfd_open(process.pid)  # it is our child: its id is its own until we have asked how it ended
+    try:
+        argv = [sys.executable, "-I", "-S", str(_LIFELINE), str(descriptor)]
+        with spawn(argv, stdin=subprocess.PIPE, pass_fds=(descriptor,), outlives_us=True):
+            yield
+    finally:
+        os.close(descriptor)
+
+
+def _may_become(proc: Path, user: User) -> bool:
+    needed = 1 << CAP_SETUID | 1 << CAP_SETGID
+    return (
+        _capabilities(proc) & needed == needed
+        and _mapped(proc / "uid_map", user.uid)
+        and _mapped(proc / "gid_map", user.gid)
+    )
+
+
+def _capabilities(proc: Path) -> int:
+    fields = dict(line.partition(":")[::2] for line in (proc / "status").read_text().splitlines())
+    return int(fields["CapEff"], 16)
+
+
+def _mapped(table: Path, number: int) -> bool:
+    """Whether our user namespace has a user or group of this number, user_namespaces(7)."""
+    rows = (map(int, line.split()) for line in table.read_text().splitlines())
+    return any(first <= number < first + count for first, _, count in rows)
+
+
+def _named(user: int) -> bool:
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        return False
+    return True
