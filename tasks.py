@@ -9,10 +9,11 @@ from guestforge.cli import Chosen, job
 from guestforge.words import judge
 
 STEP = ("arch", "guest", "jobs", "mirror", "refresh", "agent", "output")
+MADE = (*STEP, "dry-run")
 BOOT = ("accel", "timeout", "artifact", "verbose", "virtio-fs-server")
 
 
-@job(*STEP, *BOOT)
+@job(*MADE, *BOOT)
 def build(chosen: Chosen) -> int:
     """Build kernel, agent, root file system, initrd and disk image, and prove them by booting."""
     from guestforge import commands
@@ -20,7 +21,7 @@ def build(chosen: Chosen) -> int:
     return commands.build(chosen)
 
 
-@job(*STEP)
+@job(*MADE)
 def kernel(chosen: Chosen) -> int:
     """Build the kernel alone."""
     from guestforge import commands
@@ -28,7 +29,7 @@ def kernel(chosen: Chosen) -> int:
     return commands.kernel(chosen)
 
 
-@job(*STEP)
+@job(*MADE)
 def agent(chosen: Chosen) -> int:
     """Build the agent alone."""
     from guestforge import commands
@@ -36,7 +37,7 @@ def agent(chosen: Chosen) -> int:
     return commands.agent(chosen)
 
 
-@job(*STEP)
+@job(*MADE)
 def rootfs(chosen: Chosen) -> int:
     """Show what the root file system holds, having built what goes into it."""
     from guestforge import commands
@@ -44,7 +45,7 @@ def rootfs(chosen: Chosen) -> int:
     return commands.rootfs(chosen)
 
 
-@job(*STEP)
+@job(*MADE)
 def initrd(chosen: Chosen) -> int:
     """Build the initrd, and what it needs."""
     from guestforge import commands
@@ -52,7 +53,7 @@ def initrd(chosen: Chosen) -> int:
     return commands.initrd(chosen)
 
 
-@job(*STEP)
+@job(*MADE)
 def image(chosen: Chosen) -> int:
     """Build the disk image, and what it needs."""
     from guestforge import commands
@@ -60,7 +61,7 @@ def image(chosen: Chosen) -> int:
     return commands.image(chosen)
 
 
-@job(*STEP, *BOOT)
+@job(*MADE, *BOOT)
 def check(chosen: Chosen) -> int:
     """Boot what was built and check it, whether it has been checked before or not."""
     from guestforge import commands
@@ -68,7 +69,7 @@ def check(chosen: Chosen) -> int:
     return commands.check(chosen)
 
 
-@job(*STEP, "accel", "timeout", "many", "virtio-fs-server")
+@job(*MADE, "accel", "timeout", "many", "virtio-fs-server")
 def conform(chosen: Chosen) -> int:
     """Try in a guest what file systems promise, on each storage, and print what is not kept everywhere."""
     from guestforge import commands
@@ -82,6 +83,14 @@ def run(chosen: Chosen) -> None:
     from guestforge import interactive
 
     interactive.run(chosen)
+
+
+@job("step", *STEP, "accel", "timeout", "artifact", "virtio-fs-server")
+def why(chosen: Chosen) -> int:
+    """Say what in a step's key has changed since its newest entry in the store."""
+    from guestforge import commands
+
+    return commands.why(chosen)
 
 
 @job("fast", "arch")
@@ -137,5 +146,7 @@ bench.add_task(bench_build, "build")
 bench.add_task(bench_boot, "boot")
 bench.add_task(bench_storage, "storage")
 
-namespace = Collection(build, kernel, agent, rootfs, initrd, image, check, conform, run, test, doctor, clean, bench)
+namespace = Collection(
+    build, kernel, agent, rootfs, initrd, image, check, conform, run, why, test, doctor, clean, bench
+)
 judge(namespace)

@@ -6,8 +6,10 @@ Only the standard library and Invoke are imported here: a start of `./invoke` pa
 import difflib
 import functools
 import inspect
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ from guestforge.errors import GuestforgeError, UserError
 from guestforge.signals import ENDING, heeded
 
 INTERRUPTED = 130  # what shells give for SIGINT
+AGAIN = 0.01  # seconds from an interruption that Python has dropped to the next
 PATIENCE = 10.0  # seconds that an end may take: programs have a few to end by themselves
 
 # What an option says of itself, and its default: False makes it a switch.
@@ -28,6 +31,7 @@ OPTIONS: dict[str, tuple[str, str | bool | None]] = {
     "agent": ("a binary that takes the place of our agent", None),
     "arch": ("an architecture, a comma list, or all (default: the host's)", None),
     "artifact": ("what to boot: initrd, image, or both with a comma (default: both)", None),
+    "dry-run": ("say what would be built and what the store has, and build nothing", False),
     "fast": ("lint, types and the tests that take seconds; no boots", False),
     "guest": ("a recipe of recipes/guests (default: minimal)", None),
     "jobs": ("how many compilers run at once (default: the processors that we may use)", None),
@@ -35,6 +39,7 @@ OPTIONS: dict[str, tuple[str, str | bool | None]] = {
     "mirror": ("a Debian mirror instead of the host's", None),
     "output": ("where artifacts go (default: output/)", None),
     "refresh": ("ask the mirror again for the newest version of the kernel's source", False),
+    "step": ("the step, such as kernel or `check initrd`", None),
     "store": ("remove the store and the compilers' caches too, not only output/", False),
     "timeout": ("seconds that one check may take before the guest counts as hung (default: 60 under TCG)", None),
     "verbose": ("show the guest's console while it runs", False),
@@ -42,6 +47,8 @@ OPTIONS: dict[str, tuple[str, str | bool | None]] = {
 }
 
 
+POSITIONAL = frozenset({"step"})  # given without the option's name
+_NONE = inspect.Parameter.empty
 LISTS = frozenset({"arch", "artifact"})  # options that take a comma list, or are given several times
 Given = str | bool | list[str] | None  # what Invoke makes of an option
 
@@ -54,7 +61,7 @@ class Chosen:
 
     def switch(self, name: str) -> bool:
         """Return whether a switch is on."""
-        return bool(self._given[name])
+        return bool(self._given.get(name))
 
     def text(self, name: str, default: str) -> str:
         """Return an option's text."""
@@ -97,7 +104,8 @@ def _known(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         near = difflib.get_close_matches(value, choices, n=1)
         hint = f"did you mean {near[0]}?" if near else None
-        raise UserError(f"--{name} {value}: it takes {', '.join(choices)}", hint=hint)
+        given = name.upper() if name in POSITIONAL else f"--{name}"
+        raise UserError(f"{given} {value}: it takes {', '.join(choices)}", hint=hint)
     return value
 
 
@@ -126,7 +134,8 @@ def _value(value: Given) -> str | bool | None:
 def _signature(names: tuple[str, ...]) -> inspect.Signature:
     """Return the signature from which Invoke learns a task's options."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    options = [inspect.Parameter(name.replace("-", "_"), kind, default=OPTIONS[name][1]) for name in names]
+    defaults = {name: _NONE if name in POSITIONAL else OPTIONS[name][1] for name in names}
+    options = [inspect.Parameter(name.replace("-", "_"), kind, default=value) for name, value in defaults.items()]
     return inspect.Signature([inspect.Parameter("context", kind), *options])
 
 
@@ -134,6 +143,7 @@ def _guarded(function: Callable[[], int | None]) -> int | None:
     """Run a task's body; an error or a signal becomes a message and an exit code, without a traceback."""
     for number in heeded():
         signal.signal(number, _interrupt)
+    sys.unraisablehook = _interrupt.dropped
     try:
         return function()
     except GuestforgeError as error:
@@ -154,12 +164,25 @@ class _Interrupted:
 
     def __init__(self) -> None:
         self._first: float | None = None
+        self._number = int(signal.SIGINT)
 
-    def __call__(self, _number: int, _frame: object) -> None:
+    def __call__(self, number: int, _frame: object) -> None:
         now = time.monotonic()
         if self._first is None or now - self._first > PATIENCE:
-            self._first = now
+            self._first, self._number = now, number
             raise KeyboardInterrupt
+
+    def dropped(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Interrupt once more, in a moment, where Python has dropped the exception.
+
+        It does so with one that is raised in a finalizer, or in a function that a module has registered to be called
+        at each fork(2), as logging does: the signal came while such a function ran.
+        """
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            self._first = None
+            threading.Timer(AGAIN, os.kill, (os.getpid(), self._number)).start()
+        else:
+            sys.__unraisablehook__(unraisable)
 
 
 _interrupt = _Interrupted()

@@ -1,7 +1,7 @@
 """What the tasks do: each for every architecture that was asked for, going on after one that fails."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from guestforge.arch import Arch, host, lookup_list
@@ -16,15 +16,20 @@ from guestforge.conform.run import conform as run_conform
 from guestforge.conform.table import table
 from guestforge.errors import GuestforgeError, UserError
 from guestforge.files import remove, require_file
-from guestforge.host.packages import Need, agent_needs, boot_needs, ensure, image_needs, kernel_needs
+from guestforge.graph import needs_of, walk
+from guestforge.host.packages import ensure
 from guestforge.manifest import Artifact, place, write_json
-from guestforge.pipeline import OUTPUT, Options, Pipeline
+from guestforge.pipeline import Pipeline
 from guestforge.progress import human, say
-from guestforge.rootfs.agent import AGENT, CONFORM
+from guestforge.rootfs.agent import AGENT
 from guestforge.rootfs.tree import Directory, File, Node, Symlink
+from guestforge.step import Step
+from guestforge.targets import OUTPUT, GuestSteps, Options
 from guestforge.vmm.accel import Wanted
+from guestforge.vmm.needs import boot_needs
 from guestforge.vmm.virtiofs import SERVERS
 from guestforge.vmm.virtiofs import Wanted as WantedServer
+from guestforge.why import explain, foretold
 
 MAX_JOBS: Final = 4096
 MAX_FILES: Final = 1_000_000
@@ -33,6 +38,7 @@ MAX_TIMEOUT: Final = 86_400.0  # seconds
 ACCELERATORS: Final[tuple[Wanted, ...]] = ("auto", "kvm", "tcg")
 
 Work = Callable[[Pipeline], None]
+Targets = Callable[[GuestSteps], tuple[Step, ...]]
 
 
 def build(chosen: Chosen) -> int:
@@ -44,7 +50,7 @@ def build(chosen: Chosen) -> int:
         _say_sizes(pipeline)
         _prove(pipeline, chosen, options, again=False)
 
-    return _for_each(chosen, _all_needs, work)
+    return _for_each(chosen, _guest, work, proof=options)
 
 
 def check(chosen: Chosen) -> int:
@@ -55,7 +61,7 @@ def check(chosen: Chosen) -> int:
         pipeline.publish()
         _prove(pipeline, chosen, options, again=True)
 
-    return _for_each(chosen, _all_needs, work)
+    return _for_each(chosen, _guest, work, proof=options)
 
 
 def conform(chosen: Chosen) -> int:
@@ -69,22 +75,26 @@ def conform(chosen: Chosen) -> int:
 
     def work(pipeline: Pipeline) -> None:
         ensure(boot_needs(pipeline.arch))
-        found = run_conform(live.start, pipeline.guest_artifacts(), pipeline.conform.file(CONFORM), options, many=many)
+        found = run_conform(live.start, pipeline.guest_artifacts(), pipeline.conform, options, many=many)
         write_json(pipeline.output / CONFORM_JSON, found.to_json())
         say(table(found))
 
-    return _for_each(chosen, _all_needs, work)
+    return _for_each(chosen, lambda steps: (*_guest(steps), steps.conform), work)
 
 
 def kernel(chosen: Chosen) -> int:
     """Build the kernel and put it into the output directory."""
-    return _for_each(chosen, kernel_needs, lambda pipeline: _place(pipeline, pipeline.kernel_artifacts()))
+    return _for_each(
+        chosen, lambda steps: (steps.kernel,), lambda pipeline: _place(pipeline, pipeline.kernel_artifacts())
+    )
 
 
 def agent(chosen: Chosen) -> int:
     """Build the agent and put it into the output directory."""
     return _for_each(
-        chosen, lambda _: agent_needs(), lambda pipeline: _place(pipeline, (Artifact(AGENT, pipeline.agent, AGENT),))
+        chosen,
+        lambda steps: (steps.agent,),
+        lambda pipeline: _place(pipeline, (Artifact(AGENT, pipeline.agent, AGENT),)),
     )
 
 
@@ -95,25 +105,34 @@ def rootfs(chosen: Chosen) -> int:
         for node in pipeline.disk_tree:
             print(_listed(node))
 
-    return _for_each(chosen, lambda _: agent_needs(), work)
+    return _for_each(chosen, lambda steps: (steps.agent, *steps.parts.packages), work)
 
 
 def initrd(chosen: Chosen) -> int:
     """Build the initrd and put it into the output directory."""
     return _for_each(
-        chosen,
-        lambda arch: (*kernel_needs(arch), *agent_needs()),
-        lambda pipeline: _place(pipeline, (pipeline.initrd_artifact(),)),
+        chosen, lambda steps: (steps.initrd,), lambda pipeline: _place(pipeline, (pipeline.initrd_artifact(),))
     )
 
 
 def image(chosen: Chosen) -> int:
     """Build the disk image and put it into the output directory."""
     return _for_each(
-        chosen,
-        lambda _: (*agent_needs(), *image_needs()),
-        lambda pipeline: _place(pipeline, (pipeline.image_artifact(),)),
+        chosen, lambda steps: (steps.image,), lambda pipeline: _place(pipeline, (pipeline.image_artifact(),))
     )
+
+
+def why(chosen: Chosen) -> int:
+    """Say of a step what in its key has changed since its newest entry in the store."""
+    options = _check_options(chosen)
+
+    def work(pipeline: Pipeline) -> None:
+        steps = {step.role: step for step in walk(*_guest(pipeline.steps), *_proofs(pipeline, chosen, options))}
+        wanted = chosen.one_of("step", tuple(steps))
+        for line in explain(pipeline.evaluation, steps[wanted]):
+            print(line)
+
+    return _each(_pipelines(chosen), work)
 
 
 def clean(chosen: Chosen) -> None:
@@ -171,13 +190,27 @@ def _check_options(chosen: Chosen) -> CheckOptions:
     )
 
 
-def _for_each(chosen: Chosen, needs: Callable[[Arch], Iterable[Need]], work: Work) -> int:
-    """Do the work for each architecture; return the worst exit code. A single one's error is raised as it is."""
-    arches, options = arches_of(chosen), options_of(chosen)
-    pipelines = [Pipeline(arch, options) for arch in arches]
+def _for_each(chosen: Chosen, targets: Targets, work: Work, *, proof: CheckOptions | None = None) -> int:
+    """Do the work for each architecture, once what its targets need of the host is there; return the worst exit code.
+
+    With --dry-run, say what would become of the targets' steps instead, and of those that prove them where `proof` has
+    the options of that. A single architecture's error is raised as it is.
+    """
+    pipelines = _pipelines(chosen)
+    if chosen.switch("dry-run"):
+        return _each(pipelines, lambda pipeline: _foretell(pipeline, chosen, targets(pipeline.steps), proof))
     for pipeline in pipelines:
         pipeline.try_places()
-    ensure(tuple(need for arch in arches for need in needs(arch)))
+    ensure(needs_of(*(step for pipeline in pipelines for step in targets(pipeline.steps))))
+    return _each(pipelines, work)
+
+
+def _pipelines(chosen: Chosen) -> list[Pipeline]:
+    options = options_of(chosen)
+    return [Pipeline(arch, options) for arch in arches_of(chosen)]
+
+
+def _each(pipelines: list[Pipeline], work: Work) -> int:
     if len(pipelines) == 1:
         work(pipelines[0])
         return 0
@@ -196,8 +229,20 @@ def _attempt(pipeline: Pipeline, work: Work) -> GuestforgeError | None:
     return None
 
 
-def _all_needs(arch: Arch) -> tuple[Need, ...]:
-    return (*kernel_needs(arch), *agent_needs(), *image_needs())
+def _guest(steps: GuestSteps) -> tuple[Step, ...]:
+    """Return all that a guest and its proof are made of."""
+    return (*steps.published, steps.probe)
+
+
+def _proofs(pipeline: Pipeline, chosen: Chosen, options: CheckOptions) -> list[Step]:
+    booted = chosen.some_of("artifact", ARTIFACTS)
+    return [pipeline.check_step(name, options, lambda _: None) for name in ARTIFACTS if name in booted]
+
+
+def _foretell(pipeline: Pipeline, chosen: Chosen, targets: tuple[Step, ...], proof: CheckOptions | None) -> None:
+    proofs = _proofs(pipeline, chosen, proof) if proof else []
+    for line in foretold(pipeline.evaluation.outlook(*targets, *proofs)):
+        print(line)
 
 
 def _prove(pipeline: Pipeline, chosen: Chosen, options: CheckOptions, *, again: bool) -> None:

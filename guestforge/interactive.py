@@ -7,11 +7,13 @@ from guestforge.check.report import Artifact
 from guestforge.cli import Chosen
 from guestforge.commands import accelerator_of, arches_of, options_of
 from guestforge.errors import CheckError, UserError
-from guestforge.host.packages import agent_needs, boot_needs, ensure, kernel_needs
+from guestforge.graph import needs_of
+from guestforge.host.packages import ensure
 from guestforge.pipeline import Pipeline
 from guestforge.progress import say
 from guestforge.vmm.accel import choose_accelerator
 from guestforge.vmm.interactive import run_interactive
+from guestforge.vmm.needs import boot_needs
 from guestforge.vmm.vsock import choose_vsock
 
 GUEST = "debug"  # the recipe with a shell in it
@@ -28,7 +30,7 @@ def run(chosen: Chosen) -> None:
     wanted = accelerator_of(chosen)
     pipeline = Pipeline(arch, options_of(chosen, GUEST))
     pipeline.try_places()
-    ensure((*kernel_needs(arch), *agent_needs(), *boot_needs(arch)))
+    ensure((*needs_of(*pipeline.steps.published), *boot_needs(arch)))
     artifacts = pipeline.guest_artifacts()
     accelerator = choose_accelerator(wanted, arch, artifacts.kernel)
     vsock = choose_vsock()

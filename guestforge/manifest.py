@@ -38,20 +38,23 @@ def place(output: Path, artifacts: tuple[Artifact, ...]) -> dict[str, FileFacts]
 
 
 def write_manifest(
-    output: Path, artifacts: Mapping[str, FileFacts], steps: tuple[Entry, ...], facts: Mapping[str, Any]
+    output: Path, artifacts: Mapping[str, FileFacts], steps: Mapping[str, Entry], facts: Mapping[str, Any]
 ) -> None:
     """Write the manifest of an output directory, whose other files are in place."""
     write_json(output / MANIFEST, manifest({name: row.published() for name, row in artifacts.items()}, steps, facts))
 
 
-def manifest(artifacts: Mapping[str, Any], steps: tuple[Entry, ...], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the manifest: nothing in it depends on when, where or how quickly the build ran."""
+def manifest(artifacts: Mapping[str, Any], steps: Mapping[str, Entry], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest: nothing in it depends on when, where or how quickly the build ran.
+
+    `steps` are the entries of all steps that had a part in it, by the steps' names.
+    """
     return {
         "schema": SCHEMA,
         "guestforge": __version__,
         **facts,
         "artifacts": artifacts,
-        "steps": {entry.step: {"key": entry.key, "inputs": entry.inputs} for entry in steps},
+        "steps": {name: {"key": entry.key, "inputs": entry.inputs} for name, entry in steps.items()},
     }
 
 

@@ -18,20 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from guestforge.environment import environment
 from guestforge.errors import BuildError, GuestforgeError, UserError
 
 Argv = Sequence[str | Path]
-
-# Passed through where set: what a user configures a tool with, and nothing that could change a build's result unseen.
-PASSED_THROUGH = (
-    "PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "TERM",
-    "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-    "GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE", "GOAUTH", "GOENV",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE",
-)  # fmt: skip
-
-# Where Debian keeps mke2fs, debugfs and the like; a user's PATH often lacks it.
-SYSTEM_PATHS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 EXCERPT_LINES = 20
 READ_SIZE = 64 * 1024
@@ -47,15 +37,6 @@ class Completed:
     argv: tuple[str, ...]
     returncode: int
     output: str
-
-
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment that every program gets: fixed locale and time zone, the user's PATH and proxies."""
-    env = {name: os.environ[name] for name in PASSED_THROUGH if name in os.environ}
-    path = env.get("PATH", os.defpath).split(os.pathsep)
-    env["PATH"] = os.pathsep.join([*path, *(p for p in SYSTEM_PATHS if p not in path)])
-    env |= {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
-    return env | dict(extra or {})
 
 
 def find_tool(name: str) -> Path | None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from guestforge import sparse
@@ -28,6 +29,7 @@ from guestforge.progress import bar, say
 from guestforge.scratch import discard, left_behind, mark
 
 Inputs = Mapping[str, Any]  # JSON values only
+NOTHING: Inputs = MappingProxyType({})
 LOCK = "lock"  # in a directory below tmp/
 LONG_DIGEST = 1024**3  # bytes; a SHA-256 over more takes seconds, and its progress is shown
 KEY_LENGTH = 32  # hex digits, 128 bits of SHA-256
@@ -84,6 +86,15 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """What an entry says of itself: all of its step.json, and when that was written (seconds since 1970)."""
+
+    path: Path
+    made: float
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Workspace:
     """A directory that is ours alone while `lock`, an open descriptor, is held.
 
@@ -117,9 +128,10 @@ class Store:
             raise _damaged(path, "step.json") from e
         return Entry(path, step, path.name, inputs, files, reused=True)
 
-    def get_or_build(self, step: str, inputs: Inputs, build: Callable[[Path], None]) -> Entry:
+    def get_or_build(self, step: str, inputs: Inputs, build: Callable[[Path], None], about: Inputs = NOTHING) -> Entry:
         """Return the entry of these inputs; where there is none, have `build` fill an empty directory and publish it.
 
+        `about` is kept in step.json too, and has no part in the key.
         Raises what `build` raises, with nothing published, and BuildError when the disk is full.
         """
         if found := self.find(step, inputs):
@@ -131,13 +143,19 @@ class Store:
             with self.temporary(step) as made:
                 build(made)
                 files = {file.name: _facts(file) for file in made.iterdir() if file.is_file()}
-                _write_facts(made / "step.json", step, inputs, files)
+                _write_facts(made / "step.json", {**about, "step": step, "inputs": inputs}, files)
                 sync_tree(made)
                 private_directory(self.cache / "store")
                 private_directory(path.parent)
                 made.rename(path)
                 sync_directory(path.parent)
         return Entry(path, step, path.name, inputs, files, reused=False)
+
+    def newest(self, step: str, title: str) -> "Record | None":
+        """Return what the newest entry with a title says of itself, None if there is none."""
+        records = (_record(path) for path in (self.cache / "store" / step).glob("*/step.json"))
+        mine = [record for record in records if record and record.facts.get("title") == title]
+        return max(mine, key=lambda record: record.made, default=None)
 
     @contextlib.contextmanager
     def workspace(self, name: str) -> Iterator["Workspace"]:
@@ -207,8 +225,16 @@ def _facts(path: Path) -> FileFacts:
             return FileFacts(sparse.sha256(descriptor, shown.update), size, sparse.digest(descriptor))
 
 
-def _write_facts(path: Path, step: str, inputs: Inputs, files: Mapping[str, FileFacts]) -> None:
-    facts = {"step": step, "inputs": inputs, "files": {name: asdict(row) for name, row in files.items()}}
+def _record(path: Path) -> Record | None:
+    try:
+        facts = json.loads(path.read_text())
+        return Record(path.parent, path.stat().st_mtime, facts) if isinstance(facts, dict) else None
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _write_facts(path: Path, facts: Mapping[str, Any], files: Mapping[str, FileFacts]) -> None:
+    facts = {**facts, "files": {name: asdict(row) for name, row in files.items()}}
     path.write_text(json.dumps(facts, indent=1, sort_keys=True))
 
 

@@ -1,11 +1,12 @@
 """A command line, looked at before Invoke parses it: what Invoke says of a wrong one is no help to a user.
 
-invoke [core options] TASK [options of it] [TASK ...]
+invoke [core options] TASK [options of it, and words that it takes without an option] [TASK ...]
 """
 
 import difflib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from invoke.collection import Collection
@@ -17,6 +18,8 @@ from guestforge.cli import LISTS
 from guestforge.errors import UserError
 
 INVOKE = "invoke.main"  # the module that Invoke's own program begins with
+HELP = frozenset({"--help", "-h"})
+NO_PLACES: Mapping[str, Sequence[str]] = MappingProxyType({})
 COMPLETE = "--complete"  # a shell asks for what could follow half a command line
 
 
@@ -42,16 +45,22 @@ def judge(namespace: Collection) -> None:
     words = sys.argv[1:]
     if INVOKE not in sys.modules or COMPLETE in words:
         return
-    tasks = {str(context.name): _by_every_name(context) for context in namespace.to_contexts()}
+    contexts = {str(context.name): context for context in namespace.to_contexts()}
+    tasks = {name: _by_every_name(context) for name, context in contexts.items()}
+    places = {name: [str(arg.name) for arg in context.positional_args] for name, context in contexts.items()}
     try:
-        check(words, tasks, _by_every_name(Program().initial_context))
+        check(words, tasks, _by_every_name(Program().initial_context), places)
     except UserError as error:
         raise Exit(error.report(), code=error.exit_code) from error
 
 
-def check(words: Sequence[str], tasks: Tasks, core: Flags) -> None:
-    """Raise UserError for the first word that makes no sense; `tasks` has the flags of each, `core` those of Invoke."""
+def check(words: Sequence[str], tasks: Tasks, core: Flags, places: Mapping[str, Sequence[str]] = NO_PLACES) -> None:
+    """Raise UserError for the first word that makes no sense.
+
+    `tasks` has the flags of each, `core` those of Invoke, `places` the names of the words that a task must be given.
+    """
     task: str | None = None
+    wanted: list[str] = []
     seen: dict[str, str] = {}
     rest = _split(words, core)
     for word in rest:
@@ -63,12 +72,16 @@ def check(words: Sequence[str], tasks: Tasks, core: Flags) -> None:
             value = _value(word, flag, rest, {*own, *core}, tasks) if task is None or word in own else None
             if word in own:
                 _require_once(word, value, seen)
-            elif word in {"--help", "-h"} and value is not None and value not in tasks:
+            elif word in HELP and value is not None and value not in tasks:
                 raise _unknown_task(value, tasks)
+        elif wanted:
+            wanted.pop(0)
         elif word in tasks:
-            task, seen = word, {}
+            task, seen, wanted = word, {}, list(places.get(word, ()))
         else:
             raise _unknown_task(word, tasks) if task is None else _stray(word, task, tasks)
+    if wanted and not HELP.intersection(words):
+        raise UserError(f"{task} wants a {wanted[0].upper()}", hint=f"`./invoke --help {task}` says which")
 
 
 def _by_every_name(context: ParserContext) -> Flags:

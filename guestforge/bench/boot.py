@@ -21,13 +21,14 @@ from guestforge.check.options import ARTIFACTS, GuestArtifacts
 from guestforge.check.report import Artifact
 from guestforge.cli import Chosen
 from guestforge.errors import CheckError
-from guestforge.host.packages import Need, agent_needs, boot_needs, ensure, image_needs, kernel_needs
-from guestforge.image.build import INITRD
+from guestforge.host.packages import ensure
+from guestforge.image.initrd_step import INITRD
 from guestforge.kernel.step import KERNEL
-from guestforge.pipeline import Options, Pipeline
+from guestforge.pipeline import Pipeline, guest_needs
 from guestforge.progress import bar, say
 from guestforge.rootfs.agent import AGENT
 from guestforge.scratch import scratch_directory
+from guestforge.targets import Options
 from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
@@ -78,8 +79,8 @@ class Measured:
 def run(chosen: Chosen) -> None:
     """Measure the architectures that were asked for, by default those that are proven, and write the section."""
     arches = lookup_list(chosen.text("arch", ",".join(arch.name for arch in PROVEN)))
-    ensure(tuple(need for arch in arches for need in _needs(arch)))
     pipelines = [Pipeline(arch, Options()) for arch in arches]
+    ensure(need for pipeline in pipelines for need in guest_needs(pipeline))
     guests = [pipeline.guest_artifacts() for pipeline in pipelines]  # built, where they are not, before the clock runs
     facts = host_facts()
     pairs = zip(pipelines, guests, strict=True)
@@ -88,10 +89,6 @@ def run(chosen: Chosen) -> None:
     write(section)
     for line in missed(section):
         say(f"not met: {line}")
-
-
-def _needs(arch: Arch) -> tuple[Need, ...]:
-    return (*kernel_needs(arch), *agent_needs(), *image_needs(), *boot_needs(arch))
 
 
 def _measure(pipeline: Pipeline, guest: GuestArtifacts) -> Measured:

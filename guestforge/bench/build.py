@@ -22,21 +22,24 @@ from guestforge.cli import Chosen
 from guestforge.commands import arches_of
 from guestforge.errors import BuildError
 from guestforge.files import digest_file, remove_tree
-from guestforge.host.packages import SWITCH, agent_needs, boot_needs, ensure, image_needs, kernel_needs
+from guestforge.graph import Evaluation
+from guestforge.host.packages import SWITCH, ensure
 from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import format_line, parse_line, read_dotconfig
 from guestforge.kernel.fragment import COMMON, FRAGMENTS, compose
 from guestforge.kernel.make import ENVIRONMENT, Make, build_argv, configure_argv
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP
 from guestforge.kernel.toolchain import identify
-from guestforge.pipeline import Options
+from guestforge.pipeline import Pipeline, guest_needs
 from guestforge.progress import Bar, bar, say, step
 from guestforge.recipe.load import load_guest, load_kernel
 from guestforge.recipe.models import Kernel
-from guestforge.rootfs.agent import build_agent, build_probe
 from guestforge.scratch import scratch_directory
-from guestforge.sources.linux import fetch_tree
+from guestforge.sources.kernel_tree import kernel_tree
+from guestforge.sources.linux import source_step
+from guestforge.sources.resolution import Archive
 from guestforge.store import Store
+from guestforge.targets import Options, guest_steps
 from guestforge.vmm.emulator import choose_emulator
 
 INVOKE: Final = Path(__file__).resolve().parents[2] / "invoke"
@@ -55,7 +58,7 @@ def run(chosen: Chosen) -> None:
     """Measure the architectures that were asked for, and write the section."""
     arches = arches_of(chosen)
     for arch in arches:
-        ensure((*kernel_needs(arch), *agent_needs(), *image_needs(), *boot_needs(arch)))
+        ensure(guest_needs(Pipeline(arch, Options())))
     facts = host_facts()
     tables = tuple(_table(_measure(arch)) for arch in arches)
     section = Section("build", now(), facts, tables)
@@ -77,8 +80,9 @@ def _table(measured: Measured) -> Table:
 def _measure(arch: Arch) -> Measured:
     user, options = Store(), Options()
     recipe = load_kernel(load_guest(options.guest).kernel)
-    fetch_tree(user, recipe.source)  # what is not there is fetched before the clock runs
-    build_agent(user, arch), build_probe(user, arch)
+    steps, evaluation = guest_steps(user, arch, options), Evaluation(user)
+    for before in (source_step(Archive(user), recipe.source), steps.agent, steps.probe):
+        evaluation.entry(before)  # what is not there is fetched and built before the clock runs
     with scratch_directory(SCRATCH, user.cache) as scratch:
         return Bench(arch, recipe, options.jobs, scratch, user.cache).measure()
 
@@ -98,7 +102,7 @@ class Bench:
         shutil.copytree(FRAGMENTS, self._fragments)
         for name in BORROWED:
             _borrow(user_cache / name, self._store.cache / name)
-        self._tree = fetch_tree(self._store, recipe.source)
+        self._tree = kernel_tree(Evaluation(self._store).entry(source_step(Archive(self._store), recipe.source)))
         # plain make reads the same tree, and writes a directory of its own
         self._plain = Make(arch, self._tree.path, scratch / "plain", self._tree.date)
         self._plain.build.mkdir()

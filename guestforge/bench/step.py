@@ -9,8 +9,11 @@ from pathlib import Path
 
 from guestforge.arch import Arch, lookup
 from guestforge.errors import GuestforgeError
-from guestforge.kernel.step import build_kernel
+from guestforge.graph import Evaluation
+from guestforge.kernel.step import kernel_step
 from guestforge.recipe.load import load_guest, load_kernel
+from guestforge.sources.linux import source_step
+from guestforge.sources.resolution import Archive
 from guestforge.store import Store
 
 
@@ -28,7 +31,10 @@ def main() -> int:
     given = parser.parse_args()
     recipe = load_kernel(load_guest(given.guest).kernel)
     try:
-        build_kernel(Store(given.cache), given.arch, recipe, jobs=given.jobs, fragments=given.fragments)
+        store = Store(given.cache)
+        source = source_step(Archive(store), recipe.source)
+        step = kernel_step(store, given.arch, recipe, source, jobs=given.jobs, fragments=given.fragments)
+        Evaluation(store).entry(step)
     except GuestforgeError as error:
         print(error.report(), file=sys.stderr)
         return error.exit_code

@@ -18,12 +18,12 @@ from guestforge.check.run import CONSOLE
 from guestforge.check.storages import Storage, fill_shares, prepare_with
 from guestforge.cli import Chosen
 from guestforge.errors import CheckError
-from guestforge.host.packages import agent_needs, boot_needs, ensure, image_needs, kernel_needs
-from guestforge.pipeline import Options, Pipeline
+from guestforge.host.packages import ensure
+from guestforge.pipeline import Pipeline, guest_needs
 from guestforge.progress import bar, say
-from guestforge.rootfs.agent import STORAGEBENCH
 from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.scratch import scratch_directory
+from guestforge.targets import Options
 from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.virtiofs import Kind
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
@@ -62,10 +62,9 @@ class Measured:
 def run(chosen: Chosen) -> None:
     """Measure the architectures that were asked for, by default those that are proven, and write the section."""
     arches = lookup_list(chosen.text("arch", ",".join(arch.name for arch in PROVEN)))
-    needs = [need for arch in arches for need in (*kernel_needs(arch), *boot_needs(arch))]
-    ensure((*needs, *agent_needs(), *image_needs()))
     pipelines = [Pipeline(arch, Options()) for arch in arches]
-    guests = [(pipeline.guest_artifacts(), pipeline.storagebench.file(STORAGEBENCH)) for pipeline in pipelines]
+    ensure(need for pipeline in pipelines for need in guest_needs(pipeline))
+    guests = [(pipeline.guest_artifacts(), pipeline.storagebench) for pipeline in pipelines]
     facts = host_facts()
     section = Section("storage", now(), facts, tuple(_table(guest, program) for guest, program in guests))
     write(section)

@@ -6,7 +6,7 @@ from guestforge.arch import host, lookup_list
 from guestforge.cli import Chosen
 from guestforge.host.findings import Finding, findings
 from guestforge.host.packages import command
-from guestforge.pipeline import OUTPUT
+from guestforge.targets import OUTPUT
 
 
 def run_doctor(chosen: Chosen) -> int:

@@ -13,12 +13,18 @@ from typing import Final, Literal
 from guestforge.arch import ARCHES, Arch
 from guestforge.cache import inspect, user_cache
 from guestforge.errors import GuestforgeError, UserError
-from guestforge.host.packages import Need, agent_needs, boot_needs, command, image_needs, kernel_needs, missing
+from guestforge.host.packages import command
+from guestforge.image.ext4 import NEEDS as IMAGE_NEEDS
+from guestforge.kernel.toolchain import kernel_needs
+from guestforge.need import Need, missing
+from guestforge.rootfs.agent import NEEDS as AGENT_NEEDS
 from guestforge.rootfs.agent import go_version
 from guestforge.run import find_tool, run
 from guestforge.sources.hostapt import debian_mirror
+from guestforge.sources.linux import NEEDS as SOURCE_NEEDS
 from guestforge.vmm.accel import kvm_state
 from guestforge.vmm.emulator import backports, installed_emulator
+from guestforge.vmm.needs import boot_needs
 from guestforge.vmm.virtiofs import choose_virtiofs
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
 from guestforge.vmm.vsock import choose_vsock
@@ -57,12 +63,12 @@ def findings(arches: tuple[Arch, ...], output: Path) -> Iterator[Finding]:
     """Yield what there is to say for builds and checks of these architectures."""
     yield Finding("python", "python", "ok", f"{platform.python_version()} in {sys.prefix}")
     yield _go()
-    yield from tools("sources", _SOURCE_NEEDS)
+    yield from tools("sources", SOURCE_NEEDS)
     yield _mirror()
     yield from tools("kernel", [need for arch in arches for need in kernel_needs(arch)])
-    yield from tools("agent", agent_needs())
-    yield from tools("image", image_needs())
-    yield from tools("boot", [need for arch in arches for need in boot_needs(arch) if need not in image_needs()])
+    yield from tools("agent", AGENT_NEEDS)
+    yield from tools("image", IMAGE_NEEDS)
+    yield from tools("boot", [need for arch in arches for need in boot_needs(arch)])
     for arch in arches:
         yield emulator(arch)
         yield accelerator(arch, output)
@@ -74,9 +80,6 @@ def findings(arches: tuple[Arch, ...], output: Path) -> Iterator[Finding]:
     yield _cache(enough)
     yield disk("output", output, SCRATCH_ENOUGH, "give --output on a larger disk")
     yield disk("temporary files", Path(tempfile.gettempdir()), SCRATCH_ENOUGH, "set TMPDIR to a larger disk")
-
-
-_SOURCE_NEEDS: Final = (Need("apt", tool="apt-get"), Need("dpkg", tool="dpkg-deb"), Need("tar", tool="tar"))
 
 
 def tools(area: str, needs: Iterable[Need]) -> Iterator[Finding]:

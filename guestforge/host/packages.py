@@ -1,26 +1,22 @@
-"""What the steps need of the host's distribution, whether it is there, and its installation where that is missing.
+"""The installation of what steps need of the host's distribution and what is missing there.
 
-Each step has its own list, so that nobody gets an emulator or a compiler for an architecture that was not asked for.
 Only packages are installed: the host's sources, keys and configuration of apt are its administrator's.
 """
 
 import contextlib
 import fcntl
 import os
-import platform
 import re
 import shlex
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from guestforge.arch import Arch
 from guestforge.cache import open_cache, user_cache
 from guestforge.errors import UserError
+from guestforge.need import Need, missing
 from guestforge.progress import Bar, bar, say
 from guestforge.run import Completed, failure, find_tool, run
 from guestforge.signals import heeded
@@ -41,89 +37,6 @@ _INTERRUPTED: Final = re.compile(r"dpkg was interrupted")
 # dpkg, and the first maintainer's script that prints a line would fail.
 _PLAN: Final = re.compile(r"(?P<upgraded>[0-9]+) upgraded, (?P<installed>[0-9]+) newly installed")
 _STAGES: Final = ("Get:", "Unpacking ", "Setting up ")  # each package passes through all of them
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Something of the host that a step uses, and the Debian package that has it.
-
-    It is there when the program `tool` is on PATH or in the system directories, or when `file` exists: an absolute
-    path with globs, or several with colons between, any of which will do.
-    """
-
-    package: str
-    tool: str = ""
-    file: str = ""
-
-    @property
-    def name(self) -> str:
-        """What a person would look for: the program, or the file."""
-        return self.tool or self.file.partition(os.pathsep)[0]
-
-
-def kernel_needs(arch: Arch) -> tuple[Need, ...]:
-    """Return what fetching and compiling a kernel of an architecture needs.
-
-    https://docs.kernel.org/process/changes.html has the kernel's own list; ours is what its build calls with our
-    fragments.
-    """
-    compiler = "gcc" if arch.native else arch.debian_compiler
-    return (
-        Need("make", tool="make"),
-        Need("gcc", tool="gcc"),  # for the programs that the build runs here
-        Need("libc6-dev", file="/usr/include/stdio.h"),  # gcc only recommends it
-        Need(compiler, tool=f"{arch.cross_prefix}gcc"),
-        Need("flex", tool="flex"),
-        Need("bison", tool="bison"),
-        Need("bc", tool="bc"),
-        Need("perl", tool="perl"),
-        Need("libelf-dev", file="/usr/include/gelf.h"),  # objtool
-        Need("xz-utils", tool="xz"),  # the source package
-        Need("zstd", tool="zstd"),  # CONFIG_KERNEL_ZSTD
-    )
-
-
-def agent_needs() -> tuple[Need, ...]:
-    """Return what building the agent needs; Go itself comes with our Python packages."""
-    return (Need("ca-certificates", file="/etc/ssl/certs/ca-certificates.crt"),)  # Go fetches modules by HTTPS
-
-
-def image_needs() -> tuple[Need, ...]:
-    """Return what writing and reading file systems needs."""
-    return tuple(Need("e2fsprogs", tool=tool) for tool in ("mke2fs", "debugfs", "e2fsck"))
-
-
-def boot_needs(arch: Arch) -> tuple[Need, ...]:
-    """Return what booting and checking a guest of an architecture needs.
-
-    The firmware of our machines comes with what the emulator's package depends on; no machine has a network card,
-    whose ROM would be another package.
-    """
-    places = "/usr/libexec/virtiofsd:/usr/lib/virtiofsd:/usr/lib/qemu/virtiofsd"
-    return (
-        Need(arch.debian_qemu, tool=arch.qemu),
-        Need(_virtiofsd_package(), tool="virtiofsd", file=places),
-        Need("libseccomp2", file="/usr/lib/*/libseccomp.so.2:/lib/*/libseccomp.so.2"),  # our devices' system calls
-        Need("util-linux", tool="unshare"),  # a user's virtiofsd has a name space of its own
-        *image_needs(),
-    )
-
-
-def test_needs() -> tuple[Need, ...]:
-    """Return what the tests need besides: the other sides that our own readers and writers are compared with."""
-    return (
-        Need("gpg", tool="gpg"),
-        Need("gpgconf", tool="gpgconf"),
-        Need("gpg-agent", tool="gpg-agent"),  # signs; gpg only recommends it
-        Need("cpio", tool="cpio"),
-        Need("dpkg", tool="dpkg-deb"),
-        Need("libseccomp2", file="/usr/lib/*/libseccomp.so.2:/lib/*/libseccomp.so.2"),
-    )
-
-
-def missing(needs: Iterable[Need]) -> tuple[Need, ...]:
-    """Return those of the needs that are not met, each once; a few stat(2) calls each."""
-    return tuple(need for need in dict.fromkeys(needs) if not _there(need))
 
 
 def ensure(needs: Iterable[Need]) -> None:
@@ -149,13 +62,6 @@ def command(needs: Iterable[Need]) -> str:
     return f"sudo {words}" if find_tool("sudo") else f"su -c {shlex.quote(words)}"
 
 
-def _there(need: Need) -> bool:
-    if need.tool and find_tool(need.tool):
-        return True
-    places = (place.lstrip("/") for place in need.file.split(os.pathsep))
-    return any(next(Path("/").glob(place), None) for place in places if place)
-
-
 def _packages(needs: Iterable[Need]) -> list[str]:
     return list(dict.fromkeys(need.package for need in needs))
 
@@ -163,17 +69,6 @@ def _packages(needs: Iterable[Need]) -> list[str]:
 def _names(needs: Iterable[Need]) -> str:
     names = list(dict.fromkeys(need.name for need in needs))
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
-
-
-def _virtiofsd_package() -> str:
-    """Return the package with virtiofsd: QEMU 8 dropped its own, and since then it is a package by itself."""
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
-    old = {"debian": 12, "ubuntu": 22}.get(release.get("ID", ""), 0)
-    version = re.match("[0-9]+", release.get("VERSION_ID", ""))
-    return "qemu-system-common" if version and int(version[0]) <= old else "virtiofsd"
 
 
 def _install(absent: tuple[Need, ...]) -> None:

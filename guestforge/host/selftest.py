@@ -12,13 +12,26 @@ from guestforge.arch import ARCHES, PROVEN, Arch, lookup_list
 from guestforge.cache import VARIABLE
 from guestforge.cli import Chosen
 from guestforge.errors import BuildError
-from guestforge.host.packages import Need, agent_needs, boot_needs, ensure, image_needs, kernel_needs, test_needs
+from guestforge.graph import needs_of
+from guestforge.host.packages import ensure
+from guestforge.need import Need
 from guestforge.progress import say
 from guestforge.run import spawn
+from guestforge.store import Store
+from guestforge.targets import Options, guest_steps
+from guestforge.vmm.needs import SECCOMP, boot_needs
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PROGRAMS: Final = Path(sys.executable).parent  # of the virtual environment
 SECONDS_ONLY: Final = "not boot and not slow"  # what --fast leaves: see the markers in pyproject.toml
+# The other sides that our own readers and writers are compared with
+TEST_NEEDS: Final = (
+    Need("gpg", tool="gpg"),
+    Need("gpgconf", tool="gpgconf"),
+    Need("gpg-agent", tool="gpg-agent"),  # signs; gpg only recommends it
+    Need("cpio", tool="cpio"),
+    SECCOMP,
+)
 # What the boot tests read, tests/boot/conftest.py
 ARCHES_VARIABLE: Final = "GUESTFORGE_TEST_ARCHES"
 CODE: Final = ("guestforge", "tests", "tasks.py")
@@ -64,12 +77,16 @@ def arches_of(chosen: Chosen) -> tuple[Arch, ...]:
 def needs(arches: tuple[Arch, ...], *, fast: bool) -> tuple[Need, ...]:
     """Return what the stages need of the host."""
     # the unit tests write images and run a miniature of the kernel's build with the host's own compiler
-    common = (*test_needs(), *agent_needs(), *image_needs(), *kernel_needs(PROVEN[0]))
+    common = (*TEST_NEEDS, *_build_needs(PROVEN[0]))
     if fast:
         return common
     # a machine of every architecture is started, be it to see that QEMU takes its devices; emulators are small
     machines = (need for arch in ARCHES.values() for need in boot_needs(arch))
-    return (*common, *machines, *(need for arch in arches for need in kernel_needs(arch)))
+    return (*common, *machines, *(need for arch in arches for need in _build_needs(arch)))
+
+
+def _build_needs(arch: Arch) -> tuple[Need, ...]:
+    return needs_of(*guest_steps(Store(), arch, Options()).published)
 
 
 def run_stages(todo: tuple[Stage, ...], run: Callable[[Stage], int]) -> None:

@@ -40,6 +40,7 @@ def _gzip(out: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 _WRITERS: dict[str, Callable[[IO[bytes]], AbstractContextManager[IO[bytes]]]] = {"zstd": _zstd, "gzip": _gzip}
+COMPRESSIONS = tuple(_WRITERS)
 _IDENTITIES: dict[str, dict[str, object]] = {
     "zstd": {"level": ZSTD_LEVEL, "library": ".".join(map(str, zstandard.ZSTD_VERSION))},
     "gzip": {"level": GZIP_LEVEL, "library": zlib.ZLIB_RUNTIME_VERSION},

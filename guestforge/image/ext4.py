@@ -17,9 +17,12 @@ from pathlib import Path
 
 from guestforge.errors import UserError
 from guestforge.image import debugfs
+from guestforge.need import Need
 from guestforge.progress import human
 from guestforge.rootfs.tree import Directory, File, Node, Symlink, Tree
 from guestforge.run import run
+
+NEEDS = tuple(Need("e2fsprogs", tool=tool) for tool in ("mke2fs", "debugfs", "e2fsck"))
 
 MIB = 1024 * 1024
 BLOCK_SIZE = 4096  # the page size of most guests; DAX needs the two to be equal
@@ -73,6 +76,11 @@ class Free:
 
     blocks: int
     inodes: int
+
+
+def e2fsprogs_version() -> str:
+    """Return the version of mke2fs, which decides where it puts what."""
+    return run(["mke2fs", "-V"]).output.split("\n")[0]
 
 
 def ext4_image(tree: Tree, out: Path, *, size_mib: int | None = None, label: str = "", time: int = 0) -> None:

@@ -1,9 +1,8 @@
-"""The kernel step: from a recipe to the store's entry with the bootable kernel."""
+"""The kernel step: from a recipe and a tree to the bootable kernel."""
 
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,20 +10,21 @@ from typing import Any
 
 from guestforge.arch import Arch
 from guestforge.errors import BuildError
-from guestforge.files import atomic_copy, digest_tree
+from guestforge.files import atomic_copy
 from guestforge.kernel.buildlog import first_error, is_object
 from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import Config, read_dotconfig
 from guestforge.kernel.estimate import expected_objects
 from guestforge.kernel.fragment import FRAGMENTS, Request, compose, composed_text
 from guestforge.kernel.make import ENVIRONMENT, Make, build_argv
-from guestforge.kernel.toolchain import Toolchain, identify
+from guestforge.kernel.toolchain import Toolchain, identify, kernel_needs
 from guestforge.kernel.verify import verify
 from guestforge.progress import bar, step
 from guestforge.recipe.models import Kernel
 from guestforge.run import Completed, run
-from guestforge.sources.linux import KernelTree, fetch_tree
-from guestforge.store import Entry, Store, key_of
+from guestforge.sources.kernel_tree import KernelTree, kernel_tree
+from guestforge.step import Step, Use, Used
+from guestforge.store import Store, key_of
 
 STEP = "kernel"
 KERNEL, CONFIG_COPY, SYSTEM_MAP, FACTS = "kernel", "config", "System.map", "kernel.json"
@@ -43,41 +43,47 @@ class Plan:
     source: KernelTree
     jobs: int
 
-    def inputs(self) -> dict[str, Any]:
-        """Return the inputs of the step's key."""
-        return {
-            "arch": self.arch.name,
-            "target": [self.arch.kernel_arch, self.arch.cross_prefix, self.arch.kernel_target, self.arch.kernel_path],
-            "source": {**self.source.entry.inputs, "date": self.source.date},
-            "base": self.base,
-            "request": hashlib.sha256(composed_text(self.requests).encode()).hexdigest(),
-            "compiler": self.toolchain.compiler,
-            "linker": self.toolchain.linker,
-            "code": _code_version(),
-        }
 
+def kernel_step(
+    store: Store, arch: Arch, recipe: Kernel, source: Step, *, jobs: int, fragments: Path = FRAGMENTS
+) -> Step:
+    """Return the step that makes an entry with the files `kernel`, `config`, `System.map` and `kernel.json`.
 
-def build_kernel(
-    store: Store,
-    arch: Arch,
-    recipe: Kernel,
-    *,
-    jobs: int,
-    mirror: str | None = None,
-    refresh: bool = False,
-    fragments: Path = FRAGMENTS,
-    source: Callable[[], KernelTree] | None = None,
-) -> Entry:
-    """Return the entry with the files `kernel`, `config`, `System.map` and `kernel.json`.
-
-    `source` takes the place of the recipe's (the tests have a small tree). Raises UserError for wrong fragments or a
+    `source` makes the kernel's tree, `jobs` compilers run at once. The step raises UserError for wrong fragments or a
     missing compiler, before anything is fetched, and BuildError for everything that fails later.
     """
-    requests = compose(recipe.fragments, arch.name, fragments)
-    toolchain = identify(store.cache, arch)
-    tree = source() if source else fetch_tree(store, recipe.source, mirror=mirror, refresh=refresh)
-    plan = Plan(arch, recipe.base, requests, toolchain, tree, jobs)
-    return store.get_or_build(STEP, plan.inputs(), lambda out: _build(store, plan, out))
+
+    @cache
+    def requests() -> tuple[Request, ...]:
+        return compose(recipe.fragments, arch.name, fragments)
+
+    @cache
+    def toolchain() -> Toolchain:
+        return identify(store.cache, arch)
+
+    def inputs() -> dict[str, Any]:
+        return {
+            "target": [arch.kernel_arch, arch.cross_prefix, arch.kernel_target, arch.kernel_path],
+            "base": recipe.base,
+            "request": hashlib.sha256(composed_text(requests()).encode()).hexdigest(),
+            "compiler": toolchain().compiler,
+            "linker": toolchain().linker,
+        }
+
+    def make(out: Path, used: Used) -> None:
+        tree = kernel_tree(used["source"])
+        _build(store, Plan(arch, recipe.base, requests(), toolchain(), tree, jobs), out)
+
+    return Step(
+        STEP,
+        inputs,
+        make,
+        code=(__name__,),
+        outputs=(KERNEL, CONFIG_COPY, SYSTEM_MAP, FACTS),
+        arch=arch.name,
+        uses={"source": Use(source)},
+        needs=kernel_needs(arch),
+    )
 
 
 def _build(store: Store, plan: Plan, out: Path) -> None:
@@ -163,13 +169,8 @@ def _write_facts(out: Path, plan: Plan, make: Make, seconds: float, objects: int
 
 def _new_log(cache_directory: Path, plan: Plan) -> Path:
     """Return an empty file for the whole output of this build; it stays when the workspace goes."""
-    key = key_of(STEP, plan.inputs())
+    key = key_of(STEP, {"source": plan.source.entry.key, "request": composed_text(plan.requests), "base": plan.base})
     log = cache_directory / "logs" / f"kernel-{plan.arch.name}-{key[:12]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")
     return log
-
-
-@cache
-def _code_version() -> str:
-    return digest_tree(Path(__file__).parent)

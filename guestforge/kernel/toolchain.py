@@ -8,13 +8,11 @@ from pathlib import Path
 from guestforge.arch import Arch
 from guestforge.errors import UserError
 from guestforge.files import atomic_file
+from guestforge.need import Need
 from guestforge.run import find_tool, run
 
 MEMORY = "tools.json"  # below the cache
 MAX_REMEMBERED = 64
-
-# What a kernel's build calls besides compiler and linker, and the Debian package that has it.
-PROGRAMS = {"make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "perl": "perl", "gcc": "gcc"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +23,45 @@ class Toolchain:
     linker: str
 
 
+def kernel_needs(arch: Arch) -> tuple[Need, ...]:
+    """Return what compiling a kernel of an architecture needs.
+
+    https://docs.kernel.org/process/changes.html has the kernel's own list; ours is what its build calls with our
+    fragments.
+    """
+    return (
+        *_compilers(arch),
+        Need("make", tool="make"),
+        Need("gcc", tool="gcc"),  # for the programs that the build runs here
+        Need("libc6-dev", file="/usr/include/stdio.h"),  # gcc only recommends it
+        Need("flex", tool="flex"),
+        Need("bison", tool="bison"),
+        Need("bc", tool="bc"),
+        Need("perl", tool="perl"),
+        Need("libelf-dev", file="/usr/include/gelf.h"),  # objtool
+        Need("zstd", tool="zstd"),  # CONFIG_KERNEL_ZSTD
+    )
+
+
+def _compilers(arch: Arch) -> tuple[Need, Need]:
+    """Return compiler and linker."""
+    compiler, linker = ("gcc", "binutils") if arch.native else (arch.debian_compiler,) * 2
+    return Need(compiler, tool=f"{arch.cross_prefix}gcc"), Need(linker, tool=f"{arch.cross_prefix}ld")
+
+
 def identify(cache: Path, arch: Arch) -> Toolchain:
     """Return the toolchain of an architecture; raises UserError with the package for a program that is missing."""
-    package = "gcc" if arch.native else arch.debian_compiler
-    gcc = _require(f"{arch.cross_prefix}gcc", package)
-    linker = _require(f"{arch.cross_prefix}ld", "binutils" if arch.native else arch.debian_compiler)
-    for program, of_package in PROGRAMS.items():
-        _require(program, of_package)
+    for need in kernel_needs(arch):
+        if not need.is_met():
+            raise UserError(f"{need.name} is not installed", hint=f"apt-get install {need.package}")
     memory = _Memory(cache / MEMORY)
-    return Toolchain(memory.version(gcc), memory.version(linker))
+    compiler, linker = (memory.version(_tool(need)) for need in _compilers(arch))
+    return Toolchain(compiler, linker)
 
 
-def _require(program: str, package: str) -> Path:
-    path = find_tool(program)
-    if path is None:
-        raise UserError(f"{program} is not installed", hint=f"apt-get install {package}")
+def _tool(need: Need) -> Path:
+    path = find_tool(need.tool)
+    assert path is not None, need  # it is met
     return path
 
 

@@ -3,16 +3,20 @@
 import importlib.metadata
 import re
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from guestforge import __version__
 from guestforge.arch import Arch
 from guestforge.errors import BuildError, UserError
 from guestforge.files import atomic_copy, digest_file, digest_tree
+from guestforge.need import Need
 from guestforge.progress import step
 from guestforge.rootfs.elf import require_static
 from guestforge.run import failure, run
-from guestforge.store import Entry, Store
+from guestforge.step import Step, Used
+from guestforge.store import Store
 
 SOURCES = Path(__file__).resolve().parents[2] / "rootfs" / "agent"
 MODULE = "guestforge.dev/agent"
@@ -32,56 +36,56 @@ SETTINGS = {
     "GOFLAGS": "-mod=readonly",
     "GOWORK": "off",
 }
+CODE = (__name__,)
+NEEDS = (Need("ca-certificates", file="/etc/ssl/certs/ca-certificates.crt"),)  # Go fetches modules by HTTPS
 _COMPILE_ERROR = re.compile(r"^(?:\./)?(\S+\.go:\d+(?::\d+)?): (.*)$", re.MULTILINE)
 
 
-def build_agent(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
-    """Return the entry with the file `agent`, the static agent for an architecture.
+def program_step(store: Store, arch: Arch, name: str, sources: Path = SOURCES) -> Step:
+    """Return the step that makes an entry with one static program of the module: the agent, or one for its checks.
 
-    Raises BuildError with the first compile error.
+    AGENT goes into guests; PROBE is run in containers by the boot checks, CONFORM tries what file systems promise,
+    STORAGEBENCH measures them. The step raises BuildError with the first compile error.
     """
-    return _build(store, arch, AGENT, sources)
+
+    def inputs() -> dict[str, Any]:
+        if not (sources / "go.mod").is_file():
+            raise BuildError(f"the {name}'s Go sources are not in {sources}")
+        return {
+            "go": go_version(),
+            "flags": list(FLAGS),
+            "settings": go_settings(arch),
+            "sources": digest_tree(sources),
+        }
+
+    def make(out: Path, _used: Used) -> None:
+        with step(f"building the {name} for {arch.name}"):
+            _compile(go_argv(name, out / name), go_environment(store.cache, arch), sources)
+
+    return Step(name, inputs, make, CODE, outputs=(name,), arch=arch.name, needs=NEEDS)
 
 
-def build_probe(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
-    """Return the entry with the file `probe`, which the boot checks run in a guest; it is never part of an image."""
-    return _build(store, arch, PROBE, sources)
+def given_step(arch: Arch, path: Path) -> Step:
+    """Return the step that makes an entry with the user's own binary as the file `agent`.
 
-
-def build_conform(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
-    """Return the entry with the file `conform`, which tries in a guest what file systems promise; no image has it."""
-    return _build(store, arch, CONFORM, sources)
-
-
-def build_storagebench(store: Store, arch: Arch, sources: Path = SOURCES) -> Entry:
-    """Return the entry with the file `storagebench`, which measures a guest's file systems; no image has it."""
-    return _build(store, arch, STORAGEBENCH, sources)
-
-
-def given_agent(store: Store, arch: Arch, path: Path) -> Entry:
-    """Return the entry with the user's own binary as the file `agent`.
-
-    Raises UserError unless it is a static executable for the architecture.
+    It raises UserError unless that is a static executable for the architecture, and stays what it is meanwhile.
     """
-    with store.temporary("given") as place:
-        copy = place / AGENT
-        _copy_given(path, copy)  # what is judged and digested is what goes into the image, whatever becomes of the file
-        require_static(copy, arch, f"the agent {path}")
+    what = f"the agent {path}"
+
+    @cache
+    def digest() -> str:
+        require_static(path, arch, what)
+        return digest_file(path)
+
+    def make(out: Path, _used: Used) -> None:
+        copy = out / AGENT
+        atomic_copy(path, copy)
+        require_static(copy, arch, what)  # what is judged and digested is what goes into the image
+        if digest_file(copy) != digest():
+            raise UserError(f"{what} has changed while it was read", hint="try again")
         copy.chmod(0o755)
 
-        def move(out: Path) -> None:
-            copy.rename(out / AGENT)
-
-        return store.get_or_build(AGENT, {"arch": arch.name, "given": digest_file(copy)}, move)
-
-
-def _copy_given(path: Path, copy: Path) -> None:
-    try:
-        atomic_copy(path, copy)
-    except OSError as e:
-        if e.filename != str(path):
-            raise
-        raise UserError(f"cannot read the agent {path}: {e.strerror}") from e
+    return Step(AGENT, lambda: {"given": digest()}, make, CODE, outputs=(AGENT,), arch=arch.name)
 
 
 def go_version() -> str:
@@ -107,24 +111,6 @@ def go_environment(cache: Path, arch: Arch) -> dict[str, str]:
 def go_settings(arch: Arch) -> dict[str, str]:
     """Return what decides what Go makes, beside its sources and flags."""
     return SETTINGS | {"GOARCH": arch.go} | dict(arch.go_settings)
-
-
-def _build(store: Store, arch: Arch, name: str, sources: Path) -> Entry:
-    if not (sources / "go.mod").is_file():
-        raise BuildError(f"the {name}'s Go sources are not in {sources}")
-    inputs = {
-        "arch": arch.name,
-        "go": go_version(),
-        "flags": list(FLAGS),
-        "settings": go_settings(arch),
-        "sources": digest_tree(sources),
-    }
-
-    def build(out: Path) -> None:
-        with step(f"building the {name} for {arch.name}"):
-            _compile(go_argv(name, out / name), go_environment(store.cache, arch), sources)
-
-    return store.get_or_build(name, inputs, build)
 
 
 def _compile(argv: list[str], env: dict[str, str], sources: Path) -> None:

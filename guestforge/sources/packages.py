@@ -1,51 +1,42 @@
 """A Debian package's files, fetched and unpacked once into the store."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from guestforge.progress import bar
+from guestforge.need import Need
 from guestforge.run import run
 from guestforge.sources.aptroot import Resolved
-from guestforge.sources.resolution import Wanted, apt_root, resolve
-from guestforge.store import Entry, Store
+from guestforge.sources.download import downloaded
+from guestforge.sources.kernel_tree import TREE
+from guestforge.sources.resolution import Archive, Wanted, resolve
+from guestforge.step import Step, Used
 
 STEP = "package"
-TREE = "tree"  # the folder of an entry that holds what was unpacked
-LAYOUT = 1  # raise it when the same package would be unpacked differently
+NEEDS = (Need("apt", tool="apt-get"), Need("dpkg", tool="dpkg-deb"))
+UNPACKED = 1  # raise it when the same package would be unpacked differently; how it is fetched changes nothing
 
 
-def fetch_package(
-    store: Store,
-    package: str,
-    suite: str,
-    architecture: str,
-    *,
-    version: str | None = None,
-    mirror: str | None = None,
-    refresh: bool = False,
-) -> Entry:
-    """Return the entry with a package's files below `tree/`; `architecture` is Debian's name. No script is run.
+def package_step(archive: Archive, package: str, suite: str, architecture: str, *, version: str | None = None) -> Step:
+    """Return the step that makes an entry with a package's files below `tree/`; `architecture` is Debian's name.
 
-    Raises UserError for an unknown package or a host without Debian's keys, BuildError for the network.
+    No script of the package is run. The step raises UserError for an unknown package or a host without Debian's keys,
+    BuildError for the network.
     """
     wanted = Wanted(package, suite, architecture, version)
-    resolved = resolve(store, wanted, mirror=mirror, refresh=refresh).resolved
 
-    def build(out: Path) -> None:
-        with downloaded(store, wanted, resolved, mirror) as deb:
+    @cache
+    def resolved() -> Resolved:
+        return resolve(archive, wanted).resolved
+
+    def inputs() -> Mapping[str, Any]:
+        return {**asdict(resolved()), "unpacked": UNPACKED}
+
+    def make(out: Path, _used: Used) -> None:
+        with downloaded(archive, wanted, resolved()) as deb:
             # dpkg-deb unpacks with tar, which refuses names that lead out of the directory
             run(["dpkg-deb", "--extract", deb, out / TREE])
 
-    return store.get_or_build(STEP, {**asdict(resolved), "layout": LAYOUT}, build)
-
-
-@contextmanager
-def downloaded(store: Store, wanted: Wanted, resolved: Resolved, mirror: str | None) -> Iterator[Path]:
-    """Yield a package's file, verified; it goes when the block is left."""
-    with apt_root(store, wanted, mirror) as root, tempfile.TemporaryDirectory(dir=root.directory) as place:
-        with bar(f"fetching {resolved.package} {resolved.version}", resolved.size, "B") as shown:
-            deb = root.download(resolved, Path(place), shown.update)
-        yield deb
+    return Step(STEP, inputs, make, code=(), variant=package, needs=NEEDS)

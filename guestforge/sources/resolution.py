@@ -19,6 +19,18 @@ from guestforge.store import Store
 
 
 @dataclass(frozen=True, slots=True)
+class Archive:
+    """Debian's archive, as a build reads it: recorded in `store`, from `mirror` instead of the host's where given.
+
+    `refresh`: the mirror is asked for the newest version, though one is recorded.
+    """
+
+    store: Store
+    mirror: str | None = None
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """A package that a recipe asks for; `architecture` is Debian's name, `version` None for the suite's newest."""
 
@@ -36,17 +48,18 @@ class Resolution:
     date: str
 
 
-def resolve(store: Store, wanted: Wanted, *, mirror: str | None = None, refresh: bool = False) -> Resolution:
+def resolve(archive: Archive, wanted: Wanted) -> Resolution:
     """Return the recorded version of a package; ask the mirror where there is none, or on `refresh`.
 
     Raises UserError for an unknown package or version or a host without Debian's keys, BuildError for the network.
     """
-    path = record_path(store.cache, wanted)
-    known = None if refresh else read_record(path, wanted)
+    cache = archive.store.cache
+    path = record_path(cache, wanted)
+    known = None if archive.refresh else read_record(path, wanted)
     if known is None:
         with step(f"asking for the version of {wanted.package} in {wanted.suite}"):
-            known = _ask(store, wanted, mirror)
-        with disk_errors(store.cache), atomic_file(path, "w") as file:
+            known = _ask(archive, wanted)
+        with disk_errors(cache), atomic_file(path, "w") as file:
             json.dump(asdict(known), file, indent=1)
     say(f"{wanted.package} {known.resolved.version} of {wanted.suite}, as of {known.date[:10]}")
     return known
@@ -69,15 +82,15 @@ def read_record(path: Path, wanted: Wanted) -> Resolution | None:
 
 
 @contextlib.contextmanager
-def apt_root(store: Store, wanted: Wanted, mirror: str | None) -> Iterator[AptRoot]:
+def apt_root(archive: Archive, wanted: Wanted) -> Iterator[AptRoot]:
     """Yield the apt root for a package; it is held by one build at a time."""
-    chosen = debian_mirror(mirror)
-    with store.workspace(f"apt/{wanted.suite}-{wanted.architecture}") as held:
+    chosen = debian_mirror(archive.mirror)
+    with archive.store.workspace(f"apt/{wanted.suite}-{wanted.architecture}") as held:
         yield AptRoot(held.path, wanted.suite, wanted.architecture, chosen)
 
 
-def _ask(store: Store, wanted: Wanted, mirror: str | None) -> Resolution:
-    with apt_root(store, wanted, mirror) as root:
+def _ask(archive: Archive, wanted: Wanted) -> Resolution:
+    with apt_root(archive, wanted) as root:
         root.update()
         resolved = root.resolve(wanted.package, wanted.version)
     return Resolution(resolved, datetime.now(UTC).isoformat(timespec="seconds"))

@@ -21,9 +21,12 @@ from typing import Final
 
 from guestforge.arch import Arch, host
 from guestforge.errors import GuestforgeError, UserError
+from guestforge.graph import Evaluation
 from guestforge.progress import say
 from guestforge.run import find_tool, run
-from guestforge.sources.packages import TREE, fetch_package
+from guestforge.sources.kernel_tree import TREE
+from guestforge.sources.packages import package_step
+from guestforge.sources.resolution import Archive
 from guestforge.store import Store
 from guestforge.vmm.plan import AcceleratorName, MachinePlan, filled_from_outside
 from guestforge.vmm.user import User
@@ -126,10 +129,10 @@ def _newer(arch: Arch, installed: Emulator, cache: str, mirror: str | None, refr
 
 def _unpacked(arch: Arch, store: Store, mirror: str | None, refresh: bool, need: str) -> Emulator:
     suite = backports()
+    archive, evaluation = Archive(store, mirror, refresh), Evaluation(store)
 
     def tree(package: str) -> Path:
-        entry = fetch_package(store, package, suite, host().debian, mirror=mirror, refresh=refresh)
-        return entry.path / TREE
+        return evaluation.entry(package_step(archive, package, suite, host().debian)).path / TREE
 
     path = tree(arch.backports_qemu) / "usr/bin" / arch.qemu
     firmware = tree(FIRMWARE) / FIRMWARE_PLACE

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.run import Process, find_tool, spawn
+from guestforge.vmm import lifeline as lifeline_program
 from guestforge.vmm.plan import MachinePlan
 
 # What systemd keeps for users that exist while a service runs, https://systemd.io/UIDS-GIDS: nobody owns files there.
@@ -31,7 +32,6 @@ CAP_SETPCAP: Final = 8
 SERVES_FILES: Final = ("chown", "dac_override", "fowner", "fsetid", "mknod", "setfcap")
 
 _PROC: Final = Path("/proc/self")
-_LIFELINE: Final = Path(__file__).with_name("lifeline.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def lifeline(process: Process) -> Iterator[None]:
     """End a process that becomes another user should we die before the block is left."""
     descriptor = os.pidfd_open(process.pid)  # it is our child: its id is its own until we have asked how it ended
     try:
-        argv = [sys.executable, "-I", "-S", str(_LIFELINE), str(descriptor)]
+        argv = [sys.executable, "-I", "-S", lifeline_program.__file__, str(descriptor)]
         with spawn(argv, stdin=subprocess.PIPE, pass_fds=(descriptor,), outlives_us=True):
             yield
     finally:

@@ -8,7 +8,6 @@ from guestforge.cache import user_cache
 from guestforge.image.cpio import compression_for, write_initrd
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.step import CONFIG_COPY
-from guestforge.recipe.load import load_rootfs
 from guestforge.rootfs.agent import AGENT, go_environment
 from guestforge.rootfs.flavour import initrd_tree
 from guestforge.run import run
@@ -108,6 +107,6 @@ class Agents:
         """Return an initrd like the real one, but with another agent."""
         pipeline = self._pipeline(arch)
         out = self._directory / f"{arch}-initrd.img"
-        tree = initrd_tree(load_rootfs(pipeline.recipe.rootfs), agent)
+        tree = initrd_tree(pipeline.steps.rootfs, agent)
         write_initrd(tree, out, compression=compression_for(read_dotconfig(pipeline.kernel.path / CONFIG_COPY)))
         return out

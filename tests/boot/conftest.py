@@ -10,7 +10,8 @@ from rig import Rig, Scene
 
 from guestforge.arch import PROVEN, X86_64, lookup, lookup_list
 from guestforge.check.table import boot_line
-from guestforge.pipeline import Options, Pipeline
+from guestforge.pipeline import Pipeline
+from guestforge.targets import Options
 
 HERE = Path(__file__).parent
 BOOTS = pytest.StashKey[list]()

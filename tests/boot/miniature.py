@@ -12,13 +12,17 @@ from pathlib import Path
 from invoke import Program
 
 import tasks
-from guestforge import commands, pipeline
+from guestforge import commands, targets
 from guestforge.files import atomic_file
-from guestforge.kernel import step
+from guestforge.graph import Evaluation
+from guestforge.image import initrd_step
+from guestforge.kernel.step import kernel_step
 from guestforge.recipe import bounds, load
 from guestforge.recipe.models import DebianSource, Kernel
-from guestforge.sources.linux import KernelTree, make_read_only
-from guestforge.store import key_of
+from guestforge.sources.kernel_tree import write_facts
+from guestforge.sources.unpack import make_read_only
+from guestforge.step import Step
+from guestforge.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAKE = REPOSITORY / "tests" / "fake_kernel"
@@ -29,37 +33,40 @@ UNPACKS = {"CONFIG_BLK_DEV_INITRD": "y", "CONFIG_RD_GZIP": "y"}  # what the tree
 
 def workspace(cache, arch):
     """Return where the tree is compiled."""
-    return cache / "work" / "kernel" / f"{key_of('source', SOURCE)}-{arch}"
+    entry = Evaluation(Store(cache)).entry(source())
+    return cache / "work" / "kernel" / f"{entry.key}-{arch}"
 
 
-def source(store):
-    """Return the tree, of the store."""
+def source(*_):
+    """Take the place of the step that fetches the tree."""
 
-    def copy(out):
+    def make(out, _used):
         shutil.copytree(FAKE, out / "tree")
         make_read_only(out / "tree")
+        write_facts(out, "6.12-fake", DATE)
 
-    return KernelTree(store.get_or_build("source", SOURCE, copy), "6.12-fake", DATE)
+    return Step("source", lambda: SOURCE, make, code=())
 
 
-def build_kernel(store, arch, _recipe, *, jobs, **_):
-    """Take the place of the pipeline's kernel step: the same step, another tree and a fragment that it knows."""
+def kernel(store, arch, _recipe, tree, *, jobs):
+    """Return the pipeline's own kernel step, with fragments that the tree knows."""
     fragments = store.cache / "fragments"
     with atomic_file(fragments / "common" / "base.conf", "w") as file:  # another build may be reading it
         file.write("CONFIG_FUSE=y\nCONFIG_EXTRA=y\n")
     origin = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie", version=None)
     small = Kernel(source=origin, base="allnoconfig", fragments=("base",))
-    return step.build_kernel(store, arch, small, jobs=jobs, fragments=fragments, source=lambda: source(store))
+    return kernel_step(store, arch, small, tree, jobs=jobs, fragments=fragments)
 
 
 def main():
-    pipeline.build_kernel = build_kernel
-    pipeline.read_dotconfig = lambda _: UNPACKS
+    targets.source_step = source
+    targets.kernel_step = kernel
+    initrd_step.read_dotconfig = lambda _: UNPACKS
     commands._prove = lambda *_, **__: None
     if recipes := os.environ.get("MINIATURE_RECIPES"):
-        pipeline.load_guest_for = partial(bounds.load_guest_for, recipes=Path(recipes))
+        targets.load_guest_for = partial(bounds.load_guest_for, recipes=Path(recipes))
         for name in ("load_kernel", "load_rootfs"):
-            setattr(pipeline, name, partial(getattr(load, name), recipes=Path(recipes)))
+            setattr(targets, name, partial(getattr(load, name), recipes=Path(recipes)))
     Program(namespace=tasks.namespace, binary="invoke").run(["invoke", *sys.argv[1:]])
 
 

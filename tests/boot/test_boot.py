@@ -13,7 +13,8 @@ from guestforge.check.checks import CHECKS
 from guestforge.check.options import ARTIFACTS, CheckOptions
 from guestforge.check.report import failed
 from guestforge.files import digest_file
-from guestforge.pipeline import Options, Pipeline
+from guestforge.pipeline import Pipeline
+from guestforge.targets import Options
 from guestforge.vmm.user import TRANSIENT
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]

@@ -18,7 +18,8 @@ from miniature import workspace
 from guestforge.arch import AARCH64, X86_64
 from guestforge.cache import user_cache
 from guestforge.files import digest_file
-from guestforge.rootfs.agent import AGENT, build_agent
+from guestforge.graph import Evaluation
+from guestforge.rootfs.agent import AGENT, program_step
 from guestforge.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -269,7 +270,8 @@ def test_wrong_option_is_told_before_anything_is_built(tmp_path, words, told):
 
 
 def test_agent_of_another_architecture_is_refused(tmp_path):
-    agent = build_agent(Store(), AARCH64).path / AGENT
+    store = Store()
+    agent = Evaluation(store).entry(program_step(store, AARCH64, AGENT)).file(AGENT)
     words = ("--arch", X86_64.name, "--agent", str(agent), "--output", str(tmp_path))
     ended = invoke("build", *words, GUESTFORGE_CACHE=tmp_path / "cache")
     ended.assert_told(1, "is for aarch64 (little endian), not for x86_64")

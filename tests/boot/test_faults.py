@@ -18,7 +18,7 @@ from guestforge.arch import PPC64LE
 from guestforge.check import fixtures, live
 from guestforge.check.checks import CHECKS
 from guestforge.errors import CheckError
-from guestforge.kernel.step import KERNEL, build_kernel
+from guestforge.kernel.step import KERNEL, kernel_step
 from guestforge.recipe.load import load_kernel
 from guestforge.vmm import virtiofsd
 
@@ -82,12 +82,12 @@ def test_kernel_of_another_build_is_noticed(rig):
 @pytest.mark.timeout(300)  # compiles what depends on the option
 def test_kernel_without_virtio_fs_fails_that_check_alone(rig, pipeline):
     normal = pipeline("x86_64")
-    recipe = load_kernel(normal.recipe.kernel)
+    recipe = load_kernel(normal.steps.guest.kernel)
     fragments = tuple(name for name in recipe.fragments if name != "virtio-fs")
     assert len(fragments) == len(recipe.fragments) - 1
-    entry = build_kernel(
-        normal.store, normal.arch, recipe.model_copy(update={"fragments": fragments}), jobs=normal.options.jobs
-    )
+    changed = recipe.model_copy(update={"fragments": fragments})
+    source = normal.steps.kernel.uses["source"].step
+    entry = normal.entry(kernel_step(normal.store, normal.arch, changed, source, jobs=normal.options.jobs))
     outcome = rig.check(kernel=entry.path / KERNEL)
     passed = tuple(name for name in ALL if name != "virtio-fs")
     assert_fails(outcome, "virtio-fs", "the agent refused a container with it", passed=passed, within=None)

@@ -9,12 +9,9 @@ from rig import Faults
 from guestforge.arch import ARCHES, PPC64LE, S390X, X86_64
 from guestforge.check import live
 from guestforge.check.checks import CHECKS
-from guestforge.image.build import INITRD, build_initrd
-from guestforge.kernel.dotconfig import read_dotconfig
-from guestforge.kernel.step import CONFIG_COPY
-from guestforge.recipe.load import load_rootfs
-from guestforge.rootfs.agent import AGENT, SOURCES, build_agent
-from guestforge.rootfs.flavour import initrd_tree
+from guestforge.image.initrd_step import INITRD, initrd_step
+from guestforge.rootfs.agent import AGENT, SOURCES, program_step
+from guestforge.rootfs.parts import Parts
 from guestforge.vmm import machine as machine_module
 from guestforge.vmm import virtiofs
 from guestforge.vmm.virtiofsd import why_not
@@ -95,9 +92,8 @@ def changed_agent(pipeline, tmp_path):
             text = text.replace(old, new)
         table.write_text(text)
         one = pipeline(arch.name)
-        agent = build_agent(one.store, arch, sources)
-        tree = initrd_tree(load_rootfs(one.recipe.rootfs), agent.path / AGENT)
-        return build_initrd(one.store, arch, tree, read_dotconfig(one.kernel.path / CONFIG_COPY)).path / INITRD
+        parts = Parts(program_step(one.store, arch, AGENT, sources))
+        return one.entry(initrd_step(arch, one.steps.rootfs, parts, one.steps.kernel)).file(INITRD)
 
     return build
 

@@ -11,7 +11,6 @@ from guestforge.check.guest import Machine
 from guestforge.check.options import CheckOptions
 from guestforge.check.storages import fill_shares, prepare_with
 from guestforge.conform.run import PLACE, PROGRAM
-from guestforge.rootfs.agent import CONFORM
 from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.vmm.emulator import DIRECT_READS
 from guestforge.vmm.virtiofsd import find_virtiofsd
@@ -28,7 +27,7 @@ def guest(pipeline, built, tmp_path):
 
     @contextlib.contextmanager
     def start(arch, server, kernel_args=()):
-        program = pipeline(arch.name).conform.file(CONFORM)
+        program = pipeline(arch.name).conform
         tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE)])
         storages = prepare_with(arch, lambda _: (tree, ()), tmp_path, disk_mib=64)
         fill_shares(storages)

@@ -10,7 +10,8 @@ from rig import Faults
 from guestforge.arch import PROVEN, host
 from guestforge.check.options import CheckOptions
 from guestforge.errors import UserError
-from guestforge.pipeline import Options, Pipeline
+from guestforge.pipeline import Pipeline
+from guestforge.targets import Options
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]

@@ -105,3 +105,43 @@ def test_tests_that_are_started_in_the_background_can_be_interrupted(tmp_path):
 
     done = subprocess.run(argv, cwd=tmp_path, preexec_fn=ignore, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
+
+
+HOOKS = {
+    "at a fork": """
+os.register_at_fork(after_in_parent=come)
+def provoke():
+    subprocess.run(["true"], preexec_fn=lambda: None)
+""",
+    "in a finalizer": """
+class Thing:
+    def __del__(self):
+        come()
+def provoke():
+    Thing()
+""",
+}
+DROPPED = """
+import os, signal, subprocess, sys, time
+from guestforge.cli import _guarded
+def come():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.05)  # it is raised here
+HOOK
+def body():
+    provoke()
+    time.sleep(20)
+    print("not interrupted")
+sys.exit(_guarded(body))
+"""
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_interruption_that_python_drops_comes_again(hook):
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED.replace("HOOK", HOOKS[hook])], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.startswith("interrupted; ")
+    assert time.monotonic() - start < 10

@@ -14,10 +14,13 @@ from guestforge import store as store_module
 from guestforge.arch import ARCHES
 from guestforge.cache import TAG
 from guestforge.errors import BuildError, UserError
+from guestforge.graph import Evaluation
 from guestforge.image import cpio
-from guestforge.image.build import INITRD, build_initrd
+from guestforge.image.initrd_step import INITRD, initrd_step
+from guestforge.recipe.models import Rootfs
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree, file_type
 from guestforge.store import Store
+from tests.fake_steps import fake_kernel, fake_parts
 from tests.unit.trees import trees
 
 ARCH = ARCHES["x86_64"]
@@ -148,12 +151,17 @@ def test_a_kernel_that_unpacks_none_is_told_which_option_it_lacks(missing):
         cpio.compression_for({key: value for key, value in CONFIG.items() if key not in missing})
 
 
+def initrd_entry(store, config, agent=b"agent"):
+    return Evaluation(store).entry(initrd_step(ARCH, Rootfs(), fake_parts(agent), fake_kernel(config)))
+
+
 def test_the_step_makes_it_once_and_anew_for_another_compression(tmp_path):
     store = Store(tmp_path)
-    first = build_initrd(store, ARCH, TREE, CONFIG)
+    first = initrd_entry(store, CONFIG)
     assert first.files[INITRD].size > 100
-    assert build_initrd(store, ARCH, TREE, CONFIG).reused
-    assert not build_initrd(store, ARCH, TREE, {**CONFIG, "CONFIG_RD_ZSTD": "n"}).reused
+    assert initrd_entry(store, CONFIG).reused
+    assert not initrd_entry(store, {**CONFIG, "CONFIG_RD_ZSTD": "n"}).reused
+    assert not initrd_entry(store, CONFIG, b"another agent").reused
 
 
 def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
@@ -162,7 +170,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(store_module.os, "fsync", full)
     with pytest.raises(BuildError, match="No space left on device") as caught:
-        build_initrd(Store(tmp_path), ARCH, TREE, CONFIG)
+        initrd_entry(Store(tmp_path), CONFIG)
     assert "free some space" in caught.value.hint
     left = [path for path in Path(tmp_path).rglob("*") if path.is_file() and path.parent.name != "locks"]
     assert left == [tmp_path / TAG]  # what says that the directory is ours

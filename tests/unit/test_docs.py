@@ -14,9 +14,9 @@ from pydantic import BaseModel
 import tasks
 from guestforge.arch import ARCHES
 from guestforge.check.checks import CHECKS
-from guestforge.cli import INTERRUPTED, OPTIONS
+from guestforge.cli import INTERRUPTED, OPTIONS, POSITIONAL
 from guestforge.errors import BuildError, CheckError, UserError
-from guestforge.host import packages
+from guestforge.host import selftest
 from guestforge.recipe.models import Guest, Kernel, Rootfs
 
 DOCS = REPOSITORY / "docs"
@@ -61,7 +61,7 @@ def options_of_tasks():
     """The options of each task."""
     names = set(tasks.namespace.task_names)
     parameters = {name: list(inspect.signature(tasks.namespace[name].body).parameters)[1:] for name in names}
-    return {name: {option.replace("_", "-") for option in options} for name, options in parameters.items()}
+    return {name: {option.replace("_", "-") for option in options} - POSITIONAL for name, options in parameters.items()}
 
 
 def every_task_is_described(text):
@@ -73,7 +73,7 @@ def every_option_is_described_with_its_tasks(text):
     building = first_cells(section(text, "Building"))
     everything = set(options_of_tasks())
     described = {row[0].strip("`"): row[1] for row in rows(section(text, "Options")) if row[0].startswith("`")}
-    assert difference(set(described), {f"--{name}" for name in OPTIONS}) == ([], [])
+    assert difference(set(described), {f"--{name}" for name in OPTIONS if name not in POSITIONAL}) == ([], [])
     for option, cell in described.items():
         named = set(marked(cell)) | (building if "building" in cell else set())
         named = everything - named if cell.startswith("all but") else named
@@ -164,9 +164,7 @@ def every_go_module_is_described(text):
 
 
 def every_system_package_is_described(text):
-    needs = [*packages.agent_needs(), *packages.image_needs(), *packages.test_needs()]
-    for arch in ARCHES.values():
-        needs += [*packages.kernel_needs(arch), *packages.boot_needs(arch)]
+    needs = [*selftest.TEST_NEEDS, *selftest.needs(tuple(ARCHES.values()), fast=False)]
     alike = {name for arch in ARCHES.values() for name in (arch.debian_compiler, arch.debian_qemu)}
     described = first_cells(section(text, "System packages"))
     assert described & alike  # an example of each, "and its like"

@@ -10,12 +10,16 @@ import pytest
 from guestforge.arch import ARCHES, PROVEN, host
 from guestforge.cli import Chosen
 from guestforge.host import findings as module
-from guestforge.host import packages
 from guestforge.host.doctor import exit_code, report, run_doctor
 from guestforge.host.findings import Finding, accelerator, disk, findings, installed_server, tools, virtio_fs
-from guestforge.host.packages import Need, agent_needs, boot_needs, image_needs, kernel_needs
+from guestforge.image import ext4
+from guestforge.kernel.toolchain import kernel_needs
+from guestforge.need import Need
+from guestforge.rootfs import agent
 from guestforge.run import find_tool
+from guestforge.sources import linux
 from guestforge.vmm.accel import KvmState
+from guestforge.vmm.needs import boot_needs
 from guestforge.vmm.virtiofsd import Virtiofsd
 
 Usage = namedtuple("Usage", "total used free")
@@ -27,7 +31,7 @@ def programs(tmp_path, monkeypatch):
     directory = tmp_path / "bin"
     directory.mkdir()
     monkeypatch.setenv("PATH", str(directory))
-    monkeypatch.setattr("guestforge.run.SYSTEM_PATHS", ())
+    monkeypatch.setattr("guestforge.environment.SYSTEM_PATHS", ())
 
     def put(name, says="1.2.3"):
         (directory / name).write_text(f"#!/bin/sh\necho '{name} {says}'\n")
@@ -109,9 +113,9 @@ def machine(programs, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_file", lambda need: need.name)
     monkeypatch.setattr(module, "_version", lambda *_: "1.0")  # the tests above ask for it
     arch = host()
-    needs = [*kernel_needs(arch), *agent_needs(), *image_needs(), *boot_needs(arch), *module._SOURCE_NEEDS]
+    needs = [*kernel_needs(arch), *agent.NEEDS, *ext4.NEEDS, *boot_needs(arch), *linux.NEEDS]
     files = {need.name for need in needs if "/" in need.name}
-    monkeypatch.setattr(packages, "_there", lambda need: need.name in files or bool(find_tool(need.tool)))
+    monkeypatch.setattr(Need, "is_met", lambda need: need.name in files or bool(find_tool(need.tool)))
     for need in needs:
         if need.tool:
             programs(need.tool)

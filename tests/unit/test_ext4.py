@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from guestforge.arch import ARCHES
 from guestforge.errors import BuildError, CheckError, UserError
 from guestforge.files import digest_file
+from guestforge.graph import Evaluation
 from guestforge.image import debugfs, disk, ext4, readback
-from guestforge.image.build import IMAGE, build_image
-from guestforge.recipe.models import Image
+from guestforge.image.disk_step import IMAGE, image_step
+from guestforge.recipe.models import Image, Rootfs
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree
 from guestforge.store import Store
+from tests.fake_steps import fake_parts
 from tests.unit.trees import trees
 
 MIB = 1024 * 1024
@@ -227,6 +229,10 @@ def test_a_tree_that_outgrows_its_estimate_names_a_size(tmp_path, monkeypatch):
     assert caught.value.hint == "it needs 40 MiB"
 
 
+def image_entry(store, spec):
+    return Evaluation(store).entry(image_step(ARCHES["s390x"], Rootfs(), fake_parts(), spec))
+
+
 def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
     def full(path, _):
         raise OSError(28, "No space left on device", str(path))
@@ -234,7 +240,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     store = Store(tmp_path)
     with pytest.raises(BuildError, match="No space left on device") as caught:
-        build_image(store, ARCHES["s390x"], TREE, Image())
+        image_entry(store, Image())
     assert "free some space" in caught.value.hint
     assert not list((tmp_path / "tmp").iterdir())
     assert not (tmp_path / "store").exists()
@@ -242,13 +248,13 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
 
 def test_the_step_keeps_the_image_sparse_in_the_store_and_makes_it_once(tmp_path):
     store = Store(tmp_path)
-    entry = build_image(store, ARCHES["s390x"], TREE, Image(size_mib=64))
+    entry = image_entry(store, Image(size_mib=64))
     made = (entry.path / IMAGE).stat()
     assert made.st_size == 64 * MIB
     assert made.st_blocks * 512 < 8 * MIB
     assert sorted(entry.files) == [IMAGE]
-    assert build_image(store, ARCHES["s390x"], TREE, Image(size_mib=64)).reused
-    assert not build_image(store, ARCHES["s390x"], TREE, Image(size_mib=32)).reused
+    assert image_entry(store, Image(size_mib=64)).reused
+    assert not image_entry(store, Image(size_mib=32)).reused
 
 
 def test_reading_back_is_bounded(image):

@@ -12,7 +12,10 @@ import pytest
 from guestforge.arch import AARCH64, ARCHES, S390X, X86_64
 from guestforge.errors import UserError
 from guestforge.host import packages
-from guestforge.host.packages import Need, boot_needs, command, ensure, kernel_needs, missing
+from guestforge.host.packages import command, ensure
+from guestforge.kernel.toolchain import kernel_needs
+from guestforge.need import Need, missing
+from guestforge.vmm.needs import boot_needs
 
 FLEX, BISON = Need("flex", tool="t-flex"), Need("bison-pkg", tool="t-bison")
 BOTH = "flex bison-pkg"
@@ -61,7 +64,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("GUESTFORGE_CACHE", raising=False)
     monkeypatch.delenv("GUESTFORGE_INSTALL", raising=False)
-    monkeypatch.setattr("guestforge.run.SYSTEM_PATHS", ())
+    monkeypatch.setattr("guestforge.environment.SYSTEM_PATHS", ())
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     host = Host(tmp_path)
     host.tool("apt-get", APT)

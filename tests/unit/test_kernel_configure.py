@@ -4,6 +4,7 @@ import pytest
 
 from guestforge.arch import ARCHES
 from guestforge.errors import BuildError
+from guestforge.graph import Evaluation
 from guestforge.kernel.configure import configure
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.fragment import Request, compose
@@ -12,7 +13,9 @@ from guestforge.kernel.toolchain import identify
 from guestforge.kernel.verify import dropped, verify
 from guestforge.recipe.load import load_kernel
 from guestforge.run import run
-from guestforge.sources.linux import fetch_tree
+from guestforge.sources.kernel_tree import TREE
+from guestforge.sources.linux import source_step
+from guestforge.sources.resolution import Archive
 from guestforge.store import Store
 
 pytestmark = pytest.mark.slow
@@ -21,7 +24,8 @@ RECIPE = load_kernel("default")
 
 @pytest.fixture(scope="module")
 def tree():
-    return fetch_tree(Store(), RECIPE.source).path
+    store = Store()
+    return Evaluation(store).entry(source_step(Archive(store), RECIPE.source)).path / TREE
 
 
 def final_config(tree, path, arch, requests, base="allnoconfig"):

@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from guestforge import graph
 from guestforge.arch import host
+from guestforge.code import code_digest
 from guestforge.errors import BuildError, UserError
+from guestforge.graph import Evaluation
 from guestforge.kernel import step as step_module
 from guestforge.kernel import toolchain
-from guestforge.kernel.step import build_kernel
+from guestforge.kernel.step import kernel_step
 from guestforge.recipe.models import DebianSource, Kernel
-from guestforge.sources.linux import KernelTree, make_read_only
+from guestforge.sources.kernel_tree import write_facts
+from guestforge.sources.unpack import make_read_only
+from guestforge.step import Step
 from guestforge.store import Store
 
 FAKE = Path(__file__).parents[1] / "fake_kernel"
@@ -26,12 +31,13 @@ SOURCE = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie"
 DATE = 1_700_000_000
 
 
-def source_of(store):
-    def copy(out):
-        shutil.copytree(FAKE, out / "tree")
-        make_read_only(out / "tree")
+def copy_fake(out, _used):
+    shutil.copytree(FAKE, out / "tree")
+    make_read_only(out / "tree")
+    write_facts(out, "6.12-fake", DATE)
 
-    return KernelTree(store.get_or_build("source", {"fake": 1}, copy), "6.12-fake", DATE)
+
+FAKE_SOURCE = Step("source", lambda: {"fake": 1}, copy_fake, code=())
 
 
 class Setting:
@@ -48,9 +54,8 @@ class Setting:
 
     def build(self, *names, base="allnoconfig", jobs=2):
         recipe = Kernel(source=SOURCE, base=base, fragments=("base", *names))
-        return build_kernel(
-            self.store, host(), recipe, jobs=jobs, fragments=self.fragments, source=lambda: source_of(self.store)
-        )
+        step = kernel_step(self.store, host(), recipe, FAKE_SOURCE, jobs=jobs, fragments=self.fragments)
+        return Evaluation(self.store).entry(step)
 
     @property
     def workspace(self):
@@ -110,7 +115,7 @@ def test_a_request_that_did_not_change_is_not_configured_again(setting, monkeypa
     setting.build()
     config = (setting.workspace / ".config").stat().st_mtime_ns
     passes = setting.configured()
-    monkeypatch.setattr(step_module, "_code_version", lambda: "another")
+    monkeypatch.setattr(graph, "code_digest", lambda *modules: "another" if modules else code_digest())
     assert not setting.build().reused
     assert setting.configured() == passes == ["allnoconfig"]
     assert (setting.workspace / ".config").stat().st_mtime_ns == config
@@ -130,7 +135,7 @@ def test_a_request_that_changes_nothing_leaves_the_config_untouched(setting):
 def test_a_config_that_somebody_touched_is_made_again(setting, monkeypatch):
     setting.build()
     (setting.workspace / ".config").write_text("CONFIG_BROKEN=y\n")
-    monkeypatch.setattr(step_module, "_code_version", lambda: "another")
+    monkeypatch.setattr(graph, "code_digest", lambda *modules: "another" if modules else code_digest())
     assert (setting.build().path / "config").read_text() == "CONFIG_FUSE=y\n"
 
 
@@ -172,7 +177,9 @@ def build_in_process(path, started):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_build_completes_next_time(setting, tmp_path, number):
-    workspace = setting.store.cache / "work" / "kernel" / f"{source_of(setting.store).entry.key}-{host().name}"
+    workspace = (
+        setting.store.cache / "work" / "kernel" / f"{Evaluation(setting.store).entry(FAKE_SOURCE).key}-{host().name}"
+    )
     workspace.mkdir(parents=True)
     (workspace / "delay").write_text("0.5")
     context = multiprocessing.get_context("fork")
@@ -234,7 +241,7 @@ def run_all(targets):
 
 
 def test_a_missing_compiler_names_its_package(setting, monkeypatch):
-    monkeypatch.setattr(toolchain, "find_tool", lambda name: None if name.endswith("gcc") else Path("/bin/true"))
+    monkeypatch.setattr("guestforge.need.find_tool", lambda name: None if name.endswith("gcc") else Path("/bin/true"))
     with pytest.raises(UserError, match=r"gcc is not installed") as caught:
         setting.build()
     assert caught.value.hint == "apt-get install gcc"

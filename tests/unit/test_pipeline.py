@@ -1,6 +1,7 @@
 """A build on a machine that gets its emulator on the way: what is written down of it is what ran the checks."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,25 +11,23 @@ from guestforge.check.options import CheckOptions
 from guestforge.cli import OPTIONS, Chosen
 from guestforge.errors import UserError
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
-from guestforge.pipeline import Options, Pipeline
+from guestforge.pipeline import Pipeline
 from guestforge.store import Store
+from guestforge.targets import Options
 from guestforge.vmm.emulator import installed_emulator
+from tests.fake_steps import fake_parts, fake_step
 
+FILES = {
+    "kernel": (KERNEL, CONFIG_COPY, SYSTEM_MAP, FACTS), "initrd": ("initrd.img",), "image": ("rootfs.img",),
+    "probe": ("probe",),
+}  # fmt: skip
 KERNEL_FACTS = {"release": "6", "source": {"package": "p", "version": "1"}, "compiler": "c", "linker": "l"}
-
-
-def entry(store, step, names):
-    def build(out):
-        for name in names:
-            (out / name).write_text(json.dumps(KERNEL_FACTS))
-
-    return store.get_or_build(step, {}, build)
 
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
     """The one directory in which programs are looked for."""
-    monkeypatch.setattr("guestforge.run.SYSTEM_PATHS", ())
+    monkeypatch.setattr("guestforge.environment.SYSTEM_PATHS", ())
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "bin").mkdir()
     return tmp_path / "bin"
@@ -49,21 +48,17 @@ def test_the_emulators_version_is_that_of_now(path):
 
 
 def test_an_emulator_that_is_installed_for_the_checks_is_in_manifest_and_checks(tmp_path, path, monkeypatch):
-    store = Store(tmp_path / "cache")
-    pipeline = Pipeline(X86_64, Options(output=tmp_path / "out"), store)
-    made = {
-        "kernel": (KERNEL, CONFIG_COPY, SYSTEM_MAP, FACTS), "agent": ("agent",), "initrd": ("initrd.img",),
-        "image": ("rootfs.img",), "probe": ("probe",),
-    }  # fmt: skip
-    for name, files in made.items():
-        pipeline.__dict__[name] = entry(store, name, files)
+    pipeline = Pipeline(X86_64, Options(output=tmp_path / "out"), Store(tmp_path / "cache"))
+    facts = json.dumps(KERNEL_FACTS).encode()
+    made = {name: fake_step(name, dict.fromkeys(files, facts)) for name, files in FILES.items()}
+    pipeline.steps = replace(pipeline.steps, **made, parts=fake_parts())
     pipeline.publish()
     manifest = pipeline.output / "manifest.json"
     assert json.loads(manifest.read_text())["versions"]["qemu"] is None
     inputs = []
 
     def check(name, options, **_):
-        inputs.append(pipeline._check_inputs(name, options))
+        inputs.append(pipeline.check_step(name, options, print).inputs())
 
     monkeypatch.setattr(commands, "ensure", lambda _: install(path, "QEMU 7"))
     monkeypatch.setattr(pipeline, "check", check)

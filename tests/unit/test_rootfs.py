@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from guestforge import __version__
 from guestforge.arch import ARCHES
 from guestforge.errors import BuildError, UserError
+from guestforge.graph import Evaluation
 from guestforge.recipe.models import Rootfs
-from guestforge.rootfs import agent
 from guestforge.rootfs import agent as agent_module
-from guestforge.rootfs.agent import AGENT, build_agent, build_probe, given_agent, go_argv, go_environment
-from guestforge.rootfs.elf import read_elf, require_static
+from guestforge.rootfs.agent import AGENT, PROBE, given_step, go_argv, go_environment, program_step
+from guestforge.rootfs.elf import read_elf
 from guestforge.rootfs.flavour import disk_tree, initrd_tree, package_nodes
 from guestforge.rootfs.tree import Device, Directory, File, Symlink
 from guestforge.store import Store
@@ -49,9 +49,17 @@ def sources(tmp_path):
     return root
 
 
+def built(cache, name, sources):
+    return Evaluation(Store(cache)).entry(program_step(Store(cache), X86_64, name, sources))
+
+
+def take(store, arch, path):
+    return Evaluation(store).entry(given_step(arch, path))
+
+
 @pytest.mark.slow
 def test_the_agent_is_static_versioned_and_the_same_from_another_directory(cache, sources, tmp_path):
-    one = build_agent(Store(cache), X86_64, sources)
+    one = built(cache, AGENT, sources)
     done = subprocess.run([one.path / AGENT], capture_output=True, text=True, check=True)
     assert done.stderr == f"v {__version__}\n"
     assert read_elf(one.path / AGENT, "it").interpreter is None
@@ -59,19 +67,19 @@ def test_the_agent_is_static_versioned_and_the_same_from_another_directory(cache
     argv = go_argv("agent", tmp_path / "again")
     subprocess.run(argv, cwd=moved, env={**os.environ, **go_environment(cache, X86_64)}, check=True)
     assert (tmp_path / "again").read_bytes() == (one.path / AGENT).read_bytes()
-    assert build_agent(Store(cache), X86_64, sources).reused
-    assert build_probe(Store(cache), X86_64, sources).step == "probe"
+    assert built(cache, AGENT, sources).reused
+    assert built(cache, PROBE, sources).step == "probe"
 
 
 def test_an_edited_source_is_built_anew_and_a_compile_error_names_file_and_line(cache, sources):
     (sources / "cmd/agent/main.go").write_text(MAIN + "\nfunc broken() { undefined() }\n")
     with pytest.raises(BuildError, match=r"cmd/agent/main.go:7:17: undefined: undefined"):
-        build_agent(Store(cache), X86_64, sources)
+        built(cache, AGENT, sources)
 
 
 def test_missing_sources_are_an_error(tmp_path):
     with pytest.raises(BuildError, match="Go sources"):
-        build_agent(Store(tmp_path), X86_64, tmp_path)
+        built(tmp_path, AGENT, tmp_path)
 
 
 def test_the_go_command_is_pinned_and_its_caches_are_ours(tmp_path, monkeypatch):
@@ -112,37 +120,31 @@ def elf(machine=62, order="<", interpreter=None, kind=2):
 def test_a_given_agent_is_taken_for_its_own_architecture_and_no_other(tmp_path, arch):
     order = "<" if arch.byte_order == "little" else ">"
     (tmp_path / "mine").write_bytes(elf(arch.elf_machine, order))
-    entry = given_agent(Store(tmp_path / "cache"), arch, tmp_path / "mine")
+    entry = take(Store(tmp_path / "cache"), arch, tmp_path / "mine")
     assert (entry.path / AGENT).read_bytes() == (tmp_path / "mine").read_bytes()
     assert os.access(entry.path / AGENT, os.X_OK)
     for other in ARCHES.values():
         if other is not arch:
             with pytest.raises(UserError, match=f"not for {other.name}"):
-                given_agent(Store(tmp_path / "cache"), other, tmp_path / "mine")
+                take(Store(tmp_path / "cache"), other, tmp_path / "mine")
 
 
-def test_a_given_agent_that_is_swapped_is_the_one_that_was_judged(tmp_path, monkeypatch):
+def test_a_given_agent_that_is_swapped_after_it_was_judged_is_refused(tmp_path):
     mine, store = tmp_path / "mine", Store(tmp_path / "cache")
     mine.write_bytes(elf())
-    good = given_agent(store, X86_64, mine).inputs
-
-    def judge(path, arch, what):
-        mine.write_bytes(elf(X86_64.elf_machine) + b"swapped")  # after it was looked at
-        return require_static(path, arch, what)
-
-    shutil.rmtree(store.path(AGENT, good))
-    monkeypatch.setattr(agent, "require_static", judge)
-    entry = given_agent(store, X86_64, mine)
-    assert entry.inputs == good
-    assert (entry.path / AGENT).read_bytes() == elf()
-    assert entry.files[AGENT].sha256 == good["given"]
+    evaluation, step = Evaluation(store), given_step(X86_64, mine)
+    evaluation.judge(step)
+    mine.write_bytes(elf(X86_64.elf_machine) + b"swapped")
+    with pytest.raises(UserError, match="has changed while it was read"):
+        evaluation.entry(step)
+    assert not list((store.cache / "store").glob("agent/*"))
     assert list((store.cache / "tmp").iterdir()) == []
 
 
 def test_a_dynamic_agent_is_refused_with_the_interpreter_that_it_wants(tmp_path):
     (tmp_path / "mine").write_bytes(elf(interpreter="/lib64/ld-linux-x86-64.so.2"))
     with pytest.raises(UserError, match=r"wants /lib64/ld-linux-x86-64\.so\.2"):
-        given_agent(Store(tmp_path / "cache"), X86_64, tmp_path / "mine")
+        take(Store(tmp_path / "cache"), X86_64, tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
@@ -151,9 +153,9 @@ def test_a_dynamic_agent_is_refused_with_the_interpreter_that_it_wants(tmp_path)
 def test_what_is_no_whole_executable_is_refused(tmp_path, content):
     (tmp_path / "mine").write_bytes(content)
     with pytest.raises(UserError):
-        given_agent(Store(tmp_path / "cache"), X86_64, tmp_path / "mine")
+        take(Store(tmp_path / "cache"), X86_64, tmp_path / "mine")
     with pytest.raises(UserError, match="cannot read"):
-        given_agent(Store(tmp_path / "cache"), X86_64, tmp_path / "gone")
+        take(Store(tmp_path / "cache"), X86_64, tmp_path / "gone")
 
 
 def test_our_reading_of_headers_agrees_with_pyelftools():

@@ -7,13 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestforge.errors import BuildError, UserError
+from guestforge.graph import Evaluation
 from guestforge.recipe.models import DebianSource
-from guestforge.sources import aptconf, hostapt, linux, packages, resolution
+from guestforge.sources import aptconf, hostapt, packages, resolution
+from guestforge.sources import unpack as unpack_module
 from guestforge.sources.aptroot import AptRoot, parse_record
 from guestforge.sources.hostapt import Mirror, debian_mirror, parse_deb822, parse_list
-from guestforge.sources.linux import fetch_tree, unpack
-from guestforge.sources.packages import fetch_package
-from guestforge.sources.resolution import Wanted, resolve
+from guestforge.sources.kernel_tree import kernel_tree
+from guestforge.sources.linux import source_step
+from guestforge.sources.packages import package_step
+from guestforge.sources.resolution import Wanted
+from guestforge.sources.unpack import unpack
 from guestforge.store import Store
 
 SOURCE = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie", version=None)
@@ -135,6 +139,18 @@ def test_any_text_can_be_a_source_list(text):
 
 
 # apt, on an archive of our own
+
+
+def fetch_tree(store, source):
+    return kernel_tree(Evaluation(store).entry(source_step(resolution.Archive(store), source)))
+
+
+def fetch_package(store, *wanted, refresh=False):
+    return Evaluation(store).entry(package_step(resolution.Archive(store, refresh=refresh), *wanted))
+
+
+def resolve(store, wanted, *, refresh=False):
+    return resolution.resolve(resolution.Archive(store, refresh=refresh), wanted)
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +359,7 @@ def test_a_file_that_is_no_package_is_an_error(tmp_path):
 
 
 def test_a_huge_tarball_is_refused(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(linux, "MAX_TARBALL", 10)
+    monkeypatch.setattr(unpack_module, "MAX_TARBALL", 10)
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError, match="this is no kernel tree"):
         unpack(package(archive, tmp_path, TREE), tmp_path / "out" / "tree")

@@ -161,7 +161,7 @@ def test_a_file_with_holes_is_made_read_and_kept_at_the_cost_of_its_data(tmp_pat
         assert store.find("step", {}).file("image").stat().st_size == size
         place(tmp_path / "out", (Artifact("image", entry, "image"),))
     assert entry.files["image"].sha256 == hashlib.sha256((entry.path / "image").read_bytes()).hexdigest()
-    write_manifest(tmp_path / "out", {"image": entry.files["image"]}, (), {})
+    write_manifest(tmp_path / "out", {"image": entry.files["image"]}, {}, {})
     said = json.loads((tmp_path / "out" / "manifest.json").read_text())["artifacts"]["image"]
     assert said == {"sha256": entry.files["image"].sha256, "size": size}
 

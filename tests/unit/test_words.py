@@ -15,6 +15,7 @@ from guestforge.words import _by_every_name, check
 REPOSITORY = Path(__file__).parents[2]
 INVOKE = Path(sys.executable).with_name("invoke")
 TASKS = {context.name: _by_every_name(context) for context in tasks.namespace.to_contexts()}
+PLACES = {context.name: [arg.name for arg in context.positional_args] for context in tasks.namespace.to_contexts()}
 CORE = _by_every_name(Program().initial_context)
 
 
@@ -37,6 +38,10 @@ WRONG = [
     ("clean --arch x", "clean has no option --arch", "--help clean"),
     ("rootfs --arch", "--arch wants a value", "--arch=VALUE"),
     ("rootfs --output", "--output wants a value", "--output=VALUE"),
+    ("why", "why wants a STEP", "--help why"),
+    ("why --arch x86_64", "why wants a STEP", "--help why"),
+    ("why kernel initrd zzz", "'zzz' after initrd is neither", None),
+    ("why kernel agnet", "'agnet' after why is neither", "did you mean agent?"),
     ("rootfs --arch --guest x", "--arch wants a value", "--arch=VALUE"),
     ("clean --store=3", "--store takes no value, and is given '3'", None),
     ("buidl", "there is no task 'buidl'", "did you mean build?"),
@@ -57,7 +62,7 @@ WRONG = [
 @pytest.mark.parametrize(("line", "message", "hint"), WRONG, ids=[line for line, *_ in WRONG])
 def test_what_makes_no_sense_is_told_with_what_would(line, message, hint):
     with pytest.raises(UserError) as caught:
-        check(line.split(), TASKS, CORE)
+        check(line.split(), TASKS, CORE, PLACES)
     assert message in caught.value.message
     assert hint is None or hint in caught.value.hint
 
@@ -69,10 +74,11 @@ def test_what_makes_no_sense_is_told_with_what_would(line, message, hint):
         "--search-root /x build", "-r/x build", "-e build --arch x", "build --arch x --arch y --artifact a",
         "build --guest=--x", "build --output a=b", "agent image", "agent --guest a image --guest b", "bench.boot",
         "build --refresh --refresh", "clean --store -- anything", "build --mirror=", "--dry build", "build --guest -n",
+        "why kernel", "why --arch x86_64 kernel build", "why --help", "--help why",
     ],
 )  # fmt: skip
 def test_what_invoke_understands_is_let_through(line):
-    check(line.split(), TASKS, CORE)
+    check(line.split(), TASKS, CORE, PLACES)
 
 
 @pytest.mark.parametrize("line", [WRONG[0][0], WRONG[4][0], WRONG[14][0], WRONG[10][0], "build --guest a --guest b"])

@@ -1,0 +1,80 @@
+"""The step that proves a guest: its entry is the report of a check that passed. Of one that did not, none is kept."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from guestforge.arch import Arch
+from guestforge.check import live
+from guestforge.check.options import CheckOptions, GuestArtifacts
+from guestforge.check.report import Artifact, Report
+from guestforge.check.run import FILES, check_artifact
+from guestforge.files import atomic_copy
+from guestforge.run import find_tool
+from guestforge.step import Step, Use, Used
+from guestforge.vmm.emulator import Emulator, installed_emulator
+from guestforge.vmm.needs import boot_needs
+from guestforge.vmm.virtiofs import choose_virtiofs
+
+STEP: Final = "check"
+
+
+class NotKeptError(Exception):
+    """A check ended without what could be kept: not every part of it passed."""
+
+
+def check_step(
+    arch: Arch,
+    artifact: Artifact,
+    options: CheckOptions,
+    *,
+    guest: Callable[[], GuestArtifacts],
+    uses: Mapping[str, Use],
+    emulator: Callable[[], Emulator],
+    boot: Mapping[str, Any],
+    out: Path,
+    told: Callable[[Report], object],
+) -> Step:
+    """Return the step that boots an artifact and checks it, with the files of `check.run.FILES`.
+
+    `guest` has what is booted, `uses` the steps that made it, `boot` is the recipe's machine. Report, JUnit XML and
+    console are written to `out` in any case, and `told` gets the report. The step raises NotKeptError for a check that
+    did not pass.
+    """
+
+    def inputs() -> dict[str, Any]:
+        return {
+            "machine": asdict(arch),
+            "boot": boot,
+            "options": {name: value for name, value in asdict(options).items() if name != "verbose"},
+            "qemu": emulators(arch, emulator),
+            "virtio_fs_server": choose_virtiofs(arch, options.virtio_fs_server).describe(),
+        }
+
+    def make(made: Path, _used: Used) -> None:
+        report = check_artifact(live.start, guest(), artifact, out, options)
+        told(report)
+        if report.verdict != "pass" or report.left_out:
+            raise NotKeptError(report.verdict)
+        for name in FILES:
+            atomic_copy(out / name, made / name)
+
+    return Step(
+        STEP,
+        inputs,
+        make,
+        code=(__name__,),
+        outputs=FILES,
+        arch=arch.name,
+        variant=artifact,
+        uses=uses,
+        needs=boot_needs(arch),
+    )
+
+
+def emulators(arch: Arch, emulator: Callable[[], Emulator]) -> list[str]:
+    """Return the versions of the host's QEMU and of that which emulates the guest; none where none is installed."""
+    if find_tool(arch.qemu) is None:
+        return []
+    return [installed_emulator(arch).version, emulator().version]

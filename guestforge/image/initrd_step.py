@@ -1,0 +1,40 @@
+"""The step that makes initrd.img."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guestforge.arch import Arch
+from guestforge.image.compress import COMPRESSIONS, identity
+from guestforge.image.cpio import compression_for, write_initrd
+from guestforge.kernel.dotconfig import read_dotconfig
+from guestforge.progress import step
+from guestforge.recipe.models import Rootfs
+from guestforge.rootfs.flavour import initrd_tree
+from guestforge.rootfs.parts import Parts
+from guestforge.step import Step, Use, Used
+
+INITRD = "initrd.img"
+CONFIG = "config"  # of the kernel's entry
+
+
+def initrd_step(arch: Arch, recipe: Rootfs, parts: Parts, kernel: Step, *, time: int = 0) -> Step:
+    """Return the step that makes an entry with `initrd.img`: a guest's tree as a cpio archive that its kernel unpacks.
+
+    `time` is in seconds since 1970. The step raises UserError when the kernel unpacks no initrd that we write.
+    """
+
+    def inputs() -> Mapping[str, Any]:
+        return {
+            "rootfs": recipe.model_dump(mode="json"),
+            "compressions": [identity(name) for name in COMPRESSIONS],
+            "time": time,
+        }
+
+    def make(out: Path, used: Used) -> None:
+        compression = compression_for(read_dotconfig(used["kernel"].file(CONFIG)))
+        with step(f"packing the initrd for {arch.name}"):
+            write_initrd(initrd_tree(recipe, *parts.of(used)), out / INITRD, compression=compression, mtime=time)
+
+    uses = {**parts.uses(), "kernel": Use(kernel, (CONFIG,))}
+    return Step("initrd", inputs, make, code=(__name__,), outputs=(INITRD,), arch=arch.name, uses=uses)

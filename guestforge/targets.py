@@ -1,0 +1,87 @@
+"""What can be made of one guest for one architecture: its steps, and what each uses.
+
+source --- kernel -----.--- initrd --.
+package -- agent ------'--- image ---'--- check
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from guestforge.arch import Arch
+from guestforge.image.disk_step import image_step
+from guestforge.image.initrd_step import initrd_step
+from guestforge.kernel.step import kernel_step
+from guestforge.recipe.bounds import load_guest_for
+from guestforge.recipe.load import load_kernel, load_rootfs
+from guestforge.recipe.models import Guest, Rootfs
+from guestforge.rootfs.agent import AGENT, CONFORM, PROBE, STORAGEBENCH, given_step, program_step
+from guestforge.rootfs.parts import Parts
+from guestforge.sources.linux import source_step
+from guestforge.sources.packages import package_step
+from guestforge.sources.resolution import Archive
+from guestforge.step import Step
+from guestforge.store import Store
+
+OUTPUT: Final = Path(__file__).resolve().parents[1] / "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user chooses for a build besides the architecture."""
+
+    guest: str = "minimal"
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    mirror: str | None = None  # instead of the host's, for all that apt fetches
+    refresh: bool = False  # ask the mirror again for the newest version of a source
+    agent: Path | None = None  # a binary that takes the place of our agent
+    output: Path = OUTPUT
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSteps:
+    """A guest's recipes and steps. No image holds `probe`, `conform` and `storagebench`: they are run in guests."""
+
+    guest: Guest
+    rootfs: Rootfs
+    kernel: Step
+    parts: Parts
+    initrd: Step
+    image: Step
+    probe: Step
+    conform: Step
+    storagebench: Step
+
+    @property
+    def agent(self) -> Step:
+        """The step that makes the agent."""
+        return self.parts.agent
+
+    @property
+    def published(self) -> tuple[Step, ...]:
+        """The steps whose files go into the output directory."""
+        return (self.kernel, self.initrd, self.image)
+
+
+def guest_steps(store: Store, arch: Arch, options: Options) -> GuestSteps:
+    """Return a guest's steps. Raises UserError for what is wrong with its recipes."""
+    archive = Archive(store, options.mirror, options.refresh)
+    guest = load_guest_for(arch, options.guest)
+    kernel_recipe, rootfs = load_kernel(guest.kernel), load_rootfs(guest.rootfs)
+    source = source_step(archive, kernel_recipe.source)
+    kernel = kernel_step(store, arch, kernel_recipe, source, jobs=options.jobs)
+    agent = given_step(arch, options.agent) if options.agent else program_step(store, arch, AGENT)
+    packages = (package_step(archive, name, rootfs.suite, arch.debian) for name in rootfs.packages)
+    parts = Parts(agent, tuple(packages))
+    return GuestSteps(
+        guest=guest,
+        rootfs=rootfs,
+        kernel=kernel,
+        parts=parts,
+        initrd=initrd_step(arch, rootfs, parts, kernel),
+        image=image_step(arch, rootfs, parts, guest.image),
+        probe=program_step(store, arch, PROBE),
+        conform=program_step(store, arch, CONFORM),
+        storagebench=program_step(store, arch, STORAGEBENCH),
+    )
