@@ -11,6 +11,7 @@ from typing import Final
 
 from guestforge.arch import ARCHES, lookup
 from guestforge.errors import GuestforgeError, UserError
+from guestforge.exposure import exposed, is_real_root, refuse_exposed
 from guestforge.vhost.fsdevice import TAG_SIZE, FsDevice
 from guestforge.vhost.fuse.nodes import MAX_HANDLES, MAX_NODES
 from guestforge.vhost.fuse.server import FuseServer
@@ -44,6 +45,8 @@ def serve(options: argparse.Namespace) -> int:
     if max_nodes < 1:
         raise UserError(f"{descriptors} open files are too few", hint=f"allow at least {LOW} (ulimit -n)")
     quota = Quota(options.reserve * MIB, max_bytes=_bytes(options.max_bytes), max_files=options.max_files)
+    if not options.read_only:
+        _look_around(directory, log, allowed=options.allow_exposed)
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(contextlib.closing(Loop()))
         loop.stop_on_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # before there is anything to leave behind
@@ -71,6 +74,14 @@ def serve(options: argparse.Namespace) -> int:
         loop.after_batch = device.flush
         server = Server(listener, device, loop, log, unsealed=options.unsealed_memory)
         return stack.enter_context(contextlib.closing(server)).run()
+
+
+def _look_around(directory: Path, log: Log, *, allowed: bool) -> None:
+    """Raise UserError where the host's users could reach what the guest makes as root; without root, say that."""
+    if is_real_root() and not allowed:
+        refuse_exposed(directory)
+    elif why := exposed(directory):
+        log.always(f"exposed: {why}")
 
 
 def _listener(options: argparse.Namespace) -> Listener | Inherited:
@@ -106,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shared-dir", required=True, type=Path, help="what the guest sees")
     parser.add_argument("--guest-arch", required=True, help=f"the guest's architecture: {', '.join(ARCHES)}")
     parser.add_argument("--read-only", action="store_true", help="let the guest change nothing")
+    parser.add_argument(
+        "--allow-exposed", action="store_true", help="serve as root though other users may reach what the guest makes"
+    )
     add_options(parser)
     parser.add_argument("--max-nodes", type=_number, default=MAX_NODES, help="files that the guest may know at once")
     parser.add_argument("--reserve", type=_number, default=RESERVE, help="MiB that stay free on the file system")

@@ -13,6 +13,7 @@ from qemu.qmp import QMPError
 
 from guestforge.agent.transport import Dial
 from guestforge.errors import UserError
+from guestforge.exposure import is_real_root, refuse_exposed
 from guestforge.run import spawn
 from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
@@ -199,6 +200,9 @@ class Machine:
 
     def _start(self) -> None:
         plan, stack = self.plan, self._stack
+        for share in plan.shares:
+            if is_real_root() and not share.allow_exposed:
+                refuse_exposed(share.directory)
         self.sockets = Sockets(stack.enter_context(runtime_directory()))
         emulator = self._emulator or choose_emulator(plan.arch, plan.accelerator)
         if user := qemu_user(plan):
@@ -238,7 +242,7 @@ class Machine:
             path = self.sockets.share(index)
             server = self._virtiofs or choose_virtiofs(self.plan.arch)
             with listen(path, blocking=True) as listener:  # it is the server's; none can do without
-                argv = virtiofs_argv(server, self.plan.arch, share.directory.absolute(), listener.fileno())
+                argv = virtiofs_argv(server, self.plan.arch, share, listener.fileno())
                 process = self._stack.enter_context(spawn(argv, cwd=REPOSITORY, pass_fds=(listener.fileno(),)))
             yield Watched("virtiofs-died", server.name, process), path
 

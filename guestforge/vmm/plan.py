@@ -47,11 +47,15 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A directory that the guest mounts by a tag: virtio-fs has a server of its own, QEMU itself serves virtio-9p."""
+    """A directory that the guest mounts by a tag: virtio-fs has a server of its own, QEMU itself serves virtio-9p.
+
+    `allow_exposed`: as root it is served even where the host's users can reach what the guest makes, see exposure.py.
+    """
 
     tag: str
     directory: Path
     device: ShareDevice = "virtio-fs"
+    allow_exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

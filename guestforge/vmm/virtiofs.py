@@ -4,12 +4,12 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 from guestforge.arch import Arch
 from guestforge.errors import UserError
 from guestforge.vmm import virtiofsd
+from guestforge.vmm.plan import Share
 from guestforge.vmm.virtiofsd import Virtiofsd, virtiofsd_argv, why_not
 
 Wanted = Literal["auto", "virtiofsd", "builtin"]
@@ -47,12 +47,14 @@ def choose_virtiofs(arch: Arch, wanted: Wanted = "auto") -> VirtioFsServer:
     return _CHOICES[wanted](arch)
 
 
-def virtiofs_argv(server: VirtioFsServer, arch: Arch, directory: Path, descriptor: int) -> list[str]:
+def virtiofs_argv(server: VirtioFsServer, arch: Arch, share: Share, descriptor: int) -> list[str]:
     """Return the command line that serves a directory to a guest of an architecture on a listening socket."""
+    directory = share.directory.absolute()
     if server.installed:
         return virtiofsd_argv(server.installed, directory, descriptor, root=os.geteuid() == 0)
     module = [sys.executable, "-m", "guestforge.vhost.fs"]
-    return [*module, f"--fd={descriptor}", f"--shared-dir={directory}", f"--guest-arch={arch.name}"]
+    exposed = ["--allow-exposed"] if share.allow_exposed else []
+    return [*module, f"--fd={descriptor}", f"--shared-dir={directory}", f"--guest-arch={arch.name}", *exposed]
 
 
 def _auto(arch: Arch) -> VirtioFsServer:

@@ -24,7 +24,7 @@ from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import Disk, MachinePlan, Root, Share, Vsock
 from guestforge.vmm.state import State
 from guestforge.vmm.user import SERVES_FILES, TRANSIENT
-from guestforge.vmm.virtiofs import VirtioFsServer
+from guestforge.vmm.virtiofs import VirtioFsServer, choose_virtiofs
 from guestforge.vmm.virtiofsd import Virtiofsd
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(120)]
@@ -118,6 +118,19 @@ def test_qemu_that_serves_roots_files_has_the_rights_for_that_alone(plan, tmp_pa
 
 def status_of(process):
     return dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+
+
+@pytest.mark.parametrize("device", ["virtio-fs", "virtio-9p"])
+def test_share_that_all_users_get_to_is_refused_as_root(plan, device):
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        Path(place).chmod(0o755)
+        share = Share("open", Path(place), device)
+        with pytest.raises(UserError, match="a guest may open it"), Machine(bare(plan, shares=(share,))):
+            pass
+        allowed = replace(share, allow_exposed=True)
+        for server in ("builtin", "virtiofsd"):
+            with Machine(bare(plan, shares=(allowed,)), virtiofs=choose_virtiofs(plan.arch, server)) as machine:
+                assert machine.why_ended() is None
 
 
 def test_missing_qemu_is_the_users_error(plan):

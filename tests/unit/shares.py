@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from guestforge.arch import ARCHES
@@ -23,13 +25,13 @@ def serving(root):
         server.close()
 
 
-def share_of_nobody(place: Path) -> Path:
-    """Make a directory that a user without rights can reach, and has where we are root."""
-    share = place / "share"
-    share.mkdir()
-    for directory in (*share.parents, share):
-        if directory.stat().st_uid == os.geteuid() and directory.is_relative_to("/tmp"):
-            directory.chmod(directory.stat().st_mode | 0o755)
-    if os.geteuid() == 0:
-        os.chown(share, NOBODY, NOBODY)
-    return share
+@contextlib.contextmanager
+def share_of_nobody() -> Iterator[Path]:
+    """Yield a directory that a user without rights can reach, and has where we are root."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        share = Path(place) / "share"
+        share.mkdir()
+        if os.geteuid() == 0:
+            os.chown(share, NOBODY, NOBODY)
+        yield share

@@ -94,8 +94,9 @@ print(json.dumps(facts))
 
 
 @pytest.fixture
-def share(tmp_path):
-    return share_of_nobody(tmp_path)
+def share():
+    with share_of_nobody() as place:
+        yield place
 
 
 @pytest.mark.parametrize("namespace", [False, True])

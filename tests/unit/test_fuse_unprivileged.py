@@ -55,8 +55,9 @@ print(json.dumps({{
 
 
 @pytest.fixture
-def share(tmp_path):
-    return share_of_nobody(tmp_path)
+def share():
+    with share_of_nobody() as place:
+        yield place
 
 
 def test_what_guests_users_make_is_ours_and_nothing_more_can_be_done(share):

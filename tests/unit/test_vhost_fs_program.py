@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -256,3 +257,34 @@ def test_a_descriptor_that_is_no_listening_socket_is_told(share: Path, descripto
         code, error = Program(process, share).end()
         assert code == 1
         assert f"descriptor {descriptor} is n" in error
+
+
+@pytest.fixture
+def open_share() -> Iterator[Path]:
+    """A share that all users of the host get to."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as made:
+        Path(made).chmod(0o755)
+        (Path(made) / "share").mkdir()
+        yield Path(made) / "share"
+
+
+@pytest.mark.parametrize("more", [("--allow-exposed",), ("--read-only",)])
+def test_an_exposed_share_is_served_where_that_is_allowed(open_share: Path, more: tuple[str, ...]) -> None:
+    with running(open_share, "x86_64", *more) as made:
+        assert made.front_end().init()[0] == 7
+        made.close()
+        code, error = made.end()
+    assert code == 0
+    assert ("exposed: a guest may open it to all users" in error) == (more == ("--allow-exposed",))
+
+
+def test_an_exposed_share_is_not_served_as_root(open_share: Path) -> None:
+    with running(open_share) as made:
+        if os.geteuid() == 0:
+            code, error = made.end()
+            assert code == 1
+            assert f"share {open_share}: a guest may open it to all users of this host" in error
+            assert "--allow-exposed" in error
+        else:
+            assert made.front_end().init()[0] == 7
+    assert not (open_share.parent / "fs.sock").exists()

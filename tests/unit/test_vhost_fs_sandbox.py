@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from guestforge.vhost import sandbox
 
 REPOSITORY = Path(__file__).parents[2]
+SERVE = ("--guest-arch", "x86_64", "--allow-exposed", "--shared-dir")  # and the directory
 NOBODY = 65534
 
 PROGRAM = """
@@ -66,16 +68,16 @@ def run(
 
 
 @pytest.fixture
-def share(tmp_path: Path) -> Path:
-    (tmp_path / "secret").write_text("not for guests")
-    share = tmp_path / "share"
-    share.mkdir()
-    (share / "file").write_text("for guests")
-    (share / "evil.py").write_text("raise SystemExit('a guest runs code')")
-    for directory in (*share.parents, share):
-        if directory.stat().st_uid == os.geteuid() and directory.is_relative_to("/tmp"):
-            directory.chmod(directory.stat().st_mode | 0o755)
-    return share
+def share() -> Iterator[Path]:
+    """A share that a user without any rights gets to as well."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        (Path(place) / "secret").write_text("not for guests")
+        share = Path(place) / "share"
+        share.mkdir()
+        (share / "file").write_text("for guests")
+        (share / "evil.py").write_text("raise SystemExit('a guest runs code')")
+        yield share
 
 
 def users() -> list[str]:
@@ -152,7 +154,7 @@ def test_from_no_descriptor_of_the_device_a_way_leads_out(share: Path, user: str
     (share.parent / "run").mkdir()
     (share.parent / "run").chmod(0o1777)
     before = f"import ctypes, json, os, sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-    arguments = ["--socket", str(share.parent / "run/s"), "--shared-dir", str(share), "--guest-arch", "x86_64"]
+    arguments = ["--socket", str(share.parent / "run/s"), *SERVE, str(share)]
     done = subprocess.run(
         [sys.executable, "-c", before + PARSED + user + DOORS, *arguments],
         capture_output=True, text=True, check=False, cwd="/",
@@ -168,7 +170,7 @@ def test_from_no_descriptor_of_the_device_a_way_leads_out(share: Path, user: str
 
 def test_an_open_directory_that_leads_out_is_refused(share: Path) -> None:
     directory = os.open(share.parent, os.O_RDONLY)
-    arguments = ["--socket", str(share.parent / "s"), "--shared-dir", str(share), "--guest-arch", "x86_64"]
+    arguments = ["--socket", str(share.parent / "s"), *SERVE, str(share)]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "guestforge.vhost.fs", *arguments],
@@ -271,7 +273,7 @@ runpy.run_module(module, run_name="__main__")
 def without_namespaces(share: Path, *more: str, kind: str = "fs") -> Iterator["subprocess.Popen[str]"]:
     """Run the device where it gets no namespaces."""
     what = {
-        "fs": ["--shared-dir", str(share), "--guest-arch", "x86_64"],
+        "fs": [*SERVE, str(share)],
         "vsock": ["--uds-path", str(share.parent / "v"), "--guest-cid", "7"],
     }[kind]
     arguments = [f"guestforge.vhost.{kind}", "--socket", str(share.parent / "s"), *what, *more]

@@ -1,6 +1,7 @@
 """Which virtio-fs server a guest gets, and its arguments."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from guestforge.arch import ARCHES, host
 from guestforge.errors import UserError
 from guestforge.vmm import virtiofs, virtiofsd
+from guestforge.vmm.plan import Share
 from guestforge.vmm.virtiofs import VirtioFsServer, choose_virtiofs, virtiofs_argv
 from guestforge.vmm.virtiofsd import Virtiofsd
 
@@ -56,11 +58,12 @@ def test_virtiofsd_that_is_asked_for_and_missing_is_the_users_error(monkeypatch)
 
 def test_arguments_of_each_server():
     ours = VirtioFsServer("builtin", "asked for")
-    assert virtiofs_argv(ours, ARCHES["s390x"], Path("/a b,c"), 7) == [
-        sys.executable, "-m", "guestforge.vhost.fs", "--fd=7", "--shared-dir=/a b,c", "--guest-arch=s390x",
-    ]  # fmt: skip
+    share = Share("tag", Path("/a b,c"))
+    argv = [sys.executable, "-m", "guestforge.vhost.fs", "--fd=7", "--shared-dir=/a b,c", "--guest-arch=s390x"]
+    assert virtiofs_argv(ours, ARCHES["s390x"], share, 7) == argv
+    assert virtiofs_argv(ours, ARCHES["s390x"], replace(share, allow_exposed=True), 7) == [*argv, "--allow-exposed"]
     theirs = VirtioFsServer("virtiofsd", "asked for", C)
-    assert "--fd=7" in virtiofs_argv(theirs, host(), Path("/a"), 7)
+    assert "--fd=7" in virtiofs_argv(theirs, host(), share, 7)
 
 
 def test_every_choice_has_a_name_that_users_type():

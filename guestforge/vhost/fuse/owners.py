@@ -9,27 +9,21 @@ import errno
 import os
 import re
 import stat
-from pathlib import Path
 from typing import Final
 
+from guestforge.exposure import is_real_root
 from guestforge.vhost.fuse.nodes import closing, refuse
 from guestforge.vhost.fuse.syscalls import fchown
 
 OWNER: Final = "user.virtiofs.owner"  # as all names below user.virtiofs. it is out of a guest's reach
 IMPOSSIBLE: Final = (errno.EPERM, errno.EINVAL)  # no privilege, or no owners there; no such user in our namespace
 LEAVE: Final = 0xFFFF_FFFF  # -1 as chown(2) takes it
-_EVERYBODY: Final = ["0", "0", str(LEAVE)]
 _VALUE: Final = re.compile(rb"([0-9]{1,10}):([0-9]{1,10})")
 
 
 def are_kept() -> bool:
     """Return whether owners are kept in an attribute: unless this process is root and has all users."""
-    if os.geteuid() != 0:
-        return True
-    try:
-        return Path("/proc/self/uid_map").read_text().split() != _EVERYBODY
-    except OSError:
-        return False
+    return not is_real_root()
 
 
 def kept(descriptor: int) -> tuple[int, int] | None:
