@@ -5,7 +5,6 @@ $APT_CONFIG does nothing but put a main file of ours in the host's place; that o
 word. The host's proxies, TLS settings and credentials (auth.conf.d) hold; its hooks, pins and directories do not.
 """
 
-import os
 from pathlib import Path
 
 from guestforge.files import atomic_file
@@ -36,14 +35,14 @@ VERIFIED = {
 }
 
 
-def write(root: Path, suite: str, architecture: str, mirror: Mirror) -> Path:
-    """Make a root's directories and files; return the file for $APT_CONFIG."""
+def write(root: Path, suite: str, architecture: str, mirror: Mirror, *, as_root: bool) -> Path:
+    """Make a root's directories and files; return the file for $APT_CONFIG. `as_root`: downloads are root's own."""
     for name in DIRECTORIES:
         (root / name).mkdir(parents=True, exist_ok=True)
     first = root / "first.conf"
     files = {
         first: f'Dir::Etc::main "{root / "apt.conf"}";\n',
-        root / "apt.conf": configuration(root, architecture, as_root=os.geteuid() == 0, host_main=HOST_MAIN.is_file()),
+        root / "apt.conf": configuration(root, architecture, as_root=as_root, host_main=HOST_MAIN.is_file()),
         root / "sources" / "debian.sources": source(suite, architecture, mirror),
         root / "status": "",
     }
@@ -59,7 +58,7 @@ def configuration(root: Path, architecture: str, *, as_root: bool, host_main: bo
     settings = {name: f"{root}/{place}" for name, place in PRIVATE.items()}
     settings |= dict.fromkeys(NONE, "/dev/null") | VERIFIED | {"APT::Architecture": architecture}
     if as_root:
-        # apt's own download user can't enter a cache in root's home, and apt would warn and go on without it
+        # apt's own download user can't get here, and apt would warn and go on without it
         settings["APT::Sandbox::User"] = "root"
     lines = [f'#include "{HOST_MAIN}";'] if host_main else []
     lines += [f"#clear {name};" for name in (*CLEARED, "APT::Architectures")]

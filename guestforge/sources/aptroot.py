@@ -5,6 +5,7 @@ leaves the host's own apt alone. One root serves one suite and one Debian archit
 """
 
 import difflib
+import os
 import re
 import shutil
 import tempfile
@@ -15,9 +16,10 @@ from typing import Final
 
 from guestforge import __version__
 from guestforge.errors import BuildError, GuestforgeError, UserError
-from guestforge.files import digest_file
+from guestforge.files import digest_file, open_regular
 from guestforge.run import Completed, failure, run
 from guestforge.sources import aptconf
+from guestforge.sources.aptplace import Place
 from guestforge.sources.hostapt import Mirror
 
 OnBytes = Callable[[int], None]
@@ -48,13 +50,15 @@ class Resolved:
 
 
 class AptRoot:
-    """An apt root below `directory`. Not for two processes at once: hold a store's workspace."""
+    """An apt root in a place. Not for two processes at once: hold a store's workspace."""
 
-    def __init__(self, directory: Path, suite: str, architecture: str, mirror: Mirror) -> None:
-        self.directory = directory
+    def __init__(self, place: Place, suite: str, architecture: str, mirror: Mirror) -> None:
+        self.directory = place.directory
         self.suite = suite
         self.architecture = architecture
-        self._env = {"APT_CONFIG": str(aptconf.write(directory, suite, architecture, mirror))}
+        self._user = place.user
+        as_root = os.geteuid() == 0 and place.user is None
+        self._env = {"APT_CONFIG": str(aptconf.write(place.directory, suite, architecture, mirror, as_root=as_root))}
 
     def update(self) -> None:
         """Fetch the suite's lists, where they have changed. Raises BuildError with a remedy."""
@@ -88,14 +92,16 @@ class AptRoot:
             self._update_for(wanted)
         meter = _Meter(wanted.size, on_bytes)
         with tempfile.TemporaryDirectory(dir=self.directory) as place:
+            if self._user is not None:
+                os.chown(place, self._user, -1)
             try:
                 self._fetch(wanted, Path(place), meter)
             except BuildError:
                 self._update_for(wanted)  # the mirror may have dropped the version since the lists were fetched
                 self._fetch(wanted, Path(place), meter)
-            deb = _verified(Path(place), wanted)
+            deb = _taken(Path(place), target, wanted)
             meter.to(wanted.size)
-            return Path(shutil.move(deb, target / f"{wanted.package}.deb"))
+            return deb
 
     def _update_for(self, wanted: Resolved) -> None:
         self.update()
@@ -152,14 +158,21 @@ def parse_record(text: str, package: str) -> Resolved | None:
     return Resolved(package, fields["Version"], fields["Architecture"], sha256, int(size))
 
 
-def _verified(directory: Path, wanted: Resolved) -> Path:
+def _taken(directory: Path, target: Path, wanted: Resolved) -> Path:
+    """Copy the one package of a directory to where nobody else can change it, and verify it there."""
     files = list(directory.glob("*.deb"))
     if len(files) != 1:
         raise BuildError(f"apt-get download left {len(files)} packages instead of {wanted.package}")
-    found = digest_file(files[0])
+    deb = target / f"{wanted.package}.deb"
+    downloaded = open_regular(files[0])
+    if downloaded is None:
+        raise BuildError(f"apt-get download left {files[0].name}, which is no file")
+    with downloaded, deb.open("wb") as file:
+        shutil.copyfileobj(downloaded, file)
+    found = digest_file(deb)
     if found != wanted.sha256:
         raise BuildError(f"{wanted.package} {wanted.version} has SHA-256 {found}, not {wanted.sha256} as recorded")
-    return files[0]
+    return deb
 
 
 class _Meter:

@@ -1,6 +1,5 @@
 """A package's file, fetched by apt and verified."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from guestforge.sources.resolution import Archive, Wanted, apt_root
 @contextmanager
 def downloaded(archive: Archive, wanted: Wanted, resolved: Resolved) -> Iterator[Path]:
     """Yield a package's file, verified; it goes when the block is left."""
-    with apt_root(archive, wanted) as root, tempfile.TemporaryDirectory(dir=root.directory) as place:
+    with archive.store.temporary("download") as place, apt_root(archive, wanted) as root:
         with bar(f"fetching {resolved.package} {resolved.version}", resolved.size, "B") as shown:
-            deb = root.download(resolved, Path(place), shown.update)
+            deb = root.download(resolved, place, shown.update)
         yield deb

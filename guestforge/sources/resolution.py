@@ -13,6 +13,7 @@ from pathlib import Path
 
 from guestforge.files import atomic_file, disk_errors
 from guestforge.progress import say, step
+from guestforge.sources.aptplace import apt_place
 from guestforge.sources.aptroot import AptRoot, Resolved
 from guestforge.sources.hostapt import debian_mirror
 from guestforge.store import Store
@@ -85,8 +86,9 @@ def read_record(path: Path, wanted: Wanted) -> Resolution | None:
 def apt_root(archive: Archive, wanted: Wanted) -> Iterator[AptRoot]:
     """Yield the apt root for a package; it is held by one build at a time."""
     chosen = debian_mirror(archive.mirror)
-    with archive.store.workspace(f"apt/{wanted.suite}-{wanted.architecture}") as held:
-        yield AptRoot(held.path, wanted.suite, wanted.architecture, chosen)
+    name = f"apt/{wanted.suite}-{wanted.architecture}"
+    with archive.store.workspace(name) as held, apt_place(held.path) as place:
+        yield AptRoot(place, wanted.suite, wanted.architecture, chosen)
 
 
 def _ask(archive: Archive, wanted: Wanted) -> Resolution:

@@ -15,13 +15,13 @@ def tool(*argv, **options):
 
 
 class Key:
-    """A signing key and its public half as a keyring file."""
+    """A signing key and its public half as a keyring file, beside its home, for apt's own user to read."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         home.mkdir(mode=0o700)
         self._gpg("--passphrase", "", "--quick-gen-key", f"{home.name}@test", "ed25519", "sign", "never")
-        self.keyring = home / "public.gpg"
+        self.keyring = home.with_suffix(".gpg")
         self.keyring.write_bytes(self._gpg("--export"))
 
     def clearsign(self, text: str) -> bytes:

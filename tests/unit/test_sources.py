@@ -1,5 +1,7 @@
 import json
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 from debian_archive import Archive, Key, link, tarball
@@ -11,6 +13,7 @@ from guestforge.graph import Evaluation
 from guestforge.recipe.models import DebianSource
 from guestforge.sources import aptconf, hostapt, packages, resolution
 from guestforge.sources import unpack as unpack_module
+from guestforge.sources.aptplace import Place
 from guestforge.sources.aptroot import AptRoot, parse_record
 from guestforge.sources.hostapt import Mirror, debian_mirror, parse_deb822, parse_list
 from guestforge.sources.kernel_tree import kernel_tree
@@ -154,16 +157,24 @@ def resolve(store, wanted, *, refresh=False):
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory):
-    pair = [Key(tmp_path_factory.mktemp("keys") / name) for name in ("good", "other")]
+def open_place():
+    """A directory that all users get to, apt's among them."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        yield Path(place)
+
+
+@pytest.fixture(scope="module")
+def keys(open_place):
+    pair = [Key(open_place / name) for name in ("good", "other")]
     yield pair
     for key in pair:
         key.close()
 
 
 @pytest.fixture
-def archive(tmp_path, keys):
-    made = Archive(tmp_path / "archive", "trixie")
+def archive(tmp_path, open_place, keys):
+    made = Archive(open_place / tmp_path.name, "trixie")
     made.add(tmp_path, "linux-source-6.12", "6.12.1-1", "all", {"usr/src/linux-source-6.12.tar.xz": TREE})
     made.add(tmp_path, "hello", "1:2.0", "arm64", {"usr/bin/hello": b"x"})
     made.publish(keys[0])
@@ -259,8 +270,9 @@ def test_the_hosts_settings_hold_below_ours(store, tmp_path, monkeypatch):
     monkeypatch.setattr(aptconf, "HOST_MAIN", host)
     fetch_package(store, "hello", "trixie", "arm64")
     assert not touched.exists()
-    first = next((store.cache / "work" / "apt").iterdir()) / "first.conf"
-    dump = packages.run(["apt-config", "dump"], env={"APT_CONFIG": str(first)}).output
+    wanted = Wanted("hello", "trixie", "arm64")
+    with resolution.apt_root(resolution.Archive(store), wanted) as root:
+        dump = packages.run(["apt-config", "dump"], env={"APT_CONFIG": str(root.directory / "first.conf")}).output
     assert 'Acquire::http::Proxy "http://proxy.test:1"' in dump
     assert "i386" not in dump
 
@@ -283,7 +295,9 @@ def test_a_package_is_verified_once_more_after_apt(store, monkeypatch):
 
 def test_progress_of_a_download_ends_at_its_size(tmp_path, archive, keys):
     (tmp_path / "root").mkdir()
-    root = AptRoot(tmp_path / "root", "trixie", "amd64", Mirror(archive.uri, {"Signed-By": str(keys[0].keyring)}))
+    root = AptRoot(
+        Place(tmp_path / "root"), "trixie", "amd64", Mirror(archive.uri, {"Signed-By": str(keys[0].keyring)})
+    )
     root.update()
     wanted = root.resolve("linux-source-6.12")
     counts = []
