@@ -1,8 +1,8 @@
 """The directory in which apt works, and the user as whom its downloads run.
 
-As root apt hands the network to a user of its own, `_apt`: its methods, which parse what a mirror or a proxy sends, then
-have no right of root's. That user must get to the directory, and a cache below root's home is closed. So as root apt
-works in a scratch directory elsewhere, and the lists that it fetched are kept in the cache.
+As root apt hands the network to a user of its own, `_apt`: its methods, which parse what a mirror or a proxy sends,
+then have no right of root's. That user must get to the directory, and a cache below root's home is closed. So as root
+apt works in a scratch directory elsewhere, and the lists that it fetched are kept in the cache.
 """
 
 import contextlib
