@@ -11,7 +11,7 @@ from typing import Final
 
 from guestforge.arch import ARCHES, lookup
 from guestforge.errors import GuestforgeError, UserError
-from guestforge.exposure import exposed, is_real_root, refuse_exposed
+from guestforge.exposure import acts_as_root, exposed, refuse_exposed
 from guestforge.vhost.fsdevice import TAG_SIZE, FsDevice
 from guestforge.vhost.fuse.nodes import MAX_HANDLES, MAX_NODES
 from guestforge.vhost.fuse.server import FuseServer
@@ -78,8 +78,8 @@ def serve(options: argparse.Namespace) -> int:
 
 def _look_around(directory: Path, log: Log, *, allowed: bool) -> None:
     """Raise UserError where the host's users could reach what the guest makes as root; without root, say that."""
-    if is_real_root() and not allowed:
-        refuse_exposed(directory)
+    if acts_as_root() and not allowed:
+        refuse_exposed(directory, "--allow-exposed")
     elif why := exposed(directory):
         log.always(f"exposed: {why}")
 

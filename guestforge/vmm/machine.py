@@ -13,7 +13,7 @@ from qemu.qmp import QMPError
 
 from guestforge.agent.transport import Dial
 from guestforge.errors import UserError
-from guestforge.exposure import is_real_root, refuse_exposed
+from guestforge.exposure import acts_as_root, refuse_exposed
 from guestforge.run import spawn
 from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
@@ -201,8 +201,8 @@ class Machine:
     def _start(self) -> None:
         plan, stack = self.plan, self._stack
         for share in plan.shares:
-            if is_real_root() and not share.allow_exposed:
-                refuse_exposed(share.directory)
+            if acts_as_root() and not share.allow_exposed:
+                refuse_exposed(share.directory, "Share(..., allow_exposed=True)")
         self.sockets = Sockets(stack.enter_context(runtime_directory()))
         emulator = self._emulator or choose_emulator(plan.arch, plan.accelerator)
         if user := qemu_user(plan):

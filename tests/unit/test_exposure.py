@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from guestforge.errors import UserError
-from guestforge.exposure import exposed, is_real_root, refuse_exposed
+from guestforge.exposure import acts_as_root, exposed, is_real_root, refuse_exposed
 from guestforge.scratch import scratch_directory
 
 NOBODY = 65534
@@ -39,7 +39,7 @@ def nested(place, *, owner=0, group=0, mode=0o755):
 def test_a_directory_that_everybody_gets_to_is_exposed_however_it_is_closed_itself(place):
     for mode in (0o777, 0o755, 0o700, 0o000):
         place.chmod(mode)
-        assert "no directory above it is closed" in exposed(place)
+        assert f"no directory above {place} is closed" in exposed(place)
     assert exposed(Path("/")) is not None
     place.chmod(0o755)
 
@@ -120,13 +120,86 @@ def test_mounts_decide_and_those_below_too(place):
 
 def test_refusal_names_the_directory_and_what_would_do(place):
     with pytest.raises(UserError, match=f"share {place}: ") as caught:
-        refuse_exposed(place)
+        refuse_exposed(place, "say please")
     assert "nosuid,nodev" in caught.value.hint
-    assert "--allow-exposed" in caught.value.hint
+    assert caught.value.hint.endswith("say please")
+    with pytest.raises(UserError, match="share /nowhere/at/all: No such file"):
+        refuse_exposed(Path("/nowhere/at/all"), "")
 
 
-def test_root_of_a_user_namespace_is_not_root_here():
-    program = "from guestforge.exposure import is_real_root; print(is_real_root())"
+# One directory at several places: what is closed at one may be open at another.
+BINDS = """
+import subprocess, sys
+from pathlib import Path
+from guestforge.exposure import exposed
+def bind(source, place, *options):
+    place.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "--bind", str(source), str(place)], check=True)
+    if options:
+        subprocess.run(["mount", "-o", "remount,bind," + ",".join(options), str(place)], check=True)
+def told(share):
+    print((exposed(share) or "no directory above None is").split("no directory above ")[1].split(" is")[0])
+place = Path(sys.argv[1])
+closed = place / "closed"
+share = closed / "share"
+(share / "deep").mkdir(parents=True)
+closed.chmod(0o700)
+told(share)
+bind(share, place / "a", "nosuid", "nodev")
+told(share)
+bind(share / "deep", place / "b")  # a part of it
+told(share)
+subprocess.run(["umount", str(place / "b")], check=True)
+bind(share, place / "c d")
+told(share)
+subprocess.run(["umount", str(place / "c d")], check=True)
+bind(place, place / "closed" / "all", "nosuid", "nodev")
+told(share)
+(place / "open").mkdir()
+bind(place / "open", share / "inner")
+told(share)
+"""
+
+
+def test_every_place_of_a_directory_counts(place):
+    argv = ["unshare", "--map-root-user", "--mount", sys.executable, "-c", BINDS, str(place)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30)
+    shown = [line.replace(str(place), "PLACE") for line in done.stdout.splitlines()]
+    assert shown == ["None", "None", "PLACE/b", "PLACE/c d", "None", "PLACE/open"]
+
+
+def process(directory, *, users="0 0 4294967295", capabilities=0):
+    (directory / "uid_map").write_text(f"{users}\n")
+    (directory / "status").write_text(f"Name:\tx\nCapEff:\t{capabilities:016x}\n")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("euid", "users", "capabilities", "expected"),
+    [
+        (0, "0 0 4294967295", 0, True),
+        (0, "0 0 1", 0, True),  # root has made the namespace
+        (0, "0 1000 1\n1 100000 65536", 0, False),
+        (0, "0 1000 1", 0x1FF_FFFF_FFFF, False),
+        (1000, "0 0 4294967295", 0, False),
+        (1000, "0 0 4294967295", 1 << 27, True),
+        (1000, "0 0 4294967295", 1 << 10, False),  # CAP_NET_BIND_SERVICE
+        (1000, "1000 1000 1", 1 << 27, False),
+    ],
+)
+def test_who_can_make_what_is_roots(tmp_path, monkeypatch, euid, users, capabilities, expected):
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    assert acts_as_root(process(tmp_path, users=users, capabilities=capabilities)) == expected
+
+
+def test_root_of_a_user_namespace_has_not_all_users():
+    program = "from guestforge.exposure import *; print(is_real_root(), acts_as_root())"
     argv = ["unshare", "--map-root-user", sys.executable, "-c", program]
-    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "False\n"
-    assert is_real_root() == (os.geteuid() == 0)
+    root = os.geteuid() == 0
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == f"False {root}\n"
+    assert (is_real_root(), acts_as_root()) == (root, root)
+
+
+def test_a_root_directory_without_a_mount_of_its_own_is_exposed(place, tmp_path):
+    (process(tmp_path) / "mountinfo").write_text("1 0 0:5 / /proc rw,nosuid,nodev - proc proc rw\n")
+    assert "no directory above" in exposed(place, tmp_path)
