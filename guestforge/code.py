@@ -69,7 +69,8 @@ def _name(path: Path) -> str:
 
 
 def _leads_to(source: bytes, modules: Mapping[str, bytes]) -> set[str]:
-    return {module for name in _names(source.decode()) if (module := _module(name, modules))}
+    found = {module for name in _names(source.decode()) if (module := _module(name, modules))}
+    return found | {main for module in found if (main := f"{module}.__main__") in modules}  # as `python -m` has it
 
 
 def _names(source: str) -> Iterator[str]:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from guestforge.vhost import protocol
-from guestforge.vhost.backend import Backend
-from guestforge.vhost.fsdevice import FileServer, FsDevice
-from guestforge.vhost.log import Log
-from guestforge.vhost.loop import Loop
-from guestforge.vhost.protocol import Request
+from guestforge.vhost.core import protocol
+from guestforge.vhost.core.backend import Backend
+from guestforge.vhost.core.log import Log
+from guestforge.vhost.core.loop import Loop
+from guestforge.vhost.core.protocol import Request
+from guestforge.vhost.fs.device import FileServer, FsDevice
+from guestforge.vhost.fs.fuse.server import FuseServer
 from tests import vhost_frontend
 from tests.vhost_frontend import GUEST_BASE, DriverRing, FrontEnd
 
@@ -128,6 +129,8 @@ class FakeServer:
     release: threading.Event = field(default_factory=threading.Event)
     blocked: int = 0
     waiting: list[tuple[bytes, Callable[[bytes], None]]] = field(default_factory=list)
+
+    accept = FuseServer.accept  # which reads nothing but the request
 
     def serve(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> int:
         data = b"".join(request)

@@ -28,10 +28,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from guestforge.arch import ARCHES
-from guestforge.vhost.fuse import make, retired
-from guestforge.vhost.fuse.nodes import Handle
-from guestforge.vhost.fuse.server import OPERATIONS, FuseServer
-from guestforge.vhost.fuse.space import Quota
+from guestforge.vhost.fs.fuse import make, retired
+from guestforge.vhost.fs.fuse.nodes import Handle
+from guestforge.vhost.fs.fuse.server import OPERATIONS, FuseServer
+from guestforge.vhost.fs.fuse.space import Quota
 from tests.fuse_client import ROOT, Client, FuseError
 
 ABIS = (("<", "generic"), ("<", "arm64"), ("<", "powerpc"), (">", "generic"))

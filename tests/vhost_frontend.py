@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guestforge.vhost import packets, protocol
-from guestforge.vhost.backend import Backend
-from guestforge.vhost.device import RX, TX, VsockDevice
-from guestforge.vhost.log import Log
-from guestforge.vhost.loop import Loop
-from guestforge.vhost.protocol import Request
-from guestforge.vhost.virtqueue import fence
+from guestforge.vhost.core import protocol
+from guestforge.vhost.core.backend import Backend
+from guestforge.vhost.core.log import Log
+from guestforge.vhost.core.loop import Loop
+from guestforge.vhost.core.protocol import Request
+from guestforge.vhost.core.virtqueue import fence
+from guestforge.vhost.vsock import packets
+from guestforge.vhost.vsock.device import RX, TX, VsockDevice
 
 GUEST_CID = 7
 GUEST_BASE = 0x4000_0000  # guest-physical address of the memory's first byte

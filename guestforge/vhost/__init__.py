@@ -1,1 +1,1 @@
-"""Our own vhost-user devices: a back end core that they share, and the vsock device on it."""
+"""Our own vhost-user devices: `core` and the wings on it, `vsock` and `fs`, which know nothing of each other."""

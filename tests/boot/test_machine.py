@@ -17,7 +17,7 @@ import pytest
 from guestforge.agent.errors import ConnectError
 from guestforge.arch import ARCHES
 from guestforge.errors import UserError
-from guestforge.vhost.sandbox import CAPABILITIES
+from guestforge.vhost.core.sandbox import CAPABILITIES
 from guestforge.vmm import accel
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guestforge.arch import ARCHES
-from guestforge.vhost.fuse.server import FuseServer
+from guestforge.vhost.fs.fuse.server import FuseServer
 from tests.fuse_client import Client
 
 NOBODY = 65534

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
-from guestforge.vhost.fuse.abi import layout
-from guestforge.vhost.fuse.protocol import Init, Op
-from guestforge.vhost.fuse.server import OFFERED, OPERATIONS, FuseServer
-from guestforge.vhost.fuse.share import Share
-from guestforge.vhost.fuse.space import Quota
-from guestforge.vhost.fuse.waiters import MAX_EARLY
+from guestforge.vhost.fs.fuse.abi import layout
+from guestforge.vhost.fs.fuse.protocol import Init, Op
+from guestforge.vhost.fs.fuse.server import OFFERED, OPERATIONS, FuseServer
+from guestforge.vhost.fs.fuse.share import Share
+from guestforge.vhost.fs.fuse.space import Quota
+from guestforge.vhost.fs.fuse.waiters import MAX_EARLY
 from tests.fuse_client import ALL, ROOT, Client, failing
 
 ABIS = {
@@ -682,8 +682,8 @@ def test_what_may_not_be_given_away_stays_ours(plain, root, monkeypatch, number)
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("guestforge.vhost.fuse.make.fchown", refuse)
-    monkeypatch.setattr("guestforge.vhost.fuse.attributes.fchown", refuse)
+    monkeypatch.setattr("guestforge.vhost.fs.fuse.make.fchown", refuse)
+    monkeypatch.setattr("guestforge.vhost.fs.fuse.attributes.fchown", refuse)
     plain.uid = 1234
     made = plain.create(b"f", "O_RDWR")
     with failing(errno.EPERM):  # what programs expect of chown(2)
@@ -860,7 +860,7 @@ def test_ids_that_were_never_given_out_are_refused(plain, root):
 
 
 def test_more_handles_than_there_may_be_are_refused(plain, root, monkeypatch):
-    monkeypatch.setattr("guestforge.vhost.fuse.nodes.MAX_HANDLES", 3)
+    monkeypatch.setattr("guestforge.vhost.fs.fuse.nodes.MAX_HANDLES", 3)
     monkeypatch.setattr(plain.server._share.nodes, "_most", 3)
     (root / "f").write_text("x")
     node = plain.lookup(b"f").node

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from guestforge.vhost.fuse.protocol import Op
-from guestforge.vhost.fuse.retired import Retired
-from guestforge.vhost.fuse.server import OPERATIONS
-from guestforge.vhost.fuse.share import Share
-from guestforge.vhost.fuse.shown import entry
+from guestforge.vhost.fs.fuse.protocol import Op
+from guestforge.vhost.fs.fuse.retired import Retired
+from guestforge.vhost.fs.fuse.server import OPERATIONS
+from guestforge.vhost.fs.fuse.share import Share
+from guestforge.vhost.fs.fuse.shown import entry
 from tests.fuse_fuzz import ABIS, Mistake, fuzz
 
 THREADS = (1, 4)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
-from guestforge.vhost.fuse import inodes
-from guestforge.vhost.fuse.inodes import Inodes
-from guestforge.vhost.fuse.server import FuseServer
+from guestforge.vhost.fs.fuse import inodes
+from guestforge.vhost.fs.fuse.inodes import Inodes
+from guestforge.vhost.fs.fuse.server import FuseServer
 from tests.fuse_client import ROOT, Client
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guestforge.vhost.fuse.shown import settled
+from guestforge.vhost.fs.fuse.shown import settled
 from tests.fuse_client import ROOT, failing
 from tests.unit.shares import serving
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES
-from guestforge.vhost.fuse.server import FuseServer
+from guestforge.vhost.fs.fuse.server import FuseServer
 from tests.fuse_client import Client, failing
 from tests.unit.shares import NOBODY, share_of_nobody
 
@@ -22,7 +22,7 @@ import ctypes, errno, json, os, stat, sys
 from pathlib import Path
 sys.path.insert(0, {repository!r})
 from guestforge.arch import ARCHES
-from guestforge.vhost.fuse.server import FuseServer
+from guestforge.vhost.fs.fuse.server import FuseServer
 from tests.fuse_client import Client, FuseError
 libc = ctypes.CDLL(None)
 if os.geteuid() == 0:

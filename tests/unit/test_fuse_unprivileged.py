@@ -17,9 +17,9 @@ import ctypes, errno, json, os, stat, sys
 from pathlib import Path
 sys.path.insert(0, {repository!r})
 from guestforge.arch import ARCHES
-from guestforge.vhost.fuse.server import FuseServer
-from guestforge.vhost.log import Log
-from guestforge.vhost.sandbox import Sandbox
+from guestforge.vhost.fs.fuse.server import FuseServer
+from guestforge.vhost.core.log import Log
+from guestforge.vhost.core.sandbox import Sandbox
 from tests.fuse_client import Client, FuseError
 "".encode("unicode_escape")
 share = Path({share!r})

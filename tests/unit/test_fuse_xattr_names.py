@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestforge.vhost.fuse.xattr_names import PREFIX, guest_name, host_name
+from guestforge.vhost.fs.fuse.xattr_names import PREFIX, guest_name, host_name
 from tests.fuse_client import ROOT, failing
 from tests.unit.shares import serving
 

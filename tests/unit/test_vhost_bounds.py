@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guestforge.vhost import fsdevice, inbox, packets
-from guestforge.vhost.errors import RingError
-from guestforge.vhost.memory import MemoryTable
-from guestforge.vhost.outbox import BLOCK, Outbox
-from guestforge.vhost.virtqueue import RingLayout, Virtqueue
+from guestforge.vhost.core.errors import RingError
+from guestforge.vhost.core.memory import MemoryTable
+from guestforge.vhost.core.virtqueue import RingLayout, Virtqueue
+from guestforge.vhost.fs import device as fsdevice
+from guestforge.vhost.vsock import inbox, packets
+from guestforge.vhost.vsock.outbox import BLOCK, Outbox
 from tests.fs_frontend import HIPRIO, LARGE_RING, REQUESTS, FakeServer, FsFrontEnd, FsRig, fs_rig, large_rings, message
 from tests.unit.test_vhost_fs_program import F_UNLCK, F_WRLCK, SETLK, SETLKW, Guest, Program, running
 from tests.unit.test_vhost_parsing import region

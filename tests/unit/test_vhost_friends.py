@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from guestforge.errors import UserError
-from guestforge.vhost import packets
-from guestforge.vhost.sockets import Listener
+from guestforge.vhost.core.sockets import Listener
+from guestforge.vhost.vsock import packets
 from tests.vhost_frontend import rig
 
 OTHER, ANOTHER = 65534, 1234

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestforge.vhost.fsdevice import IN_HEADER_SIZE, _opcode, _scatter, _split_header
-from guestforge.vhost.log import Log
-from guestforge.vhost.loop import Loop
-from guestforge.vhost.workers import Workers
-from tests.fs_frontend import message, until
+from guestforge.vhost.core.log import Log
+from guestforge.vhost.core.loop import Loop
+from guestforge.vhost.core.scattered import scatter
+from guestforge.vhost.fs.fuse.abi import operation_of
+from guestforge.vhost.fs.fuse.protocol import IN_HEADER_SIZE
+from guestforge.vhost.fs.workers import Workers
+from tests.fs_frontend import FakeServer, message, until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -87,25 +89,27 @@ def test_what_a_guest_puts_into_a_line_of_the_log_is_harmless(capsys):
 @given(st.lists(st.binary(max_size=60), max_size=8))
 def test_a_header_is_split_off_whatever_the_pieces(pieces):
     whole = b"".join(pieces)
-    if len(whole) < IN_HEADER_SIZE:
-        return
     request = [memoryview(bytearray(piece)) for piece in pieces]
-    header = _split_header(request)
-    assert (header, b"".join(request)) == (whole[:IN_HEADER_SIZE], whole)
+    if len(whole) < IN_HEADER_SIZE:
+        with pytest.raises(ValueError, match="too short"):
+            FakeServer().accept(request)
+        return
+    FakeServer().accept(request)
+    assert b"".join(request) == whole
     assert request[0].readonly  # the guest can't reach it
-    assert bytes(request[0]) == header
+    assert bytes(request[0]) == whole[:IN_HEADER_SIZE]
 
 
 @given(st.integers(0, 0xFFFF), st.sampled_from("<>"))
 def test_an_operation_is_read_in_either_byte_order(opcode, order):
-    read = _opcode(message(opcode, order=order))
+    read = operation_of(message(opcode, order=order))
     assert read == opcode or (order == ">" and opcode & 0xFF == 0)  # no such number is an operation's
 
 
 @given(st.lists(st.integers(0, 30), max_size=6), st.binary(max_size=100))
 def test_a_reply_fills_pieces_in_order(sizes, data):
     pieces = [memoryview(bytearray(size)) for size in sizes]
-    written = _scatter(pieces, data)
+    written = scatter(pieces, data)
     assert written == min(len(data), sum(sizes))
     assert b"".join(pieces)[:written] == data[:written]
 
@@ -125,7 +129,7 @@ def limits_after(soft, hard, wanted, before=""):
     text = f"""
 import sys, resource
 sys.path.insert(0, {str(REPOSITORY)!r})
-from guestforge.vhost.limits import raise_descriptor_limit
+from guestforge.vhost.core.limits import raise_descriptor_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
 {before}
 raise_descriptor_limit({wanted})

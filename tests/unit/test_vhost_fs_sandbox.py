@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from guestforge.vhost import sandbox
+from guestforge.vhost.core import sandbox
 
 REPOSITORY = Path(__file__).parents[2]
 SERVE = ("--guest-arch", "x86_64", "--allow-exposed", "--shared-dir")  # and the directory
@@ -24,9 +24,9 @@ PROGRAM = """
 import ctypes, json, os, sys
 from pathlib import Path
 sys.path.insert(0, {repository!r})
-from guestforge.vhost.fuse.syscalls import own_descriptors
-from guestforge.vhost.log import Log
-from guestforge.vhost.sandbox import Sandbox
+from guestforge.vhost.fs.fuse.syscalls import own_descriptors
+from guestforge.vhost.core.log import Log
+from guestforge.vhost.core.sandbox import Sandbox
 {before}
 box = Sandbox(Path({directory!r}), Log("box"), {kind!r}, read_only={read_only})
 box.prepare()
@@ -124,11 +124,11 @@ ctypes.CDLL("libgcc_s.so.1")  # loaded before, or it would not be found
 
 # Whatever `serve` has opened of the file system up to here, and what leads where.
 PARSED = """
-from guestforge.vhost import fs
+from guestforge.vhost.fs import __main__ as fs
 options = fs._parser().parse_args(sys.argv[1:])
 """
 DOORS = """
-from guestforge.vhost.fsdevice import FsDevice
+from guestforge.vhost.fs.device import FsDevice
 def look(self, *_, **__):
     doors, held = {}, []
     for number in range(64):

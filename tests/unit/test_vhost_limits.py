@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import lookup
-from guestforge.vhost.fuse import space
-from guestforge.vhost.fuse.server import FuseServer
-from guestforge.vhost.fuse.space import MIB, Quota
+from guestforge.vhost.fs.fuse import space
+from guestforge.vhost.fs.fuse.server import FuseServer
+from guestforge.vhost.fs.fuse.space import MIB, Quota
 from tests.fuse_client import Client, FuseError, failing
 from tests.unit.test_vhost_fs_program import LOOKUP, Program, program, running
 from tests.unit.test_vhost_program import arguments, wait_for
@@ -128,7 +128,7 @@ def test_the_file_system_is_not_asked_for_every_write(small: Path, monkeypatch: 
 
 
 def test_a_guest_of_a_read_only_share_flushes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guestforge.vhost.fuse.files.host_syncfs", lambda _: pytest.fail("flushed"))
+    monkeypatch.setattr("guestforge.vhost.fs.fuse.files.host_syncfs", lambda _: pytest.fail("flushed"))
     client = client_of(tmp_path, read_only=True)
     assert client.call(50, 1, bytes(8)) == b""
     client.server.close()

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guestforge.vhost import packets, protocol
-from guestforge.vhost.credit import Budget, Credit
-from guestforge.vhost.errors import MemoryMapError, PacketError, ProtocolError, RingError
-from guestforge.vhost.hybrid import parse_connect
-from guestforge.vhost.memory import MemoryTable, Region
-from guestforge.vhost.protocol import RegionInfo
-from guestforge.vhost.virtqueue import Chain, RingLayout, Virtqueue
+from guestforge.vhost.core import protocol
+from guestforge.vhost.core.errors import MemoryMapError, PacketError, ProtocolError, RingError
+from guestforge.vhost.core.memory import MemoryTable, Region
+from guestforge.vhost.core.protocol import RegionInfo
+from guestforge.vhost.core.virtqueue import Chain, RingLayout, Virtqueue
+from guestforge.vhost.vsock import packets
+from guestforge.vhost.vsock.credit import Budget, Credit
+from guestforge.vhost.vsock.hybrid import parse_connect
 from tests.vhost_frontend import GUEST_CID, Rig, rig, sealed
 
 U16 = st.integers(0, 0xFFFF)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from guestforge.vhost import packets, protocol
+from guestforge.vhost.core import protocol
+from guestforge.vhost.vsock import packets
 from tests.vhost_frontend import FrontEnd, Stream
 
 REPOSITORY = Path(__file__).parents[2]

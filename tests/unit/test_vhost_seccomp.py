@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from guestforge.errors import UserError
-from guestforge.vhost import seccomp
+from guestforge.vhost.core import seccomp
 
 REPOSITORY = Path(__file__).parents[2]
 
 PROGRAM = """
 import ctypes, os, socket, sys, threading
 sys.path.insert(0, {repository!r})
-from guestforge.vhost import seccomp
-from guestforge.vhost.seccomp import *
+from guestforge.vhost.core import seccomp
+from guestforge.vhost.core.seccomp import *
 seccomp.DEADLY -= {spared}  # what the tests do to set themselves up
 calls = Filter({allowed}, {restricted})
 libc = ctypes.CDLL(None, use_errno=True)

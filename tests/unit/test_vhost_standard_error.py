@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from guestforge.vhost import protocol
-from guestforge.vhost.protocol import Request
+from guestforge.vhost.core import protocol
+from guestforge.vhost.core.protocol import Request
 from tests.fs_frontend import REQUESTS, until
 from tests.unit.test_vhost_fs_program import LOOKUP, Guest, Program
 

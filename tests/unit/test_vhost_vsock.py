@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from guestforge.vhost import connection, packets
-from guestforge.vhost.credit import Budget
-from guestforge.vhost.protocol import Request, pack_ring_state, pack_u64
-from guestforge.vhost.virtqueue import Chain
-from guestforge.vhost.vring import Vring
+from guestforge.vhost.core.protocol import Request, pack_ring_state, pack_u64
+from guestforge.vhost.core.virtqueue import Chain
+from guestforge.vhost.core.vring import Vring
+from guestforge.vhost.vsock import connection, packets
+from guestforge.vhost.vsock.credit import Budget
 from tests.vhost_frontend import GUEST_BASE, MEMORY, RING_SIZE, RING_SPACE, Rig, Stream, rig, sealed
 
 MIB = 1024 * 1024
@@ -308,7 +308,7 @@ def test_a_guest_is_refused_when_no_descriptor_is_free(vsock: Rig, monkeypatch: 
     def fail(*_arguments: object) -> socket.socket:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("guestforge.vhost.device.socket.socket", fail)
+    monkeypatch.setattr("guestforge.vhost.vsock.device.socket.socket", fail)
     vsock.front.transmit(packets.REQUEST, (2000, 5000))
     vsock.front.expect(packets.RST)
     assert "Too many open files" in vsock.log[-1]
@@ -448,7 +448,7 @@ def test_the_descriptors_and_the_budget_come_back(vsock: Rig) -> None:
 
 
 def test_too_many_connections_are_refused(vsock: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guestforge.vhost.device.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("guestforge.vhost.vsock.device.MAX_CONNECTIONS", 1)
     sock, _stream = vsock.connect()
     assert vsock.read(vsock.client(1024)) == b""
     vsock.front.transmit(packets.REQUEST, (1, 2))

@@ -1,0 +1,1 @@
+"""The virtio-fs device, and the file server behind it."""

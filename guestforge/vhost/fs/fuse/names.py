@@ -1,0 +1,98 @@
+"""Operations on names: looking them up and forgetting them, removing, renaming and linking them."""
+
+import errno
+import os
+import stat
+from typing import Final
+
+from guestforge.vhost.fs.fuse.abi import layout
+from guestforge.vhost.fs.fuse.nodes import check_name, refuse, undone
+from guestforge.vhost.fs.fuse.protocol import Op
+from guestforge.vhost.fs.fuse.share import Operation, Request, Share
+from guestforge.vhost.fs.fuse.shown import entry
+from guestforge.vhost.fs.fuse.syscalls import renameat2
+
+MAX_FORGETS: Final = 100_000  # in one message; more do not fit in
+
+
+def lookup(share: Share, request: Request) -> bytes:
+    """Tell what is under a name."""
+    return entry(share, request, *share.find(share.nodes.directory(request.node), request.name()))
+
+
+def forget(share: Share, request: Request) -> None:
+    """Take back what was told of a node; nobody waits for an answer."""
+    share.nodes.forget(request.node, request.fields("Q")[0])
+
+
+def batch_forget(share: Share, request: Request) -> None:
+    """Do the same for many."""
+    count, _ = request.fields("2I")
+    one = layout(request.order, "2Q")
+    for node, lookups in one.iter_unpack(request.head(8 + one.size * min(count, MAX_FORGETS))[8:]):
+        share.nodes.forget(node, lookups)
+
+
+def readlink(share: Share, request: Request) -> bytes:
+    """Tell where a symbolic link leads; the guest follows it."""
+    node = share.nodes[request.node]
+    if node.kind != stat.S_IFLNK:
+        raise refuse(errno.EINVAL)
+    return os.fsencode(os.readlink("", dir_fd=node.descriptor))
+
+
+def unlink(share: Share, request: Request) -> bytes:
+    """Remove the name of a file."""
+    share.writable()
+    os.unlink(request.name(), dir_fd=share.nodes.directory(request.node).descriptor)
+    return b""
+
+
+def rmdir(share: Share, request: Request) -> bytes:
+    """Remove an empty directory."""
+    share.writable()
+    os.rmdir(request.name(), dir_fd=share.nodes.directory(request.node).descriptor)
+    return b""
+
+
+def rename(share: Share, request: Request) -> bytes:
+    """Rename, over what is there."""
+    return _rename(share, request, "Q", 0)
+
+
+def rename2(share: Share, request: Request) -> bytes:
+    """Rename with flags."""
+    return _rename(share, request, "Q2I", request.fields("Q2I")[1])
+
+
+def _rename(share: Share, request: Request, fields: str, flags: int) -> bytes:
+    share.writable()
+    old, new = map(check_name, request.names(fields, 2))
+    source = share.nodes.directory(request.node)
+    target = share.nodes.directory(request.fields(fields)[0])
+    renameat2(source.descriptor, old, target.descriptor, new, flags)
+    return b""
+
+
+def link(share: Share, request: Request) -> bytes:
+    """Give a file another name."""
+    share.writable()
+    node = share.nodes[request.fields("Q")[0]]
+    directory, name = share.nodes.directory(request.node), request.name("Q")
+    # what is behind the magic link is what the node is, a symbolic link too: that one is not followed further
+    os.link(str(node.descriptor), name, src_dir_fd=share.proc, dst_dir_fd=directory.descriptor)
+    with undone(lambda: os.unlink(name, dir_fd=directory.descriptor)):
+        return entry(share, request, *share.find(directory, name))
+
+
+OPERATIONS: dict[int, Operation] = {
+    Op.LOOKUP: lookup,
+    Op.FORGET: forget,
+    Op.BATCH_FORGET: batch_forget,
+    Op.READLINK: readlink,
+    Op.UNLINK: unlink,
+    Op.RMDIR: rmdir,
+    Op.RENAME: rename,
+    Op.RENAME2: rename2,
+    Op.LINK: link,
+}

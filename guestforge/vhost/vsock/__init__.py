@@ -1,0 +1,1 @@
+"""The vsock device: guests' ports as Unix sockets of the host."""
