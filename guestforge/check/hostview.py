@@ -11,17 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from guestforge.errors import CheckError
 from guestforge.files import open_regular
-from guestforge.run import run
+from guestforge.image import readback
 
 Kind = Literal["file", "directory", "symlink", "other"]
 
 READ_LIMIT = 16 * 1024 * 1024  # bytes; nothing that we look for is larger
 NAMES_LIMIT = 100_000
-SUPERBLOCK = 1024  # bytes from the start of an ext4 file system
-INCOMPAT_RECOVER = 0x4
-DEBUGFS_TIMEOUT = 20.0  # seconds: a guest can leave a damaged file system behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,53 +103,36 @@ def _opened_parent(root: Path, path: str) -> Iterator[tuple[int, str]]:
 
 
 class Ext4Disk:
-    """A disk file with an ext4 file system that no guest has in use, read with debugfs: no mount, no root."""
+    """A disk file with an ext4 file system that no guest has in use: no mount, no root.
 
-    def __init__(self, image: Path, scratch: Path) -> None:
+    Its methods raise CheckError for a file system that can't be read.
+    """
+
+    def __init__(self, image: Path) -> None:
         self.image = image
-        self._scratch = scratch
 
     def stat(self, path: str) -> Seen | None:
         """Return what is at a path, None if nothing is."""
-        parent, _, name = path.rpartition("/")
-        return self._list(parent).get(name)
+        found = readback.find(self.image, f"/{path}")
+        return None if found is None else Seen(_KINDS.get(found.type, "other"), found.mode, found.size)
 
     def read(self, path: str) -> bytes | None:
         """Return the content of a file, None if there is none or it is larger than READ_LIMIT."""
-        seen = self.stat(path)
-        if seen is None or seen.kind != "file" or seen.size > READ_LIMIT:
+        found = readback.find(self.image, f"/{path}")
+        if found is None or found.type != readback.REGULAR or found.size > READ_LIMIT:
             return None
-        copy = self._scratch / "dumped"
-        copy.unlink(missing_ok=True)
-        self._debugfs(f"dump /{path} {copy}")
-        return copy.read_bytes() if copy.is_file() else None
+        return readback.content(self.image, f"/{path}", found)
 
     def names(self, path: str) -> frozenset[str] | None:
         """Return the names in a directory, None if there is none."""
-        listed = self._list(path)
-        return frozenset(listed) - {".", ".."} if listed else None
+        seen = self.stat(path)
+        if seen is None or seen.kind != "directory":
+            return None
+        return frozenset(readback.list_dir(self.image, f"/{path}", limit=NAMES_LIMIT))
 
     def needs_recovery(self) -> bool:
-        """Whether a guest left it mounted: s_feature_incompat has RECOVER (kernel, Documentation/filesystems/ext4)."""
-        with self.image.open("rb") as file:
-            file.seek(SUPERBLOCK + 0x60)
-            incompatible = int.from_bytes(file.read(4), "little")
-        return bool(incompatible & INCOMPAT_RECOVER)
-
-    def _list(self, path: str) -> dict[str, Seen]:
-        return parse_listing(self._debugfs(f"ls -p /{path}"))
-
-    def _debugfs(self, request: str) -> str:
-        argv: list[str | Path] = ["debugfs", "-R", request, self.image]
-        return run(argv, timeout=DEBUGFS_TIMEOUT, error=CheckError, check=False).output
+        """Whether a guest left it mounted."""
+        return readback.was_left_mounted(self.image)
 
 
-def parse_listing(text: str) -> dict[str, Seen]:
-    """Return what `debugfs -R 'ls -p'` listed: a line an entry, `/inode/mode/uid/gid/name/size/`, the mode in octal."""
-    found = {}
-    for line in text.splitlines()[:NAMES_LIMIT]:
-        fields = line.split("/")
-        if len(fields) == 8 and fields[1].isdigit() and fields[2].isdigit():
-            mode = int(fields[2], 8)
-            found[fields[5]] = Seen(kind_of(mode), stat.S_IMODE(mode), int(fields[6] or 0))
-    return found
+_KINDS: dict[str, Kind] = {readback.REGULAR: "file", readback.DIRECTORY: "directory", readback.SYMLINK: "symlink"}

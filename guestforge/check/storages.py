@@ -50,7 +50,7 @@ class Storage:
 
     def view(self) -> HostView:
         """Return the host's view of it."""
-        return SharedDirectory(self.place) if self.live else Ext4Disk(self.place, self.place.parent)
+        return SharedDirectory(self.place) if self.live else Ext4Disk(self.place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from guestforge.run import run
 
 READ_LIMIT = 64 * 1024 * 1024  # bytes of one file
 ENTRIES_LIMIT = 100_000  # entries of one directory
-TIMEOUT = 60.0  # seconds
+TIMEOUT = 20.0  # seconds: debugfs may come to no end on a file system that a guest has damaged
 # Documentation/filesystems/ext4/super.rst
 _MAGIC, _MAGIC_AT = 0xEF53, 0x38
 _INCOMPAT_AT, _NEEDS_RECOVERY = 0x60, 0x4
@@ -26,6 +26,8 @@ _STAT = re.compile(r"Mode:\s+(\d+).*?User:\s+(-?\d+)\s+Group:\s+(-?\d+).*?Size: 
 ID_BITS = 0xFFFFFFFF  # debugfs prints the upper half of the owners' range as negative numbers
 _TYPE = re.compile(r"Type: (.*?)\s+Mode:")
 _MISSING = "File not found by ext2_lookup"
+_NO_DIRECTORY = "Ext2 inode is not a directory"  # a file in the middle of a path
+REGULAR, DIRECTORY, SYMLINK = "regular", "directory", "symlink"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +48,42 @@ def read_file(image: Path, path: str, *, offset: int = 0, limit: int = READ_LIMI
     damaged or was not unmounted.
     """
     found = stat(image, path, offset=offset)
-    if found.type != "regular":
+    if found.type != REGULAR:
         raise CheckError(f"{path} in {image.name} is not a regular file but a {found.type}")
     if found.size > limit:
         raise CheckError(f"{path} in {image.name} has {found.size} bytes, more than the {limit} that are read")
+    return content(image, path, found, offset=offset)
+
+
+def content(image: Path, path: str, found: Stat, *, offset: int = 0) -> bytes:
+    """Return what is in a regular file that was found, of a size that a caller is content with; raises CheckError."""
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         _debugfs(work, image, offset, command("dump", path, "content"))
-        content = work / "content"
-        if not content.is_file() or content.stat().st_size != found.size:
+        copy = work / "content"
+        if not copy.is_file() or copy.stat().st_size != found.size:
             raise CheckError(f"{path} in {image.name} cannot be read whole")
-        return content.read_bytes()
+        return copy.read_bytes()
 
 
 def stat(image: Path, path: str, *, offset: int = 0) -> Stat:
     """Return what a path is, links not followed; raises CheckError as `read_file` does."""
+    found = find(image, path, offset=offset)
+    if found is None:
+        raise CheckError(f"{path} is not in the file system of {image.name}")
+    return found
+
+
+def find(image: Path, path: str, *, offset: int = 0) -> Stat | None:
+    """Return what a path is, links not followed, None if it is not there; raises CheckError for a damaged file system.
+
+    A path with a control character is none that debugfs can be asked for: UserError.
+    """
     with tempfile.TemporaryDirectory() as directory:
         output = _debugfs(Path(directory), image, offset, command("stat", path))
+    if _MISSING in output or _NO_DIRECTORY in output:
+        return None
     kind, values = _TYPE.search(output), _STAT.search(output)
-    if _MISSING in output:
-        raise CheckError(f"{path} is not in the file system of {image.name}")
     if kind is None or values is None:
         raise CheckError(f"{path} in {image.name} cannot be looked up", excerpt=output[:2000])
     mode, uid, gid, size = values.groups()
@@ -74,7 +92,7 @@ def stat(image: Path, path: str, *, offset: int = 0) -> Stat:
 
 def list_dir(image: Path, path: str, *, offset: int = 0, limit: int = ENTRIES_LIMIT) -> list[str]:
     """Return the sorted names in a directory; raises CheckError as `read_file` does, and for too many entries."""
-    if stat(image, path, offset=offset).type != "directory":
+    if stat(image, path, offset=offset).type != DIRECTORY:
         raise CheckError(f"{path} in {image.name} is not a directory")
     names: list[str] = []
 
@@ -89,6 +107,17 @@ def list_dir(image: Path, path: str, *, offset: int = 0, limit: int = ENTRIES_LI
     return sorted(name for name in names if name not in (".", ".."))
 
 
+def was_left_mounted(image: Path, *, offset: int = 0) -> bool:
+    """Whether a file system needs recovery: what it holds may lie in its journal."""
+    with image.open("rb") as file:
+        file.seek(offset + 1024)
+        return _left_mounted(file.read(1024))
+
+
+def _left_mounted(superblock: bytes) -> bool:
+    return bool(int.from_bytes(superblock[_INCOMPAT_AT : _INCOMPAT_AT + 4], "little") & _NEEDS_RECOVERY)
+
+
 def _debugfs(work: Path, image: Path, offset: int, request: bytes, on_line: Callable[[str], None] | None = None) -> str:
     _check_superblock(image, offset)
     argv = ["debugfs", "-R", request.decode(errors="surrogateescape"), target(work, image, offset)]
@@ -101,7 +130,7 @@ def _check_superblock(image: Path, offset: int) -> None:
         superblock = file.read(1024)
     if len(superblock) < 1024 or struct.unpack_from("<H", superblock, _MAGIC_AT)[0] != _MAGIC:
         raise CheckError(f"{image} has no ext4 file system at byte {offset}")
-    if struct.unpack_from("<I", superblock, _INCOMPAT_AT)[0] & _NEEDS_RECOVERY:
+    if _left_mounted(superblock):
         raise CheckError(
             f"the file system of {image.name} was not unmounted: what it holds may lie in its journal",
             hint="the guest has to unmount it or to power off cleanly before it is read",

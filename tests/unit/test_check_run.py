@@ -123,7 +123,7 @@ def test_disk_that_is_left_mounted_has_proven_nothing(check, monkeypatch):
 
 
 def test_disk_that_debugfs_cannot_finish_is_a_failed_check(check, monkeypatch):
-    monkeypatch.setattr("guestforge.check.hostview.DEBUGFS_TIMEOUT", 0.0)
+    monkeypatch.setattr("guestforge.image.readback.TIMEOUT", 0.0)
     report = check()
     assert failures(report) == ["virtio-blk"]
     assert "debugfs did not finish" in detail(report, "virtio-blk")

@@ -5,12 +5,15 @@ import ctypes
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from guestforge.check import fixtures
-from guestforge.check.hostview import Ext4Disk, Seen, SharedDirectory, parse_listing
+from guestforge.check.hostview import Ext4Disk, Seen, SharedDirectory
+from guestforge.errors import CheckError, UserError
+from guestforge.rootfs.tree import Directory, File, Symlink, Tree
 
 IN_OPEN = 0x20  # linux/inotify.h
 NONCE = "0123456789abcdef"
@@ -25,7 +28,7 @@ def places(tmp_path_factory):
     (root / "share").mkdir()
     fixtures.write_directory(tree, root / "share")
     fixtures.write_disk(tree, root / "disk")
-    return {"share": SharedDirectory(root / "share"), "disk": Ext4Disk(root / "disk", root)}
+    return {"share": SharedDirectory(root / "share"), "disk": Ext4Disk(root / "disk")}
 
 
 @pytest.fixture(params=["share", "disk"])
@@ -152,18 +155,35 @@ def test_file_beyond_the_limit_is_not_read(tmp_path, monkeypatch):
     assert SharedDirectory(tmp_path).read("large") is None
 
 
-def test_listing_ignores_what_it_does_not_know():
-    text = "/12/040755/0/0/.//\n/13/100444/0/0/blob/7/\nnope\n/x/y/0/0/evil/1/\n/14/010644/0/0/pipe/0/\n"
-    assert parse_listing(text) == {
-        ".": Seen("directory", 0o755, 0),
-        "blob": Seen("file", 0o444, 7),
-        "pipe": Seen("other", 0o644, 0),
-    }
-
-
-def test_disk_that_is_none_holds_nothing(tmp_path):
+def test_disk_that_is_none_is_told(tmp_path):
     (tmp_path / "disk").write_bytes(bytes(4096))
-    assert Ext4Disk(tmp_path / "disk", tmp_path).names("") is None
+    with pytest.raises(CheckError, match="no ext4 file system"):
+        Ext4Disk(tmp_path / "disk").names("")
+
+
+ODD = ["a b", "what?", "it's", 'say "so"', "a;b", "$HOME", "-p", "#1", "ümlaut", "<12>", "a\\b"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_of_any_kind_are_found_on_a_disk_of_any_name(tmp_path, monkeypatch, name):
+    place = tmp_path / name
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    tree = Tree([Directory(f"/{name}"), File(f"/{name}/{name}", b"found", 0o640), Symlink("/link", name)])
+    fixtures.write_disk(tree, place / f"disk {name}")
+    view = Ext4Disk(place / f"disk {name}")
+    assert view.stat(f"{name}/{name}") == Seen("file", 0o640, 5)
+    assert view.read(f"{name}/{name}") == b"found"
+    assert view.names(name) == {name}
+    assert view.stat("link").kind == "symlink"
+    assert view.read(f"{name}/other") is None
+    assert view.stat(f"{name}/{name}/below") is None
+    assert not view.needs_recovery()
+
+
+def test_a_line_break_in_a_path_is_an_error(places):
+    with pytest.raises(UserError, match="control character"):
+        places["disk"].stat("a\nquit")
 
 
 def test_probe_is_executable(places):

@@ -33,6 +33,7 @@ STALE = {
     "guestforge.image.cpio": {"initrd"},
     "guestforge.image.disk": {"image"},
     "guestforge.image.ext4": {"image", *CHECKS},
+    "guestforge.image.readback": {*CHECKS},
     "guestforge.kernel.configure": {KERNEL},
     "guestforge.kernel.estimate": set(),
     "guestforge.progress": set(),
