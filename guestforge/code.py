@@ -22,6 +22,7 @@ NEUTRAL: Final[Mapping[str, str]] = {
     "guestforge.graph": "in which order steps are made",
     "guestforge.kernel.buildlog": "words for a build that failed",
     "guestforge.kernel.estimate": "how far a bar is",
+    "guestforge.locks": "who has to wait",
     "guestforge.need": "what must be installed; its version, where it matters, is an input",
     "guestforge.progress": "how a person sees the work",
     "guestforge.recipe.load": "a step has the recipe's values among its inputs",

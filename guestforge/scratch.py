@@ -6,7 +6,6 @@ is: users give such names too. What was killed in the moment before that file wa
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.files import open_regular, remove
+from guestforge.locks import opened_directory, try_lock
 
 MARK: Final = ".guestforge-scratch"
 MARK_TEXT: Final = b"A scratch directory of guestforge, which removes it once nobody holds its lock.\n"
@@ -23,12 +23,20 @@ RANDOM: Final = "[a-z0-9_]{8}"  # what mkdtemp puts after a prefix
 
 
 @contextlib.contextmanager
-def scratch_directory(prefix: str, base: Path | None = None) -> Iterator[Path]:
-    """Yield a new private directory below `base` ($TMPDIR by default), and remove it afterwards."""
+def scratch_directory(prefix: str, base: Path | None = None, *, sweeps: str | None = None) -> Iterator[Path]:
+    """Yield a new private directory below `base` ($TMPDIR by default), and remove it afterwards.
+
+    Those that were left behind beside it are removed, of the same prefix or of one that the regular expression `sweeps`
+    matches.
+    """
     base = base or Path(tempfile.gettempdir())
-    _sweep(base, prefix)
+    _sweep(base, sweeps or re.escape(prefix))
     with contextlib.ExitStack() as stack:
-        directory = _made(base, prefix, stack)
+        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+        lock = stack.enter_context(opened_directory(directory))
+        if not try_lock(lock):
+            raise BlockingIOError(f"{directory} is new, and locked")
+        mark(directory)  # nobody sweeps it before that
         stack.callback(discard, directory)  # before its lock is free
         yield directory
 
@@ -77,22 +85,9 @@ def _is_marked(directory: Path) -> bool:
     return False
 
 
-def _made(base: Path, prefix: str, stack: contextlib.ExitStack) -> Path:
-    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    stack.callback(os.close, descriptor)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    mark(directory)  # nobody sweeps it before that
-    return directory
-
-
 def _sweep(base: Path, prefix: str) -> None:
-    """Remove our own directories of this prefix that nobody holds. Others may write to `base` too: no link counts."""
-    for path in left_behind(base, re.escape(prefix)):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Remove our own directories of such a prefix that nobody holds. Others may write to `base` too: no link counts."""
+    for path in left_behind(base, prefix):
+        with contextlib.suppress(OSError), opened_directory(path) as lock:
+            if try_lock(lock):
                 discard(path)
-            finally:
-                os.close(descriptor)

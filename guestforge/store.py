@@ -9,28 +9,26 @@ in tmp/ is removed by the next one that finds its lock free.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import Any
 
 from guestforge import sparse
 from guestforge.cache import Place, open_cache, private_directory, user_cache
 from guestforge.errors import UserError
 from guestforge.files import disk_errors, open_regular, sync_directory, sync_tree
+from guestforge.locks import locked
 from guestforge.progress import bar, say
-from guestforge.scratch import discard, left_behind, mark
+from guestforge.scratch import scratch_directory
 
 Inputs = Mapping[str, Any]  # JSON values only
 NOTHING: Inputs = MappingProxyType({})
-LOCK = "lock"  # in a directory below tmp/
 LONG_DIGEST = 1024**3  # bytes; a SHA-256 over more takes seconds, and its progress is shown
 KEY_LENGTH = 32  # hex digits, 128 bits of SHA-256
 
@@ -173,32 +171,17 @@ class Store:
         `name` is a word, for whoever looks. Raises BuildError when the disk is full.
         """
         root = private_directory(self.cache / "tmp")
-        with disk_errors(self.cache), contextlib.ExitStack() as stack:
-            # nobody sweeps what is not yet locked
-            with open_lock(private_directory(self.cache / "locks") / "tmp") as gate:
-                fcntl.flock(gate, fcntl.LOCK_EX)
-                _sweep(root)
-                made = stack.enter_context(_held_directory(root, name))
+        # not `name-`: an older version takes those by another lock, and would remove ours while they are held
+        with disk_errors(self.cache), scratch_directory(f"{name}.", root, sweeps=r"[a-z]+\.") as holder:
+            made = holder / "entry"
+            made.mkdir()
             yield made
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[int]:
-        with open_lock(private_directory(self.cache / "locks") / name) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"waiting for another build that is making {name}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                yield file.fileno()
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # whoever was given the descriptor may have it still
-
-
-def open_lock(path: Path) -> IO[bytes]:
-    """Open a lock file, made where there is none. A link is not followed, and nothing is cut off."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    return os.fdopen(descriptor, "r+b", buffering=0)
+        place = private_directory(self.cache / "locks") / name
+        with locked(place, lambda: say(f"waiting for another build that is making {name}")) as lock:
+            yield lock
 
 
 def _damaged(entry: Path, name: str) -> UserError:
@@ -236,29 +219,6 @@ def _record(path: Path) -> Record | None:
 def _write_facts(path: Path, facts: Mapping[str, Any], files: Mapping[str, FileFacts]) -> None:
     facts = {**facts, "files": {name: asdict(row) for name, row in files.items()}}
     path.write_text(json.dumps(facts, indent=1, sort_keys=True))
-
-
-@contextlib.contextmanager
-def _held_directory(root: Path, step: str) -> Iterator[Path]:
-    """Make a directory whose lock is held as long as we live, however we end."""
-    holder = Path(tempfile.mkdtemp(prefix=f"{step}-", dir=root))
-    with open_lock(holder / LOCK) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        mark(holder)
-        made = holder / "entry"
-        made.mkdir()
-        try:
-            yield made
-        finally:
-            discard(holder)
-
-
-def _sweep(root: Path) -> None:
-    """Remove what builds that were killed left behind: those whose lock nobody holds any more."""
-    for holder in left_behind(root, "[a-z]+-"):
-        with contextlib.suppress(OSError), open_lock(holder / LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            discard(holder)
 
 
 def key_of(step: str, inputs: Inputs) -> str:

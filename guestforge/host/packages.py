@@ -4,7 +4,6 @@ Only packages are installed: the host's sources, keys and configuration of apt a
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shlex
@@ -16,11 +15,11 @@ from typing import Final
 
 from guestforge.cache import open_cache, user_cache
 from guestforge.errors import UserError
+from guestforge.locks import locked
 from guestforge.need import Need, missing
 from guestforge.progress import Bar, bar, say
 from guestforge.run import Completed, failure, find_tool, run
 from guestforge.signals import heeded
-from guestforge.store import open_lock
 
 SWITCH: Final = "GUESTFORGE_INSTALL"  # `never`: say what is missing, install nothing
 LOCK: Final = "install.lock"  # below the cache: one installation of ours at a time
@@ -138,8 +137,7 @@ class _Percent:
 @contextlib.contextmanager
 def _installing() -> Iterator[None]:
     """Hold the lock that lets one installation of this user run at a time: `apt-get update` waits for nobody."""
-    with open_lock(open_cache(user_cache()) / LOCK) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(open_cache(user_cache()) / LOCK):
         yield
 
 

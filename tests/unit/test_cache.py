@@ -237,22 +237,23 @@ def test_a_lock_follows_no_link_and_cuts_nothing_off(tmp_path):
     store = Store(tmp_path / "cache")
     (store.cache / "locks").mkdir()
     (tmp_path / "victim").write_text("mine")
-    (store.cache / "locks" / "tmp").symlink_to(tmp_path / "victim")
-    with pytest.raises(UserError, match=r"symbolic links: .*/locks/tmp"):
+    lock = store.cache / "locks" / f"step-{store.path('step', {}).name}"
+    lock.symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match=rf"symbolic links: .*/locks/{lock.name}"):
         store.get_or_build("step", {}, lambda _: None)
-    (store.cache / "locks" / "tmp").unlink()
-    os.link(tmp_path / "victim", store.cache / "locks" / "tmp")
+    lock.unlink()
+    os.link(tmp_path / "victim", lock)
     store.get_or_build("step", {}, lambda out: (out / "file").touch())
     assert (tmp_path / "victim").read_text() == "mine"
 
 
 def test_what_others_left_in_its_tmp_is_not_swept(tmp_path):
     store = Store(tmp_path / "cache")
-    (store.cache / "tmp" / "agent-personal").mkdir(parents=True)
-    (store.cache / "tmp" / "agent-personal" / "lock").touch()
+    (store.cache / "tmp" / "agent.personal").mkdir(parents=True)
+    (store.cache / "tmp" / "agent.personal" / "lock").touch()
     (store.cache / "tmp" / "file").touch()
     store.get_or_build("step", {}, lambda out: (out / "file").touch())
-    assert tree(store.cache / "tmp") == ["agent-personal", "agent-personal/lock", "file"]
+    assert tree(store.cache / "tmp") == ["agent.personal", "agent.personal/lock", "file"]
 
 
 # what can't be used

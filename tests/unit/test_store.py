@@ -16,6 +16,7 @@ from guestforge import sparse
 from guestforge.errors import BuildError, UserError
 from guestforge.files import atomic_file, digest_tree, disk_errors, remove_tree
 from guestforge.manifest import Artifact, place
+from guestforge.scratch import mark
 from guestforge.store import FileFacts, Store, key_of
 
 
@@ -261,3 +262,12 @@ def test_read_only_directories_are_removed(tmp_path):
         directory.chmod(0o555)
     remove_tree(tmp_path / "tree")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_older_version_holds_is_left_alone(store):
+    """It locks a file in its directory and not the directory."""
+    older = store.cache / "tmp" / "step-abcd1234"
+    older.mkdir(parents=True)
+    mark(older)
+    store.get_or_build("step", {}, lambda out: (out / "file").touch())
+    assert older.is_dir()
