@@ -2,7 +2,11 @@
 
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # A slow machine is no failure. CI tries the same examples each time, so that a change is judged by what it changed;
@@ -15,3 +19,11 @@ settings.load_profile("ci" if "CI" in os.environ else "here")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="module")
+def open_place() -> Iterator[Path]:
+    """A directory that all users get to, such as apt's own: pytest's are ours alone."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        yield Path(place)

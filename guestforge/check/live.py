@@ -28,7 +28,7 @@ from guestforge.progress import say
 from guestforge.run import find_tool
 from guestforge.vmm import machine as vmm
 from guestforge.vmm.accel import Accelerator, choose_accelerator
-from guestforge.vmm.argv import disk_address
+from guestforge.vmm.argv import differs_under_tcg, disk_address
 from guestforge.vmm.emulator import Emulator, choose_emulator, untrusted
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.plan import AcceleratorName, Disk, MachinePlan, Root, Share, Vsock
@@ -123,7 +123,13 @@ class LiveGuest:
         vsock: VsockChoice,
     ) -> None:
         self.accelerator = accelerator
-        self.qemu = Qemu(machine.qemu_version, machine.argv, emulator.reason, untrusted(machine.plan, emulator))
+        self.qemu = Qemu(
+            machine.qemu_version,
+            machine.argv,
+            emulator.reason,
+            untrusted(machine.plan, emulator),
+            differs_under_tcg(machine.plan),
+        )
         self.virtio_fs_server = server.describe()
         self.vsock_device = vsock.describe()
         self._machine = machine

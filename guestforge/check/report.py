@@ -74,6 +74,7 @@ class Qemu:
     argv: tuple[str, ...]
     reason: str = ""  # why this one
     untrusted: tuple[str, ...] = ()  # what its emulation can't be trusted with
+    under_tcg: tuple[str, ...] = ()  # what is on its command line that would not be there under KVM
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,22 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch
-from guestforge.vmm.plan import ConsoleKind, Disk, MachinePlan, Share, ShareDevice, Sockets, Vsock, kernel_cmdline
+from guestforge.vmm.plan import (
+    ConsoleKind,
+    Disk,
+    MachinePlan,
+    Share,
+    ShareDevice,
+    Sockets,
+    Vsock,
+    boots_under_tcg,
+    kernel_cmdline,
+)
 
 # Disks get fixed places, so that a runtime's address of one (a PCI slot, a CCW device number) is known beforehand.
 # QEMU fills the other devices in from the lowest free slot up; slots below 8 are left to them.
@@ -71,7 +83,8 @@ def _machine(plan: MachinePlan) -> Iterator[str]:
     cpu = plan.arch.cpu_kvm if plan.accelerator == "kvm" else plan.arch.cpu_tcg
     # vhost-user devices are other processes: the guest's memory must be a descriptor that they can map, and shared
     yield from ("-object", f"memory-backend-memfd,id=ram,size={plan.memory_mib}M,share=on")
-    yield from ("-machine", f"{plan.arch.machine},memory-backend=ram")
+    _, machine, *firmware = plan.arch.machine_tcg if boots_under_tcg(plan) else ("-machine", plan.arch.machine)
+    yield from ("-machine", f"{machine},memory-backend=ram", *firmware)
     yield from ("-accel", plan.accelerator)
     yield from ("-cpu", cpu)
     yield from ("-smp", str(plan.cpus))
@@ -141,6 +154,19 @@ def _vsock(arch: Arch, vsock: Vsock, sockets: Sockets) -> Iterator[str]:
 
 def _on(value: bool) -> str:
     return "on" if value else "off"
+
+
+def differs_under_tcg(plan: MachinePlan) -> tuple[str, ...]:
+    """Return what an emulated machine is given that the same one under KVM, as runtimes have it, is not; by lines."""
+    if plan.accelerator != "tcg":
+        return ()
+    nowhere = Sockets(Path("/"))
+    real = replace(plan, accelerator="kvm", icount=False)
+    of_real = as_lines(qemu_argv(real, nowhere)).splitlines()
+    lines = [line for line in as_lines(qemu_argv(plan, nowhere)).splitlines() if line not in of_real]
+    words = set(kernel_cmdline(real).split())
+    added = [word for word in kernel_cmdline(plan).split() if word not in words]
+    return (*(line for line in lines if not line.startswith("-append")), *(f"-append ... {word}" for word in added))
 
 
 def as_lines(argv: list[str]) -> str:

@@ -148,7 +148,8 @@ def kernel_cmdline(plan: MachinePlan) -> str:
     """Return the kernel's command line; raises UserError when the kernel would cut it off (Arch.cmdline_max bytes)."""
     root = plan.root.args() if plan.root else ()
     clear = (CLEAR_PAGES,) if filled_from_outside(plan) else ()
-    arch = (f"console={plan.arch.console}", *plan.arch.kernel_args)
+    emulated = plan.arch.kernel_args_tcg if boots_under_tcg(plan) and plan.cpus == 1 else ()
+    arch = (f"console={plan.arch.console}", *plan.arch.kernel_args, *emulated)
     line = " ".join((*arch, *COMMON_ARGS, *clear, *root, *plan.kernel_args))
     limit = plan.arch.cmdline_max
     if len(line.encode()) >= limit:  # the final NUL counts
@@ -160,6 +161,11 @@ def kernel_cmdline(plan: MachinePlan) -> str:
     if "\n" in line or "\0" in line:
         raise UserError("a kernel argument has a line break or a NUL in it", excerpt=repr(line))
     return line
+
+
+def boots_under_tcg(plan: MachinePlan) -> bool:
+    """Whether a kernel is booted by emulation, and not only firmware."""
+    return plan.accelerator == "tcg" and plan.kernel is not None
 
 
 def filled_from_outside(plan: MachinePlan) -> bool:

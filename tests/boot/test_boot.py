@@ -31,7 +31,7 @@ MEASUREMENTS = {
     "guest_memory_total_kib": int, "guest_memory_used_kib": int, "qemu_rss_kib": int, "qemu_pss_kib": int,
     "agent_boot_seconds": NUMBER,
 }  # fmt: skip
-QEMU = {"version": str, "argv": list, "reason": str, "untrusted": list}
+QEMU = {"version": str, "argv": list, "reason": str, "untrusted": list, "under_tcg": list}
 
 
 @pytest.fixture(scope="module", params=ARTIFACTS)

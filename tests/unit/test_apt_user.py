@@ -60,10 +60,11 @@ def methods():
 
 
 @pytest.fixture
-def place():
-    with tempfile.TemporaryDirectory() as made:
-        Path(made).chmod(0o755)
-        yield Path(made)
+def place(open_place, tmp_path):
+    """A directory of this test that all users get to."""
+    made = open_place / tmp_path.name
+    made.mkdir()
+    return made
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_report_has_the_documented_keys_in_their_order():
     assert written["schema"] == 1
     assert list(written["checks"][0]) == ["name", "status", "seconds", "detail", "served_by", "excused"]
     assert list(written["phases"]) == ["qemu_start", "kernel_up", "agent_ready", "done"]
-    assert list(written["qemu"]) == ["version", "argv", "reason", "untrusted"]
+    assert list(written["qemu"]) == ["version", "argv", "reason", "untrusted", "under_tcg"]
 
 
 def test_written_report_is_the_json(tmp_path):

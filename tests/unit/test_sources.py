@@ -1,7 +1,5 @@
 import json
 import stat
-import tempfile
-from pathlib import Path
 
 import pytest
 from debian_archive import Archive, Key, link, tarball
@@ -154,14 +152,6 @@ def fetch_package(store, *wanted, refresh=False):
 
 def resolve(store, wanted, *, refresh=False):
     return resolution.resolve(resolution.Archive(store, refresh=refresh), wanted)
-
-
-@pytest.fixture(scope="module")
-def open_place():
-    """A directory that all users get to, apt's among them."""
-    with tempfile.TemporaryDirectory() as place:
-        Path(place).chmod(0o755)
-        yield Path(place)
 
 
 @pytest.fixture(scope="module")

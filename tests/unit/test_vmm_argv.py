@@ -9,7 +9,7 @@ import pytest
 
 from guestforge.arch import ARCHES, lookup
 from guestforge.errors import UserError
-from guestforge.vmm.argv import as_lines, disk_address, qemu_argv, quoted
+from guestforge.vmm.argv import as_lines, differs_under_tcg, disk_address, qemu_argv, quoted
 from guestforge.vmm.plan import Disk, MachinePlan, Root, Share, Sockets, Vsock, kernel_cmdline
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vmm"
@@ -59,6 +59,33 @@ def test_emulated_pages_are_cleared_before_another_process_fills_them(arch):
         for accelerator, shares in (("tcg", (ninth, share)), ("tcg", (ninth,)), ("kvm", (share,)))
     ]
     assert ["init_on_alloc=1" in words for words in lines] == [True, False, False]
+
+
+@pytest.mark.parametrize("arch", list(ARCHES))
+def test_what_differs_under_tcg_is_told(arch):
+    emulated = plan(arch, "tcg", **DEVICES)
+    told = differs_under_tcg(emulated)
+    assert "-accel tcg" in told
+    assert "-append ... init_on_alloc=1" in told
+    assert ("-append ... nolapic_timer" in told) == (ARCHES[arch].kernel_args_tcg != ())
+    assert any(line.startswith("-machine ") for line in told) == (ARCHES[arch].machine_tcg[1] != ARCHES[arch].machine)
+    assert differs_under_tcg(plan(arch, "kvm", **DEVICES)) == ()
+    of_kvm = as_lines(qemu_argv(plan(arch, "kvm", **DEVICES), SOCKETS)).splitlines()
+    assert [line for line in told if line in of_kvm] == []
+
+
+def test_firmware_that_only_boots_kernels_is_for_them():
+    for arch in ARCHES.values():
+        assert (
+            value_of(qemu_argv(plan(arch.name, kernel=None), SOCKETS), "-machine")
+            == f"{arch.machine},memory-backend=ram"
+        )
+
+
+def test_timer_that_would_be_missed_by_several_processors_stays():
+    assert "nolapic_timer" in kernel_cmdline(plan())
+    assert "nolapic_timer" not in kernel_cmdline(plan(cpus=2))
+    assert "nolapic_timer" not in kernel_cmdline(plan(accelerator="kvm"))
 
 
 def test_another_program_may_stand_for_the_architectures():

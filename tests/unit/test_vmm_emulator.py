@@ -25,18 +25,18 @@ def script(version):
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory):
-    made = Key(tmp_path_factory.mktemp("keys") / "good")
+def key(open_place):
+    made = Key(open_place / "good")
     yield made
     made.close()
 
 
 @pytest.fixture
-def debian(tmp_path, key, monkeypatch):
+def debian(tmp_path, open_place, key, monkeypatch):
     """A host with bookworm, whose mirror has these versions of QEMU in backports."""
 
     def publish(version):
-        archive = Archive(tmp_path / "archive", "bookworm-backports")
+        archive = Archive(open_place / tmp_path.name, "bookworm-backports")
         for arch in ARCHES.values():
             files = {f"usr/bin/{arch.qemu}": script(version).encode()}
             archive.add(tmp_path, arch.backports_qemu, "1:10", host().debian, files)
@@ -99,7 +99,7 @@ def test_the_hosts_is_taken_where_it_is_right(install):
     assert {choose_emulator(arch).reason for arch in ARCHES.values()} == {"installed"}
 
 
-def test_a_newer_one_is_fetched_once_with_its_firmware(install, debian, tmp_path):
+def test_a_newer_one_is_fetched_once_with_its_firmware(install, debian, open_place, tmp_path):
     install(DEBIAN)
     debian("QEMU emulator version 10.0.2")
     for arch in ARCHES.values():
@@ -111,7 +111,7 @@ def test_a_newer_one_is_fetched_once_with_its_firmware(install, debian, tmp_path
         assert found.path.is_relative_to(tmp_path / "cache" / "store")
         assert found.command == (str(found.path), "-L", str(found.firmware))
         assert (found.firmware / "slof.bin").is_file()
-    (tmp_path / "archive").rename(tmp_path / "gone")
+    (open_place / tmp_path.name).rename(tmp_path / "gone")
     emulator._newer.cache_clear()
     assert choose_emulator(AARCH64).version == "QEMU emulator version 10.0.2"
 
