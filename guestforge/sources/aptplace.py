@@ -18,9 +18,10 @@ from typing import Final
 
 from guestforge.files import atomic_copy, remove
 from guestforge.progress import say
+from guestforge.run import run
 from guestforge.scratch import scratch_directory
 
-USER: Final = "_apt"  # apt.conf(5), APT::Sandbox::User
+USER: Final = "APT::Sandbox::User"  # apt.conf(5); `_apt`, unless the host's configuration says otherwise
 LISTS: Final = "lists"
 PREFIX: Final = "guestforge-apt-"
 
@@ -40,8 +41,8 @@ def apt_place(kept: Path) -> Iterator[Place]:
     base = next(filter(_lets_all_in, _bases()), None)
     if user is None or base is None:
         if os.geteuid() == 0:
-            why = f"there is no user {USER}" if user is None else f"{USER} gets to no directory for temporary files"
-            say(f"warning: apt downloads as root, for {why}")
+            why = "its user is root, or not there" if user is None else "its user gets to no directory we may write to"
+            say(f"warning: apt downloads as root: {why} ({USER})")
         yield Place(kept)
         return
     with scratch_directory(PREFIX, base) as scratch:
@@ -58,10 +59,12 @@ def apt_place(kept: Path) -> Iterator[Place]:
 
 
 def _downloader() -> int | None:
+    """Return the user whose rights apt's downloads will have, None where that is whoever we are."""
     if os.geteuid() != 0:
         return None
+    name = run(["apt-config", "dump", "--format", "%v", USER], check=False).output.strip()
     try:
-        return pwd.getpwnam(USER).pw_uid
+        return pwd.getpwnam(name).pw_uid or None
     except KeyError:
         return None
 

@@ -5,6 +5,7 @@ import os
 import pwd
 import tempfile
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from guestforge.sources.resolution import Wanted
 from guestforge.store import Store
 from tests.unit.debian_archive import Archive, Key
 
-WHO = aptplace.USER if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+WHO = "_apt" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -135,15 +136,18 @@ def test_a_download_that_is_cut_off_leaves_nothing(server, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user for it")
-@pytest.mark.parametrize("lack", ["user", "directory"])
+@pytest.mark.parametrize("lack", ["user", "directory", "host"])
 def test_root_downloads_itself_where_there_is_no_other_way_and_says_so(server, tmp_path, monkeypatch, capsys, lack):
     if lack == "user":
-        monkeypatch.setattr(aptplace, "USER", "no-such-user")
+        monkeypatch.setattr(aptplace, "USER", "APT::No::Such::Setting")
+    elif lack == "host":
+        done = aptplace.run(["true"])
+        monkeypatch.setattr(aptplace, "run", lambda *_, **__: replace(done, output="root\n"))
     else:
         monkeypatch.setattr(aptplace, "_bases", lambda: iter([tmp_path]))  # below a directory of root's alone
     fetch(tmp_path / "cache")
     assert server.seen == {"root"}
-    assert "warning: apt downloads as root, for" in capsys.readouterr().err
+    assert "warning: apt downloads as root: its user" in capsys.readouterr().err
 
 
 def test_a_closed_directory_for_temporary_files_is_passed_over(place, monkeypatch):

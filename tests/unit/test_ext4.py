@@ -19,6 +19,7 @@ from guestforge.image import debugfs, disk, ext4, readback
 from guestforge.image.disk_step import IMAGE, image_step
 from guestforge.recipe.models import Image, Rootfs
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree
+from guestforge.run import run
 from guestforge.store import Store
 from tests.fake_steps import fake_parts
 from tests.unit.trees import trees
@@ -284,3 +285,12 @@ def test_reading_an_image_that_was_not_unmounted_or_is_none_says_so(image, tmp_p
         readback.read_file(dirty, "/etc/hostname", offset=ROOT)
     with pytest.raises(CheckError, match="no ext4 file system at byte 0"):
         readback.read_file(image, "/etc/hostname")
+
+
+def test_largest_disk_costs_what_is_in_it(tmp_path):
+    disk.build_disk(TREE, tmp_path / "large", size_mib=65536)
+    status = (tmp_path / "large").stat()
+    assert status.st_size == 65536 * MIB
+    assert status.st_blocks * 512 < 32 * MIB
+    run(["e2fsck", "-f", "-n", f"{tmp_path / 'large'}?offset={ROOT}"])
+    assert readback.list_dir(tmp_path / "large", "/", offset=ROOT)
