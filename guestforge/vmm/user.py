@@ -59,8 +59,9 @@ def qemu_user(plan: MachinePlan, proc: Path = _PROC) -> User | None:
 
 def transient_user(proc: Path = _PROC) -> User | None:
     """Return a user whose number nobody has, None if we may become none."""
-    free = [number for number in TRANSIENT if not _named(number)]
-    number = secrets.choice(free)
+    number = secrets.choice(TRANSIENT)
+    while _named(number):
+        number = secrets.choice(TRANSIENT)
     user = User(number, number)
     return user if _may_become(proc, user) else None
 

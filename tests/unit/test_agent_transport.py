@@ -244,7 +244,7 @@ def test_the_socket_may_appear_late(tmp_path: Path) -> None:
 def test_the_example_in_the_documentation_is_true(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parents[2] / "docs" / "agent-client.md").read_text()
     example = text.partition("```python\n")[2].partition("```")[0]
-    assert example.count("/tmp/v.sock") == 1
+    assert example.count("/run/guest/v.sock") == 1
     agent = FakeAgent(Program(stdout=[b"hello"], status=3))
     agent.answers["Check"] = HealthCheckResponse(status=HealthCheckResponse.SERVING)
     agent.answers["Version"] = VersionCheckResponse(agent_version="1.2")
@@ -257,7 +257,7 @@ def test_the_example_in_the_documentation_is_true(tmp_path: Path, capsys: pytest
         agent.server.close()
 
     with listening(tmp_path / "v.sock", serve):
-        exec(example.replace("/tmp/v.sock", str(tmp_path / "v.sock")), {})
+        exec(example.replace("/run/guest/v.sock", str(tmp_path / "v.sock")), {})
     assert capsys.readouterr().out == "1.2 []\n3 hello\n"
     assert agent.methods[:4] == ["Check", "Version", "GetGuestDetails", "CreateSandbox"]
     assert agent.methods[-1] == "DestroySandbox"

@@ -949,6 +949,7 @@ REQUESTS = st.lists(st.tuples(OPCODES, NUMBERS, BODY, st.integers(0, 300)), min_
 COUNT = 200  # tests/fuse_fuzz.py makes more, and more like a guest's
 
 
+@pytest.mark.slow
 @settings(max_examples=COUNT, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(abi=st.sampled_from(list(ABIS.values())), requests=REQUESTS, swap=st.booleans())
 def test_no_request_harms_the_server_or_what_is_outside(tmp_path_factory, abi, requests, swap):

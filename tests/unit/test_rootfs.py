@@ -71,6 +71,7 @@ def test_the_agent_is_static_versioned_and_the_same_from_another_directory(cache
     assert built(cache, PROBE, sources).step == "probe"
 
 
+@pytest.mark.slow
 def test_an_edited_source_is_built_anew_and_a_compile_error_names_file_and_line(cache, sources):
     (sources / "cmd/agent/main.go").write_text(MAIN + "\nfunc broken() { undefined() }\n")
     with pytest.raises(BuildError, match=r"cmd/agent/main.go:7:17: undefined: undefined"):

@@ -74,6 +74,7 @@ def _record(text):
     return f"sha256={digest},{len(text)}"
 
 
+@pytest.mark.slow
 def test_the_script_runs_no_module_of_it_with_and_without_an_environment(tmp_path, poisoned):
     checkout = tmp_path / "checkout"
     checkout.mkdir()

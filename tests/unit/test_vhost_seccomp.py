@@ -102,6 +102,7 @@ TESTS_OWN = """
 """
 
 
+@pytest.mark.slow
 def test_the_file_server_works_with_it() -> None:
     """All that the file server's own tests try, with the filter on: so the list has what its operations need."""
     tests = ["-q", "-p", "no:cacheprovider", str(Path(__file__).parent / "test_fuse.py")]
