@@ -81,7 +81,8 @@ def test_no_emulator_is_installed_for_fast_tests():
 def test_a_test_that_fails_is_the_exit_code_of_the_command(tmp_path):
     """The real command on a checkout with one wrong test."""
     clone = tmp_path / "clone"
-    shutil.copytree(REPOSITORY / "guestforge", clone / "guestforge")
+    for name in ("guestforge", "recipes"):
+        shutil.copytree(REPOSITORY / name, clone / name)
     for name in ("tasks.py", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, clone)
     (clone / "tests").mkdir()
