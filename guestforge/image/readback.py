@@ -5,7 +5,6 @@ The image is the guest's work and so untrusted: sizes and numbers of entries are
 
 import re
 import struct
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from guestforge.errors import CheckError
 from guestforge.image.debugfs import command, target
 from guestforge.run import run
+from guestforge.scratch import scratch_directory
 
 READ_LIMIT = 64 * 1024 * 1024  # bytes of one file
 ENTRIES_LIMIT = 100_000  # entries of one directory
@@ -22,11 +22,14 @@ _MAGIC, _MAGIC_AT = 0xEF53, 0x38
 _INCOMPAT_AT, _NEEDS_RECOVERY = 0x60, 0x4
 # `ls -p`: /inode/mode/uid/gid/name/size/, with no size for a directory
 _ENTRY = re.compile(r"/(\d+)/([0-7]{6})/(-?\d+)/(-?\d+)/(.*)/(\d*)/")
-_STAT = re.compile(r"Mode:\s+(\d+).*?User:\s+(-?\d+)\s+Group:\s+(-?\d+).*?Size: (\d+)\n", re.DOTALL)
+# `stat`. It begins with this; what a guest has written, such as a link's target, may follow and look like anything.
+_STAT = re.compile(
+    r"^Inode: \d+ +Type: ([\w ]+?) +Mode: +(\d+) .*\n.*\nUser: +(-?\d+) +Group: +(-?\d+) .*Size: (\d+)\n", re.MULTILINE
+)
+_VERSION = re.compile(r"debugfs \d.*")
 ID_BITS = 0xFFFFFFFF  # debugfs prints the upper half of the owners' range as negative numbers
-_TYPE = re.compile(r"Type: (.*?)\s+Mode:")
 _MISSING = "File not found by ext2_lookup"
-_NO_DIRECTORY = "Ext2 inode is not a directory"  # a file in the middle of a path
+SCRATCH = "guestforge-read-"
 REGULAR, DIRECTORY, SYMLINK = "regular", "directory", "symlink"
 
 
@@ -57,8 +60,7 @@ def read_file(image: Path, path: str, *, offset: int = 0, limit: int = READ_LIMI
 
 def content(image: Path, path: str, found: Stat, *, offset: int = 0) -> bytes:
     """Return what is in a regular file that was found, of a size that a caller is content with; raises CheckError."""
-    with tempfile.TemporaryDirectory() as directory:
-        work = Path(directory)
+    with scratch_directory(SCRATCH) as work:
         _debugfs(work, image, offset, command("dump", path, "content"))
         copy = work / "content"
         if not copy.is_file() or copy.stat().st_size != found.size:
@@ -75,19 +77,25 @@ def stat(image: Path, path: str, *, offset: int = 0) -> Stat:
 
 
 def find(image: Path, path: str, *, offset: int = 0) -> Stat | None:
-    """Return what a path is, links not followed, None if it is not there; raises CheckError for a damaged file system.
+    """Return what a path is, None if it is not there; raises CheckError for a damaged file system.
 
-    A path with a control character is none that debugfs can be asked for: UserError.
+    No link is followed, neither the last name nor one before. A path with a control character is none that debugfs can
+    be asked for: UserError.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        output = _debugfs(Path(directory), image, offset, command("stat", path))
-    if _MISSING in output or _NO_DIRECTORY in output:
-        return None
-    kind, values = _TYPE.search(output), _STAT.search(output)
-    if kind is None or values is None:
+    above = path.rpartition("/")[0]
+    if above:
+        directory = find(image, above, offset=offset)
+        if directory is None or directory.type != DIRECTORY:
+            return None
+    with scratch_directory(SCRATCH) as work:
+        output = _debugfs(work, image, offset, command("stat", path))
+    found = _STAT.search(output)
+    if found is None:
+        if _MISSING in output:
+            return None
         raise CheckError(f"{path} in {image.name} cannot be looked up", excerpt=output[:2000])
-    mode, uid, gid, size = values.groups()
-    return Stat(kind[1], int(mode, 8), int(uid) & ID_BITS, int(gid) & ID_BITS, int(size))
+    kind, mode, uid, gid, size = found.groups()
+    return Stat(kind, int(mode, 8), int(uid) & ID_BITS, int(gid) & ID_BITS, int(size))
 
 
 def list_dir(image: Path, path: str, *, offset: int = 0, limit: int = ENTRIES_LIMIT) -> list[str]:
@@ -97,13 +105,16 @@ def list_dir(image: Path, path: str, *, offset: int = 0, limit: int = ENTRIES_LI
     names: list[str] = []
 
     def add(line: str) -> None:
-        if entry := _ENTRY.fullmatch(line):
+        entry = _ENTRY.fullmatch(line)
+        if (not entry and line and not _VERSION.fullmatch(line)) or "\N{REPLACEMENT CHARACTER}" in line:
+            raise CheckError(f"{path} in {image.name} has a name that can't be listed: {line[:80]!r}")
+        if entry:
             names.append(entry[5])
         if len(names) > limit + 2:
             raise CheckError(f"{path} in {image.name} has more than {limit} entries")
 
-    with tempfile.TemporaryDirectory() as directory:
-        _debugfs(Path(directory), image, offset, command("ls", "-p", path), add)
+    with scratch_directory(SCRATCH) as work:
+        _debugfs(work, image, offset, command("ls", "-p", path), add)
     return sorted(name for name in names if name not in (".", ".."))
 
 

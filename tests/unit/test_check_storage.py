@@ -14,6 +14,7 @@ from guestforge.check import fixtures
 from guestforge.check.hostview import Ext4Disk, Seen, SharedDirectory
 from guestforge.errors import CheckError, UserError
 from guestforge.rootfs.tree import Directory, File, Symlink, Tree
+from guestforge.run import run
 
 IN_OPEN = 0x20  # linux/inotify.h
 NONCE = "0123456789abcdef"
@@ -179,6 +180,45 @@ def test_names_of_any_kind_are_found_on_a_disk_of_any_name(tmp_path, monkeypatch
     assert view.read(f"{name}/other") is None
     assert view.stat(f"{name}/{name}/below") is None
     assert not view.needs_recovery()
+
+
+LIES = [
+    "File not found by ext2_lookup",
+    "x: File not found by ext2_lookup ",
+    "Inode: 1   Type: directory    Mode:  0755",
+]
+
+
+@pytest.mark.parametrize("text", LIES)
+def test_what_a_guest_writes_into_a_link_hides_nothing(tmp_path, text):
+    fixtures.write_disk(
+        Tree([Symlink("/doomed", text), Directory("/d"), Symlink("/d/doomed", text)]), tmp_path / "disk"
+    )
+    view = Ext4Disk(tmp_path / "disk")
+    assert [view.stat(path).kind for path in ("doomed", "d/doomed")] == ["symlink"] * 2
+    assert view.stat("doomed/below") is None
+
+
+def test_no_link_of_a_disk_is_followed_as_none_of_a_share_is(tmp_path):
+    tree = Tree([Directory("/dir"), File("/dir/there", b"content"), Symlink("/link", "dir")])
+    fixtures.write_disk(tree, tmp_path / "disk")
+    view = Ext4Disk(tmp_path / "disk")
+    assert view.read("dir/there") == b"content"
+    assert view.read("link/there") is None
+    assert view.names("link") is None
+
+
+@pytest.mark.parametrize("name", [b"a\nline", b"\xff"])
+def test_a_name_that_cannot_be_told_is_not_left_out_in_silence(tmp_path, name):
+    staged = tmp_path / "staged"
+    staged.mkdir()
+    (staged / "ok").touch()
+    (staged / os.fsdecode(name)).touch()
+    argv = ["mke2fs", "-q", "-t", "ext4", "-d", str(staged), str(tmp_path / "disk"), "8M"]
+    run(argv)
+    with pytest.raises(CheckError, match="can't be listed"):
+        Ext4Disk(tmp_path / "disk").names("")
+    assert Ext4Disk(tmp_path / "disk").stat("ok").kind == "file"
 
 
 def test_a_line_break_in_a_path_is_an_error(places):
