@@ -40,7 +40,9 @@ class Arch:
     # QEMU's machine
     qemu: str  # the emulator
     machine: str  # -machine
-    machine_tcg: tuple[str, ...]  # the options for a kernel under TCG in its place: a firmware with less to do
+    # for a kernel under TCG, a firmware with less to do: added to -machine, and the arguments that go with it
+    machine_options_tcg: str
+    firmware_args_tcg: tuple[str, ...]
     cpu_tcg: str  # -cpu where the guest is emulated
     cpu_kvm: str  # -cpu where the host runs it
     # The first QEMU whose TCG drops all translations of a page that the guest's kernel clears, see vmm/emulator.py
@@ -85,7 +87,8 @@ X86_64 = Arch(
     open_flags="generic",
     qemu="qemu-system-x86_64",
     machine="q35",
-    machine_tcg=("-machine", "q35"),
+    machine_options_tcg="",
+    firmware_args_tcg=(),
     # Without these the kernel clears and copies with a loop of whole words; TCG does `rep stosb` a byte at a time.
     cpu_tcg="max,erms=off,fsrm=off",
     cpu_kvm="host",
@@ -125,7 +128,8 @@ AARCH64 = Arch(
     open_flags="arm64",
     qemu="qemu-system-aarch64",
     machine="virt,gic-version=3",
-    machine_tcg=("-machine", "virt,gic-version=3"),
+    machine_options_tcg="",
+    firmware_args_tcg=(),
     # the architected pointer authentication is slow to emulate; any implementation will do for a guest
     cpu_tcg="max,pauth-impdef=on",
     cpu_kvm="host",
@@ -165,7 +169,8 @@ PPC64LE = Arch(
     machine="pseries",
     # SLOF runs 3.9e9 instructions before the kernel's first. QEMU's Virtual Open Firmware runs none, and does not lay
     # out the NVRAM either, of which the kernel would warn: QEMU itself does, to put a variable of the firmware's there.
-    machine_tcg=("-machine", "pseries,x-vof=on", "-prom-env", "auto-boot?=true"),
+    machine_options_tcg=",x-vof=on",
+    firmware_args_tcg=("-prom-env", "auto-boot?=true"),
     cpu_tcg="power9",
     cpu_kvm="host",
     tcg_forgets_since=(8, 2),  # dcbz
@@ -202,7 +207,8 @@ S390X = Arch(
     open_flags="generic",
     qemu="qemu-system-s390x",
     machine="s390-ccw-virtio",
-    machine_tcg=("-machine", "s390-ccw-virtio"),
+    machine_options_tcg="",
+    firmware_args_tcg=(),
     cpu_tcg="max,zpci=on",  # zPCI carries the vsock device
     cpu_kvm="host",
     tcg_forgets_since=(8, 2),  # MVCL, and MVCOS copies what a program writes

@@ -13,25 +13,30 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent
 
-# Modules that do not count, though those that they lead to do, and why a result can't differ for them.
+# Modules that do not count, though those that they lead to do, and why a result can't differ for them. Their names are
+# without the package's, or this module would lead to all of them.
+_NEUTRAL: Final[Mapping[str, str]] = {
+    "arch": "a step has what it reads of an architecture's row among its inputs",
+    "cache": "where the store is",
+    "code": "which modules count; what is in them does",
+    "errors": "nothing is kept of what failed",
+    "graph": "in which order steps are made",
+    "kernel.buildlog": "words for a build that failed",
+    "kernel.estimate": "how far a bar is",
+    "locks": "who has to wait",
+    "need": "what must be installed; its version, where it matters, is an input",
+    "progress": "how a person sees the work",
+    "recipe.load": "a step has the recipe's values among its inputs",
+    "recipe.models": "a step has the recipe's values among its inputs",
+    "run": "how a program is started and heard; with what, is the module environment's",
+    "scratch": "where work is done; nothing made may depend on it",
+    "signals": "when work ends early; nothing is kept then",
+    "step": "what a step is; what it makes is its own code's",
+    "store": "where results lie",
+}
 NEUTRAL: Final[Mapping[str, str]] = {
-    "guestforge": "a step that shows our version has it among its inputs",
-    "guestforge.arch": "a step has what it reads of an architecture's row among its inputs",
-    "guestforge.cache": "where the store is",
-    "guestforge.errors": "nothing is kept of what failed",
-    "guestforge.graph": "in which order steps are made",
-    "guestforge.kernel.buildlog": "words for a build that failed",
-    "guestforge.kernel.estimate": "how far a bar is",
-    "guestforge.locks": "who has to wait",
-    "guestforge.need": "what must be installed; its version, where it matters, is an input",
-    "guestforge.progress": "how a person sees the work",
-    "guestforge.recipe.load": "a step has the recipe's values among its inputs",
-    "guestforge.recipe.models": "a step has the recipe's values among its inputs",
-    "guestforge.run": "how a program is started and heard; with what, is guestforge.environment's",
-    "guestforge.scratch": "where work is done; nothing made may depend on it",
-    "guestforge.signals": "when work ends early; nothing is kept then",
-    "guestforge.step": "what a step is; what it makes is its own code's",
-    "guestforge.store": "where results lie",
+    ROOT.name: "a step that shows our version has it among its inputs",
+    **{f"{ROOT.name}.{name}": reason for name, reason in _NEUTRAL.items()},
 }
 
 _NAMED: Final = re.compile(r"\bguestforge(?:\.[A-Za-z_]\w*)+")
@@ -54,7 +59,7 @@ def code_files(*modules: str, root: Path = ROOT) -> Mapping[str, str]:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting += _leads_to(sources[name], sources) - seen
+            waiting += _leads_to(name, root) - seen
     return {name: hashlib.sha256(sources[name]).hexdigest() for name in sorted(seen - NEUTRAL.keys())}
 
 
@@ -69,9 +74,11 @@ def _name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _leads_to(source: bytes, modules: Mapping[str, bytes]) -> set[str]:
-    found = {module for name in _names(source.decode()) if (module := _module(name, modules))}
-    return found | {main for module in found if (main := f"{module}.__main__") in modules}  # as `python -m` has it
+@cache
+def _leads_to(module: str, root: Path) -> set[str]:
+    modules = _sources(root)
+    found = {other for name in _names(modules[module].decode()) if (other := _module(name, modules))}
+    return found | {main for other in found if (main := f"{other}.__main__") in modules}  # as `python -m` has it
 
 
 def _names(source: str) -> Iterator[str]:

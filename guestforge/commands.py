@@ -9,6 +9,7 @@ from guestforge.cache import clean as clean_cache
 from guestforge.cache import user_cache
 from guestforge.check import live
 from guestforge.check.options import ARTIFACTS, CheckOptions
+from guestforge.check.report import Artifact as Booted
 from guestforge.check.report import failed
 from guestforge.cli import Chosen
 from guestforge.conform.run import MANY
@@ -234,9 +235,14 @@ def _guest(steps: GuestSteps) -> tuple[Step, ...]:
     return (*steps.published, steps.probe)
 
 
+def _booted(chosen: Chosen) -> list[Booted]:
+    """Return what is to be booted, in the order in which it is."""
+    wanted = chosen.some_of("artifact", ARTIFACTS)
+    return [name for name in ARTIFACTS if name in wanted]
+
+
 def _proofs(pipeline: Pipeline, chosen: Chosen, options: CheckOptions) -> list[Step]:
-    booted = chosen.some_of("artifact", ARTIFACTS)
-    return [pipeline.check_step(name, options, lambda _: None) for name in ARTIFACTS if name in booted]
+    return [pipeline.check_step(name, options, lambda _: None) for name in _booted(chosen)]
 
 
 def _foretell(pipeline: Pipeline, chosen: Chosen, targets: tuple[Step, ...], proof: CheckOptions | None) -> None:
@@ -248,13 +254,12 @@ def _foretell(pipeline: Pipeline, chosen: Chosen, targets: tuple[Step, ...], pro
 def _prove(pipeline: Pipeline, chosen: Chosen, options: CheckOptions, *, again: bool) -> None:
     """Check each artifact; raises CheckError once all have been."""
     try:
-        ensure(boot_needs(pipeline.arch))
+        ensure(need for step in _proofs(pipeline, chosen, options) for need in step.needs)
     except UserError as e:  # what was built is there; that it can't be proven is the check's failure
         print(e.report(), file=sys.stderr)
     else:
         pipeline.describe()  # the emulator may have been installed just now
-    booted = [name for name in ARTIFACTS if name in chosen.some_of("artifact", ARTIFACTS)]
-    reports = [pipeline.check(name, options, again=again) for name in booted]
+    reports = [pipeline.check(name, options, again=again) for name in _booted(chosen)]
     if error := failed(report for report in reports if report):
         raise error
 

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from guestforge.capabilities import ALL_IDS, PROC, bits, effective, id_map
 from guestforge.errors import UserError
 
 HARMLESS: Final = frozenset({"nosuid", "nodev"})
-PROC: Final = Path("/proc/self")
 
-# include/uapi/linux/capability.h: with any of these, what is made can be root's, a device, or as good as root's program
-# (CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID, SYS_ADMIN, MKNOD, SETFCAP).
-_RIGHTS: Final = sum(1 << number for number in (0, 1, 3, 4, 6, 7, 21, 27, 31))
-_ALL_USERS: Final = (0, 0, 0xFFFF_FFFF)  # uid_map of the host's own user namespace, user_namespaces(7)
+# With any of these, what is made can be root's, a device, or as good as root's program.
+_RIGHTS: Final = bits(
+    ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID", "SYS_ADMIN", "MKNOD", "SETFCAP")
+)
 
 _SEARCH: Final = 0o1  # a permission of a directory: to enter it
 # include/uapi/linux/posix_acl_xattr.h: a version, then tag, permissions and id of each entry
@@ -47,7 +47,7 @@ _NOWHERE: Final = Mount("", Path("/"), Path("/"), frozenset())
 
 def is_real_root() -> bool:
     """Whether we are root and have all users of the host: not in a user namespace that has few of them."""
-    return os.geteuid() == 0 and _ALL_USERS in _users(PROC)
+    return os.geteuid() == 0 and ALL_IDS in id_map(PROC / "uid_map")
 
 
 def acts_as_root(proc: Path = PROC) -> bool:
@@ -56,11 +56,10 @@ def acts_as_root(proc: Path = PROC) -> bool:
     It can where we are root, or have rights of root's. Root of a user namespace is the host's, too, if that is who made
     the namespace; other rights count in the host's own namespace alone. `proc` is our process's directory in /proc.
     """
-    users = _users(proc)
+    users = id_map(proc / "uid_map")
     if os.geteuid() == 0 and any(inside == outside == 0 for inside, outside, _ in users):
         return True
-    fields = dict(line.partition(":")[::2] for line in (proc / "status").read_text().splitlines())
-    return _ALL_USERS in users and bool(int(fields["CapEff"], 16) & _RIGHTS)
+    return ALL_IDS in users and bool(effective(proc) & _RIGHTS)
 
 
 def refuse_exposed(directory: Path, allow: str) -> None:
@@ -98,14 +97,6 @@ def exposed(directory: Path, proc: Path = PROC) -> str | None:
     return None
 
 
-def _users(proc: Path) -> list[tuple[int, ...]]:
-    """Return the rows of a user namespace's map: first inside, first outside, how many."""
-    try:
-        return [tuple(map(int, line.split())) for line in (proc / "uid_map").read_text().splitlines()]
-    except OSError:
-        return []
-
-
 def _shared(top: Path, mounts: tuple[Mount, ...]) -> Iterator[tuple[Mount, Path]]:
     """Yield the mounts of which a share has a part, and where in the file system that begins."""
     here = _NOWHERE  # in a chroot the mount of the root may have no line
@@ -135,7 +126,7 @@ def _mounts(table: Path) -> Iterator[Mount]:
 
 def _path(escaped: bytes) -> Path:
     """Return a path of mountinfo, in which blanks and the like are octal numbers."""
-    return Path(os.fsdecode(escaped.decode("latin-1").encode("latin-1").decode("unicode_escape").encode("latin-1")))
+    return Path(os.fsdecode(escaped.decode("unicode_escape").encode("latin-1")))
 
 
 def _closed(directory: Path) -> bool:

@@ -18,7 +18,7 @@ def locked(path: Path, busy: Callable[[], object] = lambda: None) -> Iterator[in
     try:
         if not try_lock(descriptor):
             busy()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor)
         try:
             yield descriptor
         finally:
@@ -35,6 +35,11 @@ def opened_directory(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def lock(descriptor: int) -> None:
+    """Lock what a descriptor is open on, until that is closed; wait for whoever has the lock."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def try_lock(descriptor: int) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.files import open_regular, remove
-from guestforge.locks import opened_directory, try_lock
+from guestforge.locks import lock, opened_directory, try_lock
 
 MARK: Final = ".guestforge-scratch"
 MARK_TEXT: Final = b"A scratch directory of guestforge, which removes it once nobody holds its lock.\n"
@@ -33,9 +33,7 @@ def scratch_directory(prefix: str, base: Path | None = None, *, sweeps: str | No
     _sweep(base, sweeps or re.escape(prefix))
     with contextlib.ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
-        lock = stack.enter_context(opened_directory(directory))
-        if not try_lock(lock):
-            raise BlockingIOError(f"{directory} is new, and locked")
+        lock(stack.enter_context(opened_directory(directory)))
         mark(directory)  # nobody sweeps it before that
         stack.callback(discard, directory)  # before its lock is free
         yield directory
@@ -88,6 +86,6 @@ def _is_marked(directory: Path) -> bool:
 def _sweep(base: Path, prefix: str) -> None:
     """Remove our own directories of such a prefix that nobody holds. Others may write to `base` too: no link counts."""
     for path in left_behind(base, prefix):
-        with contextlib.suppress(OSError), opened_directory(path) as lock:
-            if try_lock(lock):
+        with contextlib.suppress(OSError), opened_directory(path) as descriptor:
+            if try_lock(descriptor):
                 discard(path)

@@ -1,7 +1,7 @@
 """What can be made of one guest for one architecture: its steps, and what each uses.
 
-source --- kernel -----.--- initrd --.
-package -- agent ------'--- image ---'--- check
+source ---------- kernel ---.--- initrd ---.
+agent, packages ------------'--- image ----'--- check
 """
 
 import os

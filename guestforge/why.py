@@ -39,7 +39,7 @@ def explain(evaluation: Evaluation, step: Step) -> Iterator[str]:
 
 
 def _changes(before: Mapping[str, Any], inputs: Inputs, code: Mapping[str, str]) -> Iterator[str]:
-    was, now = (_flat({**facts, "code": ABSENT}) for facts in (before["inputs"], inputs))
+    was, now = (_flat({name: facts[name] for name in facts if name != "code"}) for facts in (before["inputs"], inputs))
     for name in sorted(was.keys() | now.keys()):
         if was.get(name, ABSENT) != now.get(name, ABSENT):
             yield f"{name}: {was.get(name, ABSENT)} -> {now.get(name, ABSENT)}"

@@ -81,7 +81,7 @@ def _measure(arch: Arch) -> Measured:
     user, options = Store(), Options()
     recipe = load_kernel(load_guest(options.guest).kernel)
     steps, evaluation = guest_steps(user, arch, options), Evaluation(user)
-    for before in (source_step(Archive(user), recipe.source), steps.agent, steps.probe):
+    for before in (steps.kernel.uses["source"].step, steps.agent, steps.probe):
         evaluation.entry(before)  # what is not there is fetched and built before the clock runs
     with scratch_directory(SCRATCH, user.cache) as scratch:
         return Bench(arch, recipe, options.jobs, scratch, user.cache).measure()

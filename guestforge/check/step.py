@@ -11,6 +11,7 @@ from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import Artifact, Report
 from guestforge.check.run import FILES, check_artifact
 from guestforge.files import atomic_copy
+from guestforge.image import ext4
 from guestforge.run import find_tool
 from guestforge.step import Step, Use, Used
 from guestforge.vmm.emulator import Emulator, installed_emulator
@@ -69,7 +70,7 @@ def check_step(
         arch=arch.name,
         variant=artifact,
         uses=uses,
-        needs=boot_needs(arch),
+        needs=(*boot_needs(arch), *ext4.NEEDS),  # the disk under test is written and read on the host
     )
 
 

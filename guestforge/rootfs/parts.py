@@ -16,11 +16,11 @@ class Parts:
 
     def uses(self) -> dict[str, Use]:
         """Return what a step that makes a root file system uses of them."""
-        packages = {f"package {package.variant}": Use(package) for package in self.packages}
+        packages = {package.role: Use(package) for package in self.packages}
         return {"agent": Use(self.agent, self.agent.outputs), **packages}
 
     def of(self, used: Used) -> tuple[Path, tuple[Path, ...]]:
         """Return the agent's file and the directories of the unpacked packages, of what `uses` returned."""
         (name,) = self.agent.outputs
-        packages = (used[f"package {package.variant}"].path / TREE for package in self.packages)
+        packages = (used[package.role].path / TREE for package in self.packages)
         return used["agent"].file(name), tuple(packages)

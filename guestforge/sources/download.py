@@ -1,12 +1,51 @@
-"""A package's file, fetched by apt and verified."""
+"""The step that every source of Debian's is: a package's file, fetched by apt and verified, and unpacked."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from guestforge.need import Need
 from guestforge.progress import bar
 from guestforge.sources.aptroot import Resolved
-from guestforge.sources.resolution import Archive, Wanted, apt_root
+from guestforge.sources.resolution import Archive, Wanted, apt_root, resolve
+from guestforge.step import Step, Used
+from guestforge.store import NOTHING, Inputs
+
+Unpack = Callable[[Path, Path, Resolved], None]  # of a package's file, into an entry; which version it is
+
+
+def debian_step(
+    name: str,
+    archive: Archive,
+    wanted: Wanted,
+    unpack: Unpack,
+    *,
+    code: tuple[str, ...] = (),
+    outputs: tuple[str, ...] = (),
+    needs: tuple[Need, ...] = (),
+    inputs: Inputs = NOTHING,
+) -> Step:
+    """Return the step that fetches a package and unpacks it; `inputs` are what its key has besides the version.
+
+    It raises UserError for an unknown package or a host without Debian's keys, BuildError for the network, and what
+    `unpack` raises. How a package is fetched has no part in what is in it: its digest is an input, and apt compares it.
+    """
+
+    @cache
+    def resolved() -> Resolved:
+        return resolve(archive, wanted).resolved
+
+    def read() -> Mapping[str, Any]:
+        return {**asdict(resolved()), **inputs}
+
+    def make(out: Path, _used: Used) -> None:
+        with downloaded(archive, wanted, resolved()) as deb:
+            unpack(deb, out, resolved())
+
+    return Step(name, read, make, code, outputs, variant=wanted.package, needs=needs)
 
 
 @contextmanager

@@ -1,22 +1,18 @@
 """A Debian package's files, fetched and unpacked once into the store."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from guestforge.need import Need
 from guestforge.run import run
 from guestforge.sources.aptroot import Resolved
-from guestforge.sources.download import downloaded
+from guestforge.sources.download import debian_step
 from guestforge.sources.kernel_tree import TREE
-from guestforge.sources.resolution import Archive, Wanted, resolve
-from guestforge.step import Step, Used
+from guestforge.sources.resolution import Archive, Wanted
+from guestforge.step import Step
 
 STEP = "package"
 NEEDS = (Need("apt", tool="apt-get"), Need("dpkg", tool="dpkg-deb"))
-UNPACKED = 1  # raise it when the same package would be unpacked differently; how it is fetched changes nothing
+UNPACKED = 1  # raise it when the same package would be unpacked differently
 
 
 def package_step(archive: Archive, package: str, suite: str, architecture: str, *, version: str | None = None) -> Step:
@@ -26,17 +22,9 @@ def package_step(archive: Archive, package: str, suite: str, architecture: str, 
     BuildError for the network.
     """
     wanted = Wanted(package, suite, architecture, version)
+    return debian_step(STEP, archive, wanted, _extract, needs=NEEDS, inputs={"unpacked": UNPACKED})
 
-    @cache
-    def resolved() -> Resolved:
-        return resolve(archive, wanted).resolved
 
-    def inputs() -> Mapping[str, Any]:
-        return {**asdict(resolved()), "unpacked": UNPACKED}
-
-    def make(out: Path, _used: Used) -> None:
-        with downloaded(archive, wanted, resolved()) as deb:
-            # dpkg-deb unpacks with tar, which refuses names that lead out of the directory
-            run(["dpkg-deb", "--extract", deb, out / TREE])
-
-    return Step(STEP, inputs, make, code=(), variant=package, needs=NEEDS)
+def _extract(deb: Path, out: Path, _resolved: Resolved) -> None:
+    # dpkg-deb unpacks with tar, which refuses names that lead out of the directory
+    run(["dpkg-deb", "--extract", deb, out / TREE])

@@ -83,8 +83,10 @@ def _machine(plan: MachinePlan) -> Iterator[str]:
     cpu = plan.arch.cpu_kvm if plan.accelerator == "kvm" else plan.arch.cpu_tcg
     # vhost-user devices are other processes: the guest's memory must be a descriptor that they can map, and shared
     yield from ("-object", f"memory-backend-memfd,id=ram,size={plan.memory_mib}M,share=on")
-    _, machine, *firmware = plan.arch.machine_tcg if boots_under_tcg(plan) else ("-machine", plan.arch.machine)
-    yield from ("-machine", f"{machine},memory-backend=ram", *firmware)
+    options, firmware = (
+        (plan.arch.machine_options_tcg, plan.arch.firmware_args_tcg) if boots_under_tcg(plan) else ("", ())
+    )
+    yield from ("-machine", f"{plan.arch.machine}{options},memory-backend=ram", *firmware)
     yield from ("-accel", plan.accelerator)
     yield from ("-cpu", cpu)
     yield from ("-smp", str(plan.cpus))

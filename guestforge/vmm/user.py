@@ -1,4 +1,4 @@
-"""Who QEMU is on the host: it opens disks and sockets as whoever started it, and serves the guest as nobody of account.
+"""Who QEMU is on the host: it opens disks and sockets as whoever started it, and serves the guest as one of no account.
 
 Where we are root, QEMU becomes another user once it has opened everything, and before a guest reaches a device: a
 device's work waits for the main thread, which changes the user first. A guest that breaks out of QEMU then owns no
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from guestforge.capabilities import PROC, bits, effective, id_map
 from guestforge.run import Process, find_tool, spawn
 from guestforge.vmm import lifeline as lifeline_program
 from guestforge.vmm.plan import MachinePlan
@@ -24,14 +25,9 @@ from guestforge.vmm.plan import MachinePlan
 # What systemd keeps for users that exist while a service runs, https://systemd.io/UIDS-GIDS: nobody owns files there.
 # Which one is a matter of chance, so that two machines are seldom one user, who could send signals to the other.
 TRANSIENT: Final = range(61184, 65520)
-CAP_SETGID: Final = 6
-CAP_SETUID: Final = 7
-CAP_SETPCAP: Final = 8
 
 # QEMU itself serves virtio-9p's files: as their owner, or as root with these rights of root's where that is the owner.
 SERVES_FILES: Final = ("chown", "dac_override", "fowner", "fsetid", "mknod", "setfcap")
-
-_PROC: Final = Path("/proc/self")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +38,11 @@ class User:
     gid: int
 
 
-def qemu_user(plan: MachinePlan, proc: Path = _PROC) -> User | None:
+def qemu_user(plan: MachinePlan, proc: Path = PROC) -> User | None:
     """Return whom a machine's QEMU shall become; None where it stays who we are.
 
-    It is a transient user, or the one to whom the directories that QEMU serves by virtio-9p belong. It is nobody
-    without the right to become others, and where such a directory is root's. `proc` is our process's in /proc.
+    It is a transient user, or the one to whom the directories that QEMU serves by virtio-9p belong. QEMU stays who we
+    are without the right to become others, and where such a directory is root's. `proc` is our process's in /proc.
     """
     served = [share.directory.stat() for share in plan.shares if share.device == "virtio-9p"]
     if not served:
@@ -57,7 +53,7 @@ def qemu_user(plan: MachinePlan, proc: Path = _PROC) -> User | None:
     return None if ours else owner
 
 
-def transient_user(proc: Path = _PROC) -> User | None:
+def transient_user(proc: Path = PROC) -> User | None:
     """Return a user whose number nobody has, None if we may become none."""
     number = secrets.choice(TRANSIENT)
     while _named(number):
@@ -66,10 +62,10 @@ def transient_user(proc: Path = _PROC) -> User | None:
     return user if _may_become(proc, user) else None
 
 
-def with_less_rights(plan: MachinePlan, command: tuple[str, ...], proc: Path = _PROC) -> tuple[str, ...]:
+def with_less_rights(plan: MachinePlan, command: tuple[str, ...], proc: Path = PROC) -> tuple[str, ...]:
     """Return QEMU's first words for a machine in which it stays who we are: behind setpriv(1), if that is root."""
     rights = SERVES_FILES if any(share.device == "virtio-9p" for share in plan.shares) else ()
-    setpriv = find_tool("setpriv") if _capabilities(proc) & 1 << CAP_SETPCAP else None
+    setpriv = find_tool("setpriv") if effective(proc) & bits(["SETPCAP"]) else None
     if setpriv is None:
         return command
     kept = ",".join(["-all", *(f"+{name}" for name in rights)])
@@ -89,23 +85,17 @@ def lifeline(process: Process) -> Iterator[None]:
 
 
 def _may_become(proc: Path, user: User) -> bool:
-    needed = 1 << CAP_SETUID | 1 << CAP_SETGID
+    needed = bits(("SETUID", "SETGID"))
     return (
-        _capabilities(proc) & needed == needed
+        effective(proc) & needed == needed
         and _mapped(proc / "uid_map", user.uid)
         and _mapped(proc / "gid_map", user.gid)
     )
 
 
-def _capabilities(proc: Path) -> int:
-    fields = dict(line.partition(":")[::2] for line in (proc / "status").read_text().splitlines())
-    return int(fields["CapEff"], 16)
-
-
 def _mapped(table: Path, number: int) -> bool:
     """Whether our user namespace has a user or group of this number, user_namespaces(7)."""
-    rows = (map(int, line.split()) for line in table.read_text().splitlines())
-    return any(first <= number < first + count for first, _, count in rows)
+    return any(first <= number < first + count for first, _, count in id_map(table))
 
 
 def _named(user: int) -> bool:

@@ -16,8 +16,8 @@ import pytest
 
 from guestforge.agent.errors import ConnectError
 from guestforge.arch import ARCHES
+from guestforge.capabilities import NUMBERS
 from guestforge.errors import UserError
-from guestforge.vhost.core.sandbox import CAPABILITIES
 from guestforge.vmm import accel
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
@@ -111,7 +111,7 @@ def test_qemu_that_serves_files_is_their_owner(plan, tmp_path):
 def test_qemu_that_serves_roots_files_has_the_rights_for_that_alone(plan, tmp_path):
     with Machine(bare(plan, shares=(Share("nine", tmp_path, "virtio-9p"),))) as machine:
         status = status_of(Path(f"/proc/{machine.pids['qemu-exited']}"))
-        kept = sum(1 << CAPABILITIES[name.upper()] for name in SERVES_FILES)
+        kept = sum(1 << NUMBERS[name.upper()] for name in SERVES_FILES)
         assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")] == [kept] * 3
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
@@ -301,6 +301,7 @@ OTHER_PROCESS = """
 import sys
 from pathlib import Path
 from guestforge.arch import ARCHES
+from guestforge.capabilities import NUMBERS
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import MachinePlan, Share, Vsock
 share, log = map(Path, sys.argv[1:])

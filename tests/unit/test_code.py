@@ -25,6 +25,7 @@ STALE = {
     "guestforge.bench.boot": set(),
     "guestforge.check.storages": {*CHECKS},
     "guestforge.check.junit": {*CHECKS},
+    "guestforge.code": set(),
     "guestforge.commands": set(),
     "guestforge.conform.run": set(),
     "guestforge.environment": ALL,
@@ -35,6 +36,7 @@ STALE = {
     "guestforge.image.ext4": {"image", *CHECKS},
     "guestforge.image.readback": {*CHECKS},
     "guestforge.kernel.configure": {KERNEL},
+    "guestforge.kernel.dotconfig": {KERNEL, "initrd"},
     "guestforge.kernel.estimate": set(),
     "guestforge.progress": set(),
     "guestforge.recipe.bounds": set(),
@@ -70,8 +72,8 @@ def copied(tmp_path_factory):
 
 
 def files(steps, root):
-    code._sources.cache_clear()
-    code_files.cache_clear()
+    for kept in (code._sources, code._leads_to, code_files):
+        kept.cache_clear()
     return {name: code_files(*step.code, root=root) for name, step in steps.items()}
 
 

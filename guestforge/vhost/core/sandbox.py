@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
+from guestforge.capabilities import bits
 from guestforge.errors import UserError
 from guestforge.vhost.core.log import Log
 from guestforge.vhost.core.seccomp import MODES
@@ -44,19 +45,9 @@ SYS_MOUNT_SETATTR: Final = 442  # Linux 5.12; calls that came after 5.0 have one
 PR_SET_DUMPABLE: Final = 4
 PR_SET_NO_NEW_PRIVS: Final = 38
 
-# include/uapi/linux/capability.h: what giving files the owner, mode and kind that a guest asks for takes. Not among
-# them: SYS_ADMIN (mounts, trusted.* attributes), DAC_READ_SEARCH (files by handle, also those outside of the share).
-CAPABILITIES: Final = {
-    "CHOWN": 0,
-    "DAC_OVERRIDE": 1,
-    "FOWNER": 3,
-    "FSETID": 4,
-    "SETGID": 6,
-    "SETUID": 7,
-    "MKNOD": 27,
-    "SETFCAP": 31,
-}
-KEPT: Final = sum(1 << number for number in CAPABILITIES.values())
+# What giving files the owner, mode and kind that a guest asks for takes. Not among them: SYS_ADMIN (mounts, trusted.*
+# attributes), DAC_READ_SEARCH (files by handle, also those outside of the share).
+KEPT: Final = bits(("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID", "MKNOD", "SETFCAP"))
 _CAPABILITY_VERSION_3: Final = 0x20080522
 
 # What is loaded late, and from the file system: after the change of root that would be the guest's. A thread that ends
