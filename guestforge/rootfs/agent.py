@@ -59,8 +59,10 @@ def program_step(store: Store, arch: Arch, name: str, sources: Path = SOURCES) -
         }
 
     def make(out: Path, _used: Used) -> None:
-        with step(f"building the {name} for {arch.name}"):
-            _compile(go_argv(name, out / name), go_environment(store.cache, arch), sources)
+        # an interrupted go leaves its directory for temporary files behind, so that is one of ours
+        with step(f"building the {name} for {arch.name}"), store.temporary("go") as place:
+            env = go_environment(store.cache, arch) | {"GOTMPDIR": str(place)}
+            _compile(go_argv(name, out / name), env, sources)
 
     return Step(name, inputs, make, CODE, outputs=(name,), arch=arch.name, needs=NEEDS)
 
