@@ -9,7 +9,7 @@ from guestforge.cli import Chosen, job
 from guestforge.words import judge
 
 STEP = ("arch", "guest", "jobs", "mirror", "refresh", "agent", "output")
-MADE = (*STEP, "dry-run")
+MADE = (*STEP, "dry-run", "fail-fast", "json")
 BOOT = ("accel", "timeout", "artifact", "verbose", "virtio-fs-server")
 
 

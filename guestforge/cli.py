@@ -3,15 +3,13 @@
 Only the standard library and Invoke are imported here: a start of `./invoke` pays for this module every time.
 """
 
+import contextlib
 import difflib
 import functools
 import inspect
-import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,11 +17,9 @@ from invoke.context import Context
 from invoke.tasks import Task, task
 
 from guestforge.errors import GuestforgeError, UserError
-from guestforge.signals import ENDING, heeded
+from guestforge.signals import ENDING, heeded, interrupt_on
 
 INTERRUPTED = 130  # what shells give for SIGINT
-AGAIN = 0.01  # seconds from an interruption that Python has dropped to the next
-PATIENCE = 10.0  # seconds that an end may take: programs have a few to end by themselves
 
 # What an option says of itself, and its default: False makes it a switch.
 OPTIONS: dict[str, tuple[str, str | bool | None]] = {
@@ -32,9 +28,11 @@ OPTIONS: dict[str, tuple[str, str | bool | None]] = {
     "arch": ("an architecture, a comma list, or all (default: the host's)", None),
     "artifact": ("what to boot: initrd, image, or both with a comma (default: both)", None),
     "dry-run": ("say what would be built and what the store has, and build nothing", False),
+    "fail-fast": ("end everything at the first step that fails", False),
     "fast": ("lint, types and the tests that take seconds; no boots", False),
     "guest": ("a recipe of recipes/guests (default: minimal)", None),
-    "jobs": ("how many compilers run at once (default: the processors that we may use)", None),
+    "jobs": ("how many compilers, programs and guests run at once (default: the processors that we may use)", None),
+    "json": ("write what happens to standard output, a JSON object a line", False),
     "many": ("files of the large directory (default: 1000)", None),
     "mirror": ("a Debian mirror instead of the host's", None),
     "output": ("where artifacts go (default: output/)", None),
@@ -115,7 +113,9 @@ def job(*names: str) -> Callable[[Callable[[Chosen], int | None]], Task[Any]]:
     def decorate(function: Callable[[Chosen], int | None]) -> Task[Any]:
         @functools.wraps(function)
         def body(_context: Context, **given: Given) -> None:
-            code = _guarded(lambda: function(Chosen({name.replace("_", "-"): _value(given[name]) for name in given})))
+            chosen = Chosen({name.replace("_", "-"): _value(given[name]) for name in given})
+            with _shown(chosen):
+                code = _guarded(lambda: function(chosen))
             if code:
                 raise SystemExit(code)
 
@@ -124,6 +124,19 @@ def job(*names: str) -> Callable[[Callable[[Chosen], int | None]], Task[Any]]:
         return cast("Task[Any]", task(body, help=helps, auto_shortflags=False, iterable=LISTS.intersection(names)))
 
     return decorate
+
+
+@contextlib.contextmanager
+def _shown(chosen: Chosen) -> Iterator[None]:
+    """Have events written as JSON lines, where that is asked for."""
+    if not chosen.switch("json"):
+        yield
+        return
+    from guestforge.events import shown_by
+    from guestforge.render import JsonLines
+
+    with shown_by(JsonLines(sys.stdout)):
+        yield
 
 
 def _value(value: Given) -> str | bool | None:
@@ -141,48 +154,16 @@ def _signature(names: tuple[str, ...]) -> inspect.Signature:
 
 def _guarded(function: Callable[[], int | None]) -> int | None:
     """Run a task's body; an error or a signal becomes a message and an exit code, without a traceback."""
-    for number in heeded():
-        signal.signal(number, _interrupt)
-    sys.unraisablehook = _interrupt.dropped
+    interrupt_on(heeded())
     try:
         return function()
     except GuestforgeError as error:
-        print(error.report(), file=sys.stderr)
+        from guestforge.progress import complain
+
+        complain(error)
         return error.exit_code
     except KeyboardInterrupt:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)  # nothing is left to be ended but Python itself
         print("interrupted; what was done is kept, and the next run goes on from there", file=sys.stderr)
         return INTERRUPTED
-
-
-class _Interrupted:
-    """Ends the task as Ctrl-C does, so that every `with` block is left and nothing stays behind.
-
-    A second signal that comes while they are left would break that off: it is no news, unless the end takes too long.
-    """
-
-    def __init__(self) -> None:
-        self._first: float | None = None
-        self._number = int(signal.SIGINT)
-
-    def __call__(self, number: int, _frame: object) -> None:
-        now = time.monotonic()
-        if self._first is None or now - self._first > PATIENCE:
-            self._first, self._number = now, number
-            raise KeyboardInterrupt
-
-    def dropped(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        """Interrupt once more, in a moment, where Python has dropped the exception.
-
-        It does so with one that is raised in a finalizer, or in a function that a module has registered to be called
-        at each fork(2), as logging does: the signal came while such a function ran.
-        """
-        if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            self._first = None
-            threading.Timer(AGAIN, os.kill, (os.getpid(), self._number)).start()
-        else:
-            sys.__unraisablehook__(unraisable)
-
-
-_interrupt = _Interrupted()

@@ -1,7 +1,7 @@
-"""What the tasks do: each for every architecture that was asked for, going on after one that fails."""
+"""What the tasks do: each for all architectures that were asked for, going on after one that fails."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from guestforge.arch import Arch, host, lookup_list
@@ -9,23 +9,25 @@ from guestforge.cache import clean as clean_cache
 from guestforge.cache import user_cache
 from guestforge.check import live
 from guestforge.check.options import ARTIFACTS, CheckOptions
-from guestforge.check.report import Artifact as Booted
-from guestforge.check.report import failed
 from guestforge.cli import Chosen
 from guestforge.conform.run import MANY
 from guestforge.conform.run import conform as run_conform
 from guestforge.conform.table import table
 from guestforge.errors import GuestforgeError, UserError
 from guestforge.files import remove, require_file
-from guestforge.graph import needs_of, walk
+from guestforge.graph import Evaluation, walk
 from guestforge.host.packages import ensure
+from guestforge.jobserver import Jobserver
 from guestforge.manifest import Artifact, place, write_json
+from guestforge.need import Need
 from guestforge.pipeline import Pipeline
-from guestforge.progress import human, say
+from guestforge.progress import complain, human, say
 from guestforge.rootfs.agent import AGENT
 from guestforge.rootfs.tree import Directory, File, Node, Symlink
+from guestforge.schedule import Goal, Rules, Schedule
 from guestforge.step import Step
-from guestforge.targets import OUTPUT, GuestSteps, Options
+from guestforge.store import Store
+from guestforge.targets import OUTPUT, Options
 from guestforge.vmm.accel import Wanted
 from guestforge.vmm.needs import boot_needs
 from guestforge.vmm.virtiofs import SERVERS
@@ -39,30 +41,17 @@ MAX_TIMEOUT: Final = 86_400.0  # seconds
 ACCELERATORS: Final[tuple[Wanted, ...]] = ("auto", "kvm", "tcg")
 
 Work = Callable[[Pipeline], None]
-Targets = Callable[[GuestSteps], tuple[Step, ...]]
+Goals = Callable[[Pipeline], tuple[Goal, ...]]
 
 
 def build(chosen: Chosen) -> int:
     """Build everything, fill the output directory, and prove it."""
-    options = _check_options(chosen)
-
-    def work(pipeline: Pipeline) -> None:
-        pipeline.publish()
-        _say_sizes(pipeline)
-        _prove(pipeline, chosen, options, again=False)
-
-    return _for_each(chosen, _guest, work, proof=options)
+    return _make(chosen, _guest_and_proofs(chosen))
 
 
 def check(chosen: Chosen) -> int:
     """Boot and check what the recipe makes, which is built first where it has not been."""
-    options = _check_options(chosen)
-
-    def work(pipeline: Pipeline) -> None:
-        pipeline.publish()
-        _prove(pipeline, chosen, options, again=True)
-
-    return _for_each(chosen, _guest, work, proof=options)
+    return _make(chosen, _guest_and_proofs(chosen), proven_again=True)
 
 
 def conform(chosen: Chosen) -> int:
@@ -80,23 +69,21 @@ def conform(chosen: Chosen) -> int:
         write_json(pipeline.output / CONFORM_JSON, found.to_json())
         say(table(found))
 
-    return _for_each(chosen, lambda steps: (*_guest(steps), steps.conform), work)
+    def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
+        steps = pipeline.steps
+        return (Goal(pipeline.arch.name, (*steps.published, steps.probe, steps.conform)),)
+
+    return _make(chosen, goals, work)
 
 
 def kernel(chosen: Chosen) -> int:
     """Build the kernel and put it into the output directory."""
-    return _for_each(
-        chosen, lambda steps: (steps.kernel,), lambda pipeline: _place(pipeline, pipeline.kernel_artifacts())
-    )
+    return _make(chosen, lambda one: (_placed(one, one.steps.kernel, one.kernel_artifacts),))
 
 
 def agent(chosen: Chosen) -> int:
     """Build the agent and put it into the output directory."""
-    return _for_each(
-        chosen,
-        lambda steps: (steps.agent,),
-        lambda pipeline: _place(pipeline, (Artifact(AGENT, pipeline.agent, AGENT),)),
-    )
+    return _make(chosen, lambda one: (_placed(one, one.steps.agent, lambda: (Artifact(AGENT, one.agent, AGENT),)),))
 
 
 def rootfs(chosen: Chosen) -> int:
@@ -106,29 +93,28 @@ def rootfs(chosen: Chosen) -> int:
         for node in pipeline.disk_tree:
             print(_listed(node))
 
-    return _for_each(chosen, lambda steps: (steps.agent, *steps.parts.packages), work)
+    def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
+        return (Goal(pipeline.arch.name, (pipeline.steps.agent, *pipeline.steps.parts.packages)),)
+
+    return _make(chosen, goals, work)
 
 
 def initrd(chosen: Chosen) -> int:
     """Build the initrd and put it into the output directory."""
-    return _for_each(
-        chosen, lambda steps: (steps.initrd,), lambda pipeline: _place(pipeline, (pipeline.initrd_artifact(),))
-    )
+    return _make(chosen, lambda one: (_placed(one, one.steps.initrd, lambda: (one.initrd_artifact(),)),))
 
 
 def image(chosen: Chosen) -> int:
     """Build the disk image and put it into the output directory."""
-    return _for_each(
-        chosen, lambda steps: (steps.image,), lambda pipeline: _place(pipeline, (pipeline.image_artifact(),))
-    )
+    return _make(chosen, lambda one: (_placed(one, one.steps.image, lambda: (one.image_artifact(),)),))
 
 
 def why(chosen: Chosen) -> int:
     """Say of a step what in its key has changed since its newest entry in the store."""
-    options = _check_options(chosen)
+    goals = _guest_and_proofs(chosen)
 
     def work(pipeline: Pipeline) -> None:
-        steps = {step.role: step for step in walk(*_guest(pipeline.steps), *_proofs(pipeline, chosen, options))}
+        steps = {step.role: step for step in walk(*_steps(goals(pipeline)))}
         wanted = chosen.one_of("step", tuple(steps))
         for line in explain(pipeline.evaluation, steps[wanted]):
             print(line)
@@ -191,88 +177,115 @@ def _check_options(chosen: Chosen) -> CheckOptions:
     )
 
 
-def _for_each(chosen: Chosen, targets: Targets, work: Work, *, proof: CheckOptions | None = None) -> int:
-    """Do the work for each architecture, once what its targets need of the host is there; return the worst exit code.
+def _make(chosen: Chosen, goals: Goals, work: Work | None = None, *, proven_again: bool = False) -> int:
+    """Make each architecture's goals side by side, then do the work for those that were made; return the exit code.
 
-    With --dry-run, say what would become of the targets' steps instead, and of those that prove them where `proof` has
-    the options of that. A single architecture's error is raised as it is.
+    That is the worst of all errors. With --dry-run, say what would become of the steps instead.
     """
     pipelines = _pipelines(chosen)
+    wanted = {pipeline: goals(pipeline) for pipeline in pipelines}
     if chosen.switch("dry-run"):
-        return _each(pipelines, lambda pipeline: _foretell(pipeline, chosen, targets(pipeline.steps), proof))
+        return _each(pipelines, lambda pipeline: _foretell(pipeline, _steps(wanted[pipeline])))
     for pipeline in pipelines:
         pipeline.try_places()
-    ensure(needs_of(*(step for pipeline in pipelines for step in targets(pipeline.steps))))
-    return _each(pipelines, work)
+    steps = walk(*(step for pipeline in pipelines for step in _steps(wanted[pipeline])))
+    guests = frozenset(step for step in steps if step.weight == "guest")
+    ensure(need for step in steps if step not in guests for need in step.needs)
+    _ensure_for_proofs(need for step in guests for need in step.needs)
+    code = _each(pipelines, lambda pipeline: _judge(pipeline, guests, wanted))
+    judged = [pipeline for pipeline in pipelines if pipeline in wanted]
+    rules = Rules(
+        pipelines[0].jobs, again=guests if proven_again else frozenset(), fail_fast=chosen.switch("fail-fast")
+    )
+    if rules.fail_fast and code:
+        return code
+    schedule = Schedule(pipelines[0].evaluation, [goal for one in judged for goal in wanted[one]], rules)
+    schedule.run()
+    code = max([code, *(error.exit_code for error in schedule.errors)])
+    made = [pipeline for pipeline in judged if all(map(schedule.made, wanted[pipeline]))]
+    return max(code, _each(made, work)) if work else code
+
+
+def _judge(pipeline: Pipeline, guests: frozenset[Step], wanted: dict[Pipeline, tuple[Goal, ...]]) -> None:
+    """Have a user's mistake told of before a kernel is compiled for it; who made it goes without."""
+    try:
+        pipeline.evaluation.judge(*(step for step in walk(*_steps(wanted[pipeline])) if step not in guests))
+    except GuestforgeError:
+        del wanted[pipeline]
+        raise
+
+
+def _ensure_for_proofs(needs: Iterable[Need]) -> None:
+    """Install what proofs need. Where that can't be, what is built is there all the same, and the proof fails."""
+    try:
+        ensure(needs)
+    except UserError as e:
+        complain(e)
 
 
 def _pipelines(chosen: Chosen) -> list[Pipeline]:
     options = options_of(chosen)
-    return [Pipeline(arch, options) for arch in arches_of(chosen)]
+    evaluation, jobs = Evaluation(Store()), Jobserver(options.jobs)
+    return [Pipeline(arch, options, evaluation, jobs) for arch in arches_of(chosen)]
 
 
 def _each(pipelines: list[Pipeline], work: Work) -> int:
+    """Do the work for each architecture; return the worst exit code. A single one's error is raised as it is."""
     if len(pipelines) == 1:
         work(pipelines[0])
         return 0
-    errors = {pipeline.arch.name: _attempt(pipeline, work) for pipeline in pipelines}
-    for name, error in errors.items():
-        say(f"{name}: {error.message if error else 'done'}")
-    return max(error.exit_code if error else 0 for error in errors.values())
+    return max((_attempt(pipeline, work) for pipeline in pipelines), default=0)
 
 
-def _attempt(pipeline: Pipeline, work: Work) -> GuestforgeError | None:
+def _attempt(pipeline: Pipeline, work: Work) -> int:
     try:
         work(pipeline)
     except GuestforgeError as error:
-        print(f"{pipeline.arch.name}: {error.report()}", file=sys.stderr)
-        return error
-    return None
+        complain(error, pipeline.arch.name)
+        return error.exit_code
+    return 0
 
 
-def _guest(steps: GuestSteps) -> tuple[Step, ...]:
-    """Return all that a guest and its proof are made of."""
-    return (*steps.published, steps.probe)
+def _steps(goals: Iterable[Goal]) -> tuple[Step, ...]:
+    return tuple(step for goal in goals for step in goal.steps)
 
 
-def _booted(chosen: Chosen) -> list[Booted]:
-    """Return what is to be booted, in the order in which it is."""
-    wanted = chosen.some_of("artifact", ARTIFACTS)
-    return [name for name in ARTIFACTS if name in wanted]
+def _guest_and_proofs(chosen: Chosen) -> Goals:
+    """Return the goals of a guest: its output, and the proof of each artifact that is asked for."""
+    options = _check_options(chosen)
+    booted = chosen.some_of("artifact", ARTIFACTS)
+
+    def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
+        steps = pipeline.steps
+        proofs = [pipeline.check_step(name, options) for name in ARTIFACTS if name in booted]
+        return (
+            Goal(f"{pipeline.arch.name} output", steps.published, lambda: _publish(pipeline)),
+            *(Goal(f"{proof.title} report", (proof,), partial(pipeline.show_proof, proof)) for proof in proofs),
+        )
+
+    return goals
 
 
-def _proofs(pipeline: Pipeline, chosen: Chosen, options: CheckOptions) -> list[Step]:
-    return [pipeline.check_step(name, options, lambda _: None) for name in _booted(chosen)]
-
-
-def _foretell(pipeline: Pipeline, chosen: Chosen, targets: tuple[Step, ...], proof: CheckOptions | None) -> None:
-    proofs = _proofs(pipeline, chosen, proof) if proof else []
-    for line in foretold(pipeline.evaluation.outlook(*targets, *proofs)):
-        print(line)
-
-
-def _prove(pipeline: Pipeline, chosen: Chosen, options: CheckOptions, *, again: bool) -> None:
-    """Check each artifact; raises CheckError once all have been."""
-    try:
-        ensure(need for step in _proofs(pipeline, chosen, options) for need in step.needs)
-    except UserError as e:  # what was built is there; that it can't be proven is the check's failure
-        print(e.report(), file=sys.stderr)
-    else:
-        pipeline.describe()  # the emulator may have been installed just now
-    reports = [pipeline.check(name, options, again=again) for name in _booted(chosen)]
-    if error := failed(report for report in reports if report):
-        raise error
-
-
-def _place(pipeline: Pipeline, artifacts: tuple[Artifact, ...]) -> None:
-    for name, facts in place(pipeline.output, artifacts).items():
-        say(f"{pipeline.output / name}: {human(facts.size)}")
-
-
-def _say_sizes(pipeline: Pipeline) -> None:
+def _publish(pipeline: Pipeline) -> None:
+    pipeline.publish()
     files = (pipeline.kernel_artifacts()[0], pipeline.initrd_artifact(), pipeline.image_artifact())
     sizes = ", ".join(f"{file.name} {human(file.entry.files[file.file].size)}" for file in files)
     say(f"{pipeline.output}: {sizes}")
+
+
+def _placed(pipeline: Pipeline, step: Step, artifacts: Callable[[], tuple[Artifact, ...]]) -> Goal:
+    """Return the goal of a step whose files go into the output directory alone."""
+
+    def then() -> None:
+        for name, facts in place(pipeline.output, artifacts()).items():
+            say(f"{pipeline.output / name}: {human(facts.size)}")
+
+    return Goal(f"{pipeline.arch.name} output", (step,), then)
+
+
+def _foretell(pipeline: Pipeline, steps: tuple[Step, ...]) -> None:
+    for line in foretold(pipeline.evaluation.outlook(*steps)):
+        print(line)
 
 
 def _listed(node: Node) -> str:

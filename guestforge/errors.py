@@ -15,6 +15,10 @@ class GuestforgeError(Exception):
         self.hint = hint
         self.excerpt = excerpt
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Return what pickle makes an equal error of: a step that is made in another process raises it there."""
+        return (_blank, (type(self), self.message), self.__dict__)
+
     def report(self) -> str:
         """Return the text for the terminal: message, then excerpt, then hint."""
         parts = [f"error: {self.message}"]
@@ -23,6 +27,10 @@ class GuestforgeError(Exception):
         if self.hint:
             parts.append(f"hint: {self.hint}")
         return "\n".join(parts)
+
+
+def _blank(kind: type[GuestforgeError], message: str) -> GuestforgeError:
+    return kind.__new__(kind, message)
 
 
 class UserError(GuestforgeError):

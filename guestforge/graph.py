@@ -72,6 +72,17 @@ class Evaluation:
             self._entries[step] = self.store.get_or_build(step.name, inputs, build, about(step))
         return self._entries[step]
 
+    def find(self, step: Step) -> Entry | None:
+        """Return a step's entry where the store has it, and has all that it uses; nothing is made."""
+        if step not in self._entries:
+            used = {role: self.find(use.step) for role, use in step.uses.items()}
+            there = {role: entry for role, entry in used.items() if entry}
+            found = self.store.find(step.name, self.inputs(step, there)) if len(there) == len(used) else None
+            if found is None:
+                return None
+            self._entries[step] = found
+        return self._entries[step]
+
     def remade(self, step: Step) -> Entry:
         """Make what a step makes, whether the store has it or not; return its entry, the one of before if there is one.
 

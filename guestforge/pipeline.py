@@ -1,22 +1,20 @@
 """A guest of one architecture: its steps evaluated, its output directory, its proof."""
 
-import contextlib
 import json
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from guestforge.arch import Arch
-from guestforge.check.options import CheckOptions, GuestArtifacts
+from guestforge.check.options import ARTIFACTS, CheckOptions, GuestArtifacts
 from guestforge.check.report import Artifact as Booted
-from guestforge.check.report import Report
 from guestforge.check.run import FILES
-from guestforge.check.step import NotKeptError, check_step, emulators
+from guestforge.check.step import check_step, emulators
 from guestforge.files import require_temporary_directory, try_directory
 from guestforge.graph import Evaluation, needs_of, walk
 from guestforge.image.disk_step import IMAGE
 from guestforge.image.initrd_step import INITRD
+from guestforge.jobserver import Jobserver
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
 from guestforge.manifest import Artifact, place, write_manifest
@@ -44,12 +42,16 @@ class Pipeline:
     Raises UserError for a wrong recipe, BuildError for a step that fails.
     """
 
-    def __init__(self, arch: Arch, options: Options, store: Store | None = None) -> None:
+    def __init__(
+        self, arch: Arch, options: Options, evaluation: Evaluation | None = None, jobs: Jobserver | None = None
+    ) -> None:
+        """`evaluation` and `jobs` are shared by all guests that are made at once; one made alone has its own."""
         self.arch = arch
         self.options = options
-        self.store = store or Store()
-        self.steps = guest_steps(self.store, arch, options)
-        self.evaluation = Evaluation(self.store)
+        self.evaluation = evaluation or Evaluation(Store())
+        self.store = self.evaluation.store
+        self.jobs = jobs or Jobserver(options.jobs)
+        self.steps = guest_steps(self.store, arch, options, self.jobs)
         self.output = options.output / arch.name / options.guest
 
     def entry(self, step: Step) -> Entry:
@@ -114,10 +116,6 @@ class Pipeline:
         """Fill the output directory, the manifest last."""
         self.evaluation.judge(*self.steps.published)  # a wrong file is told of before a kernel is compiled for it
         place(self.output, self._artifacts())
-        self.describe()
-
-    def describe(self) -> None:
-        """Write the manifest of an output directory that is filled: once more when QEMU has been installed since."""
         files = {artifact.name: artifact.entry.files[artifact.file] for artifact in self._artifacts()}
         entries = {step.role: self.entry(step) for step in walk(*self.steps.published)}
         facts = {"arch": self.arch.name, "guest": self.options.guest, "versions": self._versions()}
@@ -148,8 +146,9 @@ class Pipeline:
 
     # proof
 
-    def guest_artifacts(self) -> GuestArtifacts:
-        """Return what a check boots: the store's files, which nobody changes meanwhile."""
+    def guest_artifacts(self, *booted: Booted) -> GuestArtifacts:
+        """Return what is booted, by default both artifacts: the store's files, which nobody changes meanwhile."""
+        booted = booted or ARTIFACTS
         boot = self.steps.guest.boot
         require_processors(self.steps.guest, self.options.guest, read_dotconfig(self.kernel.file(CONFIG_COPY)))
         return GuestArtifacts(
@@ -157,8 +156,8 @@ class Pipeline:
             guest=self.options.guest,
             kernel=self.kernel.file(KERNEL),
             kernel_release=self._kernel_facts["release"],
-            initrd=self.initrd.file(INITRD),
-            image=self.image.file(IMAGE),
+            initrd=self.initrd.file(INITRD) if "initrd" in booted else None,
+            image=self.image.file(IMAGE) if "image" in booted else None,
             probe=self.entry(self.steps.probe).file(PROBE),
             memory_mib=boot.memory_mib,
             cpus=boot.cpus,
@@ -166,29 +165,22 @@ class Pipeline:
             own_agent=not self.options.agent,
         )
 
-    def check(self, booted: Booted, options: CheckOptions, *, again: bool) -> Report | None:
-        """Boot an artifact and check it; None where that was done before with the same artifacts, QEMU and checks.
+    def show_proof(self, step: Step) -> None:
+        """Have the output directory show the check that an artifact passed, now or before."""
+        entry = self.evaluation.find(step)
+        if entry and entry.reused:
+            place(self._checked(step.variant), tuple(Artifact(name, entry, name) for name in FILES))
+            say(f"{self.arch.name} {step.variant}: passed before, with the same artifacts, QEMU and checks")
 
-        Only one of which every check passed counts as done; `again` boots in any case.
-        """
-        reports: list[Report] = []
-        step = self.check_step(booted, options, reports.append)
-        with contextlib.suppress(NotKeptError):
-            entry = self.evaluation.remade(step) if again else self.evaluation.entry(step)
-            if not reports:
-                place(self._checked(booted), tuple(Artifact(name, entry, name) for name in FILES))
-                say(f"{self.arch.name} {booted}: every check passed before, with the same artifacts, QEMU and checks")
-        return reports[0] if reports else None
-
-    def check_step(self, booted: Booted, options: CheckOptions, told: Callable[[Report], object]) -> Step:
-        """Return the step that proves an artifact; `told` gets the report of one that is booted."""
+    def check_step(self, booted: Booted, options: CheckOptions) -> Step:
+        """Return the step that proves an artifact."""
         steps = self.steps
         root = {"initrd": Use(steps.initrd, (INITRD,)), "image": Use(steps.image, (IMAGE,))}[booted]
         return check_step(
             self.arch,
             booted,
             options,
-            guest=self.guest_artifacts,
+            guest=lambda: self.guest_artifacts(booted),
             uses={"kernel": Use(steps.kernel, (KERNEL, FACTS)), "root": root, "probe": Use(steps.probe, (PROBE,))},
             emulator=self._emulator,
             boot={
@@ -197,8 +189,7 @@ class Pipeline:
                 **steps.guest.boot.model_dump(mode="json"),
             },
             out=self._checked(booted),
-            told=told,
         )
 
-    def _checked(self, booted: Booted) -> Path:
+    def _checked(self, booted: str) -> Path:
         return self.output / "check" / booted

@@ -1,27 +1,27 @@
-"""What a person sees of long work: bars on a terminal, plain timestamped lines in a log."""
+"""How whoever works tells of it: lines, steps with their seconds, and how far long work is. All of it is events."""
 
-import sys
+import itertools
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any
+from typing import Final
 
-from tqdm import tqdm
+from guestforge.errors import GuestforgeError
+from guestforge.events import Advanced, Complained, Said, send
 
-LINE_INTERVAL = 15.0  # seconds between two lines about the same bar in a log
-
-
-def interactive() -> bool:
-    """Whether standard error is a terminal, where a bar can be redrawn."""
-    return sys.stderr.isatty()
+INTERVAL: Final = 0.1  # seconds between two events of one bar
+_numbers = itertools.count()
 
 
 def say(text: str) -> None:
-    """Print a line for the user, above any bar; with the time of day (UTC) where the output is a log."""
-    stamp = "" if interactive() else f"{datetime.now(UTC):%H:%M:%S} "
-    tqdm.write(f"{stamp}{text}", file=sys.stderr)
-    sys.stderr.flush()
+    """Tell the user a line."""
+    send(Said(text))
+
+
+def complain(error: GuestforgeError, subject: str = "") -> None:
+    """Tell the user an error, and what it happened to."""
+    send(Complained(subject, error.report(), error.message, error.exit_code))
 
 
 @contextmanager
@@ -34,53 +34,40 @@ def step(label: str) -> Iterator[None]:
 
 
 class Bar:
-    """The progress of one piece of work; `total` may be None (unknown) and may be corrected while it runs."""
+    """The progress of one piece of work; `total` may be None (unknown)."""
 
     def __init__(self, label: str, total: int | None, unit: str) -> None:
         self.label = label
         self.unit = unit
         self.count = 0
         self.total = total
-        self._last_line = time.monotonic()
-        self._tqdm: tqdm[Any] | None = None
-        if interactive():
-            # bytes are scaled to KiB, MiB, ...; objects and checks are counted one by one
-            self._tqdm = tqdm(
-                desc=label, total=total, unit=unit, unit_scale=unit == "B", unit_divisor=1024, leave=False
-            )
+        self._number = (os.getpid(), next(_numbers))
+        self._sent = 0.0
 
     def update(self, amount: int = 1) -> None:
         """Add `amount` units."""
         self.count += amount
-        if self._tqdm is not None:
-            if self.total is not None and self.count > self.total:
-                self._tqdm.total = self.total = self.count  # an estimate that was too low
-            self._tqdm.update(amount)
-        elif time.monotonic() - self._last_line >= LINE_INTERVAL:
-            self._line()
+        if time.monotonic() - self._sent >= INTERVAL:
+            self.tell()
 
-    def close(self) -> None:
-        """End the bar; in a log, say how far it came."""
-        if self._tqdm is not None:
-            self._tqdm.close()
-        elif self.count:
-            self._line()
-
-    def _line(self) -> None:
-        self._last_line = time.monotonic()
-        # an estimate that was too low is not told
-        of = f" of {human(self.total, self.unit)}" if self.total and self.count <= self.total else ""
-        say(f"{self.label}: {human(self.count, self.unit)}{of}")
+    def tell(self, *, over: bool = False) -> None:
+        """Send how far it is."""
+        self._sent = time.monotonic()
+        total = self.total
+        if total is not None and self.count > total:
+            total = None  # an estimate that was too low is not told
+        send(Advanced(self._number, self.label, self.count, total, self.unit, over))
 
 
 @contextmanager
 def bar(label: str, total: int | None, unit: str) -> Iterator[Bar]:
     """Show the progress of a piece of work; `unit` is `B` for bytes or the name of what is counted."""
     shown = Bar(label, total, unit)
+    shown.tell()
     try:
         yield shown
     finally:
-        shown.close()
+        shown.tell(over=True)
 
 
 def human(amount: int, unit: str = "B") -> str:

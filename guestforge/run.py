@@ -20,6 +20,7 @@ from typing import IO
 
 from guestforge.environment import environment
 from guestforge.errors import BuildError, GuestforgeError, UserError
+from guestforge.signals import ENDING
 
 Argv = Sequence[str | Path]
 
@@ -152,6 +153,14 @@ def spawn(
     """
     words = [os.fspath(word) for word in argv]
     env = environment(env)
+    # An interruption must not come into what Python does at a fork(2), nor between that and our `finally`.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+    def in_child() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if not outlives_us:
+            die_with_parent()
+
     try:
         popen = subprocess.Popen(
             words,
@@ -162,15 +171,17 @@ def spawn(
             stderr=subprocess.STDOUT if stderr is None else stderr,
             pass_fds=pass_fds,
             process_group=0,
-            preexec_fn=None if outlives_us else _die_with_parent,  # noqa: PLW1509 - calls only a function looked up before the fork
+            preexec_fn=in_child,  # noqa: PLW1509 - calls only functions looked up before the fork
             executable=find_tool(words[0]) if "/" not in words[0] else None,
         )
-    except FileNotFoundError as e:
-        if cwd is not None and not cwd.is_dir():
+    except BaseException as e:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if not isinstance(e, FileNotFoundError) or (cwd is not None and not cwd.is_dir()):
             raise
         raise UserError(f"{words[0]} is not installed", hint="`./invoke doctor` names the package that has it") from e
     process = Process(popen)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield process
     finally:
         process.stop()
@@ -180,7 +191,8 @@ def spawn(
                     pipe.close()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have this process killed once the thread that started it is gone."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

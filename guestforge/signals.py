@@ -1,11 +1,55 @@
 """The signals that end us. One that was ignored when we were started stays so: that is what `nohup` and `&` ask for."""
 
+import os
 import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable
 from typing import Final
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN: Final = 0.01  # seconds from an interruption that Python has dropped to the next
+PATIENCE: Final = 10.0  # seconds that an end may take: programs have a few to end by themselves
 
 
 def heeded() -> tuple[signal.Signals, ...]:
     """Return those that are not ignored just now."""
     return tuple(number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN)
+
+
+def interrupt_on(numbers: Iterable[signal.Signals]) -> None:
+    """Have each of these signals end this process's work as Ctrl-C does, by KeyboardInterrupt."""
+    interrupted = _Interrupted()
+    for number in numbers:
+        signal.signal(number, interrupted)
+    sys.unraisablehook = interrupted.dropped
+
+
+class _Interrupted:
+    """Ends the task as Ctrl-C does, so that every `with` block is left and nothing stays behind.
+
+    A second signal that comes while they are left would break that off: it is no news, unless the end takes too long.
+    """
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+        self._number = int(signal.SIGINT)
+
+    def __call__(self, number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if self._first is None or now - self._first > PATIENCE:
+            self._first, self._number = now, number
+            raise KeyboardInterrupt
+
+    def dropped(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Interrupt once more, in a moment, where Python has dropped the exception.
+
+        It does so with one that is raised in a finalizer, or in a function that a module has registered to be called
+        at each fork(2), as logging does: the signal came while such a function ran.
+        """
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            self._first = None
+            threading.Timer(AGAIN, os.kill, (os.getpid(), self._number)).start()
+        else:
+            sys.__unraisablehook__(unraisable)

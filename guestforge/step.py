@@ -3,11 +3,17 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from guestforge.need import Need
 from guestforge.store import Entry, Inputs
 
+Weight = Literal["cpu", "network", "guest"]  # a step computes, waits for others, or runs a guest
 Used = Mapping[str, Entry]  # the entries of the steps that a step uses, by its own names for them
+
+
+class NotKeptError(Exception):
+    """A step has done its work, but what it made is not to be kept; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +34,10 @@ class Step:
     `name` is the folder of its entries in the store, and `variant` tells two steps of one name and architecture apart.
     `inputs` returns the values that it reads besides what it `uses`: recipes, versions of tools, digests of sources. It
     is called before any of the used steps is made, so that a user's mistake is told of at once; it raises UserError.
-    `make` fills an empty directory with at least the files `outputs`, and raises BuildError. `code` names the modules
-    of ours that have the work to do (see `code`), `needs` is what of the host it takes.
+    `make` fills an empty directory with at least the files `outputs`, and raises BuildError, or NotKeptError. `code`
+    names the modules of ours that have the work to do (see `code`), `needs` is what of the host it takes.
+
+    `weight` and `memory_mib`, which is what its programs have in memory at most, say what may run beside it.
     """
 
     name: str
@@ -41,6 +49,9 @@ class Step:
     variant: str = ""
     uses: Mapping[str, Use] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
+    weight: Weight = "cpu"
+    memory_mib: int = 256
+    success: Literal["built", "passed"] = "built"  # what became of it when it was made
 
     @property
     def role(self) -> str:

@@ -6,16 +6,18 @@ agent, packages ------------'--- image ----'--- check
 
 import os
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch
 from guestforge.image.disk_step import image_step
 from guestforge.image.initrd_step import initrd_step
+from guestforge.jobserver import Jobserver
 from guestforge.kernel.step import kernel_step
 from guestforge.recipe.bounds import load_guest_for
 from guestforge.recipe.load import load_kernel, load_rootfs
-from guestforge.recipe.models import Guest, Rootfs
+from guestforge.recipe.models import DebianSource, Guest, Rootfs
 from guestforge.rootfs.agent import AGENT, CONFORM, PROBE, STORAGEBENCH, given_step, program_step
 from guestforge.rootfs.parts import Parts
 from guestforge.sources.linux import source_step
@@ -64,15 +66,15 @@ class GuestSteps:
         return (self.kernel, self.initrd, self.image)
 
 
-def guest_steps(store: Store, arch: Arch, options: Options) -> GuestSteps:
-    """Return a guest's steps. Raises UserError for what is wrong with its recipes."""
+def guest_steps(store: Store, arch: Arch, options: Options, jobs: Jobserver) -> GuestSteps:
+    """Return a guest's steps, whose programs share `jobs`. Raises UserError for what is wrong with its recipes."""
     archive = Archive(store, options.mirror, options.refresh)
     guest = load_guest_for(arch, options.guest)
     kernel_recipe, rootfs = load_kernel(guest.kernel), load_rootfs(guest.rootfs)
-    source = source_step(archive, kernel_recipe.source)
-    kernel = kernel_step(store, arch, kernel_recipe, source, jobs=options.jobs)
-    agent = given_step(arch, options.agent) if options.agent else program_step(store, arch, AGENT)
-    packages = (package_step(archive, name, rootfs.suite, arch.debian) for name in rootfs.packages)
+    source = _source(archive, kernel_recipe.source)
+    kernel = kernel_step(store, arch, kernel_recipe, source, jobs=jobs)
+    agent = given_step(arch, options.agent) if options.agent else program_step(store, arch, AGENT, jobs)
+    packages = (_package(archive, name, rootfs.suite, arch.debian) for name in rootfs.packages)
     parts = Parts(agent, tuple(packages))
     return GuestSteps(
         guest=guest,
@@ -81,7 +83,18 @@ def guest_steps(store: Store, arch: Arch, options: Options) -> GuestSteps:
         parts=parts,
         initrd=initrd_step(arch, rootfs, parts, kernel),
         image=image_step(arch, rootfs, parts, guest.image),
-        probe=program_step(store, arch, PROBE),
-        conform=program_step(store, arch, CONFORM),
-        storagebench=program_step(store, arch, STORAGEBENCH),
+        probe=program_step(store, arch, PROBE, jobs),
+        conform=program_step(store, arch, CONFORM, jobs),
+        storagebench=program_step(store, arch, STORAGEBENCH, jobs),
     )
+
+
+@cache
+def _source(archive: Archive, source: DebianSource) -> Step:
+    """Return the step that fetches a kernel's source: the same for all architectures, so that it is made once."""
+    return source_step(archive, source)
+
+
+@cache
+def _package(archive: Archive, name: str, suite: str, architecture: str) -> Step:
+    return package_step(archive, name, suite, architecture)

@@ -39,7 +39,7 @@ from guestforge.sources.kernel_tree import kernel_tree
 from guestforge.sources.linux import source_step
 from guestforge.sources.resolution import Archive
 from guestforge.store import Store
-from guestforge.targets import Options, guest_steps
+from guestforge.targets import Options
 from guestforge.vmm.emulator import choose_emulator
 
 INVOKE: Final = Path(__file__).resolve().parents[2] / "invoke"
@@ -80,7 +80,8 @@ def _table(measured: Measured) -> Table:
 def _measure(arch: Arch) -> Measured:
     user, options = Store(), Options()
     recipe = load_kernel(load_guest(options.guest).kernel)
-    steps, evaluation = guest_steps(user, arch, options), Evaluation(user)
+    evaluation = Evaluation(user)
+    steps = Pipeline(arch, options, evaluation).steps
     for before in (steps.kernel.uses["source"].step, steps.agent, steps.probe):
         evaluation.entry(before)  # what is not there is fetched and built before the clock runs
     with scratch_directory(SCRATCH, user.cache) as scratch:
@@ -220,7 +221,7 @@ class Bench:
 
     def _make_commands(self) -> list[Command]:
         plain = self._plain
-        argvs = (configure_argv(plain, "olddefconfig"), build_argv(plain, self._jobs))
+        argvs = (configure_argv(plain, "olddefconfig"), [*build_argv(plain), f"-j{self._jobs}"])
         return [Command(argv, ENVIRONMENT) for argv in argvs]
 
 

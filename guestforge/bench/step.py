@@ -10,6 +10,7 @@ from pathlib import Path
 from guestforge.arch import Arch, lookup
 from guestforge.errors import GuestforgeError
 from guestforge.graph import Evaluation
+from guestforge.jobserver import Jobserver
 from guestforge.kernel.step import kernel_step
 from guestforge.recipe.load import load_guest, load_kernel
 from guestforge.sources.linux import source_step
@@ -33,7 +34,7 @@ def main() -> int:
     try:
         store = Store(given.cache)
         source = source_step(Archive(store), recipe.source)
-        step = kernel_step(store, given.arch, recipe, source, jobs=given.jobs, fragments=given.fragments)
+        step = kernel_step(store, given.arch, recipe, source, jobs=Jobserver(given.jobs), fragments=given.fragments)
         Evaluation(store).entry(step)
     except GuestforgeError as error:
         print(error.report(), file=sys.stderr)

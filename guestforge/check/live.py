@@ -72,7 +72,7 @@ def guest_plan(
     artifacts: GuestArtifacts, booted: Artifact, accelerator: AcceleratorName, vsock: Vsock, console_log: Path
 ) -> MachinePlan:
     """Return the machine that a guest's recipe asks for, booted from one of its artifacts."""
-    image = booted == "image"
+    image = artifacts.image if booted == "image" else None
     return MachinePlan(
         arch=artifacts.arch,
         accelerator=accelerator,
@@ -80,7 +80,7 @@ def guest_plan(
         console_log=console_log,
         initrd=None if image else artifacts.initrd,
         root=Root() if image else None,
-        disks=(Disk(artifacts.image, read_only=True),) if image else (),
+        disks=(Disk(image, read_only=True),) if image else (),
         vsock=vsock,
         memory_mib=artifacts.memory_mib,
         cpus=artifacts.cpus,

@@ -27,8 +27,8 @@ class GuestArtifacts:
     guest: str
     kernel: Path
     kernel_release: str
-    initrd: Path
-    image: Path
+    initrd: Path | None  # None where the image alone is booted
+    image: Path | None
     probe: Path
     memory_mib: int = 256
     cpus: int = 1

@@ -8,21 +8,18 @@ from typing import Any, Final
 from guestforge.arch import Arch
 from guestforge.check import live
 from guestforge.check.options import CheckOptions, GuestArtifacts
-from guestforge.check.report import Artifact, Report
+from guestforge.check.report import Artifact, failed
 from guestforge.check.run import FILES, check_artifact
 from guestforge.files import atomic_copy
 from guestforge.image import ext4
 from guestforge.run import find_tool
-from guestforge.step import Step, Use, Used
+from guestforge.step import NotKeptError, Step, Use, Used
 from guestforge.vmm.emulator import Emulator, installed_emulator
 from guestforge.vmm.needs import boot_needs
 from guestforge.vmm.virtiofs import choose_virtiofs
 
 STEP: Final = "check"
-
-
-class NotKeptError(Exception):
-    """A check ended without what could be kept: not every part of it passed."""
+QEMU_MIB: Final = 512  # of QEMU itself, translations included, and of the programs behind the devices
 
 
 def check_step(
@@ -35,13 +32,12 @@ def check_step(
     emulator: Callable[[], Emulator],
     boot: Mapping[str, Any],
     out: Path,
-    told: Callable[[Report], object],
 ) -> Step:
     """Return the step that boots an artifact and checks it, with the files of `check.run.FILES`.
 
     `guest` has what is booted, `uses` the steps that made it, `boot` is the recipe's machine. Report, JUnit XML and
-    console are written to `out` in any case, and `told` gets the report. The step raises NotKeptError for a check that
-    did not pass.
+    console are written to `out` in any case. The step raises CheckError for a check that did not pass, and NotKeptError
+    for one that passed without a part of it.
     """
 
     def inputs() -> dict[str, Any]:
@@ -55,9 +51,10 @@ def check_step(
 
     def make(made: Path, _used: Used) -> None:
         report = check_artifact(live.start, guest(), artifact, out, options)
-        told(report)
-        if report.verdict != "pass" or report.left_out:
-            raise NotKeptError(report.verdict)
+        if error := failed([report]):
+            raise error
+        if report.left_out:
+            raise NotKeptError(f"without {', '.join(result.name for result in report.left_out)}; not kept")
         for name in FILES:
             atomic_copy(out / name, made / name)
 
@@ -71,6 +68,9 @@ def check_step(
         variant=artifact,
         uses=uses,
         needs=(*boot_needs(arch), *ext4.NEEDS),  # the disk under test is written and read on the host
+        weight="guest",
+        memory_mib=boot["memory_mib"] + QEMU_MIB,
+        success="passed",
     )
 
 

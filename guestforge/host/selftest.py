@@ -15,10 +15,10 @@ from guestforge.errors import BuildError
 from guestforge.graph import needs_of
 from guestforge.host.packages import ensure
 from guestforge.need import Need
+from guestforge.pipeline import Pipeline
 from guestforge.progress import say
 from guestforge.run import spawn
-from guestforge.store import Store
-from guestforge.targets import Options, guest_steps
+from guestforge.targets import Options
 from guestforge.vmm.needs import SECCOMP, boot_needs
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def needs(arches: tuple[Arch, ...], *, fast: bool) -> tuple[Need, ...]:
 
 
 def _build_needs(arch: Arch) -> tuple[Need, ...]:
-    return needs_of(*guest_steps(Store(), arch, Options()).published)
+    return needs_of(*Pipeline(arch, Options()).steps.published)
 
 
 def run_stages(todo: tuple[Stage, ...], run: Callable[[Stage], int]) -> None:

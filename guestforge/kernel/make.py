@@ -44,9 +44,9 @@ def configure_environment(request: Path) -> dict[str, str]:
     return {**ENVIRONMENT, "KCONFIG_CONFIG": NEXT_CONFIG, "KCONFIG_ALLCONFIG": str(request)}
 
 
-def build_argv(make: Make, jobs: int) -> list[str]:
-    """Return the command that compiles the kernel."""
-    return [*_common(make), f"-j{jobs}", make.arch.kernel_target]
+def build_argv(make: Make) -> list[str]:
+    """Return the command that compiles the kernel; how many compilers it starts is its environment's to say."""
+    return [*_common(make), make.arch.kernel_target]
 
 
 def _common(make: Make) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from guestforge.arch import Arch
 from guestforge.errors import BuildError
 from guestforge.files import atomic_copy
+from guestforge.jobserver import Jobserver
 from guestforge.kernel.buildlog import first_error, is_object
 from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import Config, read_dotconfig
@@ -29,6 +30,7 @@ from guestforge.store import Store, key_of
 STEP = "kernel"
 KERNEL, CONFIG_COPY, SYSTEM_MAP, FACTS = "kernel", "config", "System.map", "kernel.json"
 RELEASE = Path("include/config/kernel.release")
+COMPILER_MIB = 300  # in memory, of one compiler or of all else that make starts; 882 for two were measured
 FINISHED = "finished"  # in a build directory: a whole build has ended there, so the next one compiles what changed
 
 
@@ -41,15 +43,15 @@ class Plan:
     requests: tuple[Request, ...]
     toolchain: Toolchain
     source: KernelTree
-    jobs: int
+    jobs: Jobserver
 
 
 def kernel_step(
-    store: Store, arch: Arch, recipe: Kernel, source: Step, *, jobs: int, fragments: Path = FRAGMENTS
+    store: Store, arch: Arch, recipe: Kernel, source: Step, *, jobs: Jobserver, fragments: Path = FRAGMENTS
 ) -> Step:
     """Return the step that makes an entry with the files `kernel`, `config`, `System.map` and `kernel.json`.
 
-    `source` makes the kernel's tree, `jobs` compilers run at once. The step raises UserError for wrong fragments or a
+    `source` makes the kernel's tree, its compilers share `jobs`. The step raises UserError for wrong fragments or a
     missing compiler, before anything is fetched, and BuildError for everything that fails later.
     """
 
@@ -83,6 +85,7 @@ def kernel_step(
         arch=arch.name,
         uses={"source": Use(source)},
         needs=kernel_needs(arch),
+        memory_mib=COMPILER_MIB * (1 + jobs.jobs),
     )
 
 
@@ -103,16 +106,18 @@ def _build(store: Store, plan: Plan, out: Path) -> None:
         _write_facts(out, plan, make, time.monotonic() - start, objects)
 
 
-def _compile(make: Make, jobs: int, expected: int | None, log: Path) -> int:
+def _compile(make: Make, jobs: Jobserver, expected: int | None, log: Path) -> int:
     """Run make; return how many objects it compiled. Raises BuildError with the first real error."""
-    argv = build_argv(make, jobs)
+    argv = build_argv(make)
+    env = {**ENVIRONMENT, **jobs.environment}
+    inherited = (*make.held, *jobs.descriptors)
     with bar(f"compiling the kernel for {make.arch.name}", expected, "objects") as shown:
 
         def on_line(line: str) -> None:
             if is_object(line):
                 shown.update()
 
-        done = run(argv, env=ENVIRONMENT, log=log, on_line=on_line, check=False, pass_fds=make.held)
+        done = run(argv, env=env, log=log, on_line=on_line, check=False, pass_fds=inherited)
         objects = shown.count
     if done.returncode != 0:
         raise _failure(done, make, log)

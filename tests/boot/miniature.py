@@ -6,7 +6,7 @@ All else is the real thing: its tasks, the store, make and the compiler, Go, the
 import os
 import shutil
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from invoke import Program
@@ -17,6 +17,7 @@ from guestforge.files import atomic_file
 from guestforge.graph import Evaluation
 from guestforge.image import initrd_step
 from guestforge.kernel.step import kernel_step
+from guestforge.pipeline import Pipeline
 from guestforge.recipe import bounds, load
 from guestforge.recipe.models import DebianSource, Kernel
 from guestforge.sources.kernel_tree import write_facts
@@ -37,6 +38,7 @@ def workspace(cache, arch):
     return cache / "work" / "kernel" / f"{entry.key}-{arch}"
 
 
+@cache
 def source(*_):
     """Take the place of the step that fetches the tree."""
 
@@ -58,11 +60,18 @@ def kernel(store, arch, _recipe, tree, *, jobs):
     return kernel_step(store, arch, small, tree, jobs=jobs, fragments=fragments)
 
 
+def no_proof(pipeline, booted, _options):
+    """Take the place of the step that boots an artifact."""
+    return Step("check", lambda: {"of": pipeline.arch.name}, lambda *_: None, (), (), pipeline.arch.name, booted)
+
+
 def main():
     targets.source_step = source
     targets.kernel_step = kernel
     initrd_step.read_dotconfig = lambda _: UNPACKS
-    commands._prove = lambda *_, **__: None
+    commands.ARTIFACTS = ("initrd",)
+    Pipeline.check_step = no_proof
+    Pipeline.show_proof = lambda *_: None
     if recipes := os.environ.get("MINIATURE_RECIPES"):
         targets.load_guest_for = partial(bounds.load_guest_for, recipes=Path(recipes))
         for name in ("load_kernel", "load_rootfs"):

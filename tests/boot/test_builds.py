@@ -19,6 +19,7 @@ from guestforge.arch import AARCH64, X86_64
 from guestforge.cache import user_cache
 from guestforge.files import digest_file
 from guestforge.graph import Evaluation
+from guestforge.jobserver import Jobserver
 from guestforge.rootfs.agent import AGENT, program_step
 from guestforge.store import Store
 
@@ -32,8 +33,8 @@ MOMENTS = {
     "compiling": r"configuring the kernel for \w+: done",
     "the agent": r"building the agent for \w+ \.\.\.",
     "the initrd": r"packing the initrd for \w+ \.\.\.",
-    "the image": r"packing the initrd for \w+: done",
-    "the output": r"writing the disk image for \w+: done",
+    "the image": r"writing the disk image for \w+ \.\.\.",
+    "the output": r"packing the initrd for \w+: done",
 }
 
 
@@ -271,7 +272,7 @@ def test_wrong_option_is_told_before_anything_is_built(tmp_path, words, told):
 
 def test_agent_of_another_architecture_is_refused(tmp_path):
     store = Store()
-    agent = Evaluation(store).entry(program_step(store, AARCH64, AGENT)).file(AGENT)
+    agent = Evaluation(store).entry(program_step(store, AARCH64, AGENT, Jobserver(1))).file(AGENT)
     words = ("--arch", X86_64.name, "--agent", str(agent), "--output", str(tmp_path))
     ended = invoke("build", *words, GUESTFORGE_CACHE=tmp_path / "cache")
     ended.assert_told(1, "is for aarch64 (little endian), not for x86_64")

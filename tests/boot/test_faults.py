@@ -87,7 +87,7 @@ def test_kernel_without_virtio_fs_fails_that_check_alone(rig, pipeline):
     assert len(fragments) == len(recipe.fragments) - 1
     changed = recipe.model_copy(update={"fragments": fragments})
     source = normal.steps.kernel.uses["source"].step
-    entry = normal.entry(kernel_step(normal.store, normal.arch, changed, source, jobs=normal.options.jobs))
+    entry = normal.entry(kernel_step(normal.store, normal.arch, changed, source, jobs=normal.jobs))
     outcome = rig.check(kernel=entry.path / KERNEL)
     passed = tuple(name for name in ALL if name != "virtio-fs")
     assert_fails(outcome, "virtio-fs", "the agent refused a container with it", passed=passed, within=None)

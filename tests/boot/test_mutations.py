@@ -92,7 +92,7 @@ def changed_agent(pipeline, tmp_path):
             text = text.replace(old, new)
         table.write_text(text)
         one = pipeline(arch.name)
-        parts = Parts(program_step(one.store, arch, AGENT, sources))
+        parts = Parts(program_step(one.store, arch, AGENT, one.jobs, sources))
         return one.entry(initrd_step(arch, one.steps.rootfs, parts, one.steps.kernel)).file(INITRD)
 
     return build

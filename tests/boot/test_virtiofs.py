@@ -8,7 +8,9 @@ import pytest
 from rig import Faults
 
 from guestforge.arch import PROVEN, host
+from guestforge.check import live
 from guestforge.check.options import CheckOptions
+from guestforge.check.run import check_artifact
 from guestforge.errors import UserError
 from guestforge.pipeline import Pipeline
 from guestforge.targets import Options
@@ -25,9 +27,9 @@ def check(tmp_path, booted):
     """Check the initrd of an architecture with a server; the report, all of whose checks have passed."""
 
     def run(arch, server):
-        report = Pipeline(arch, Options(output=tmp_path)).check(
-            "initrd", CheckOptions(virtio_fs_server=server), again=True
-        )
+        one = Pipeline(arch, Options(output=tmp_path))
+        options = CheckOptions(virtio_fs_server=server)
+        report = check_artifact(live.start, one.guest_artifacts(), "initrd", one.output / "check" / "initrd", options)
         booted(report, f"--virtio-fs-server {server}")
         assert {result.name: result.detail for result in report.checks if result.status != "pass"} == {}
         written = json.loads((tmp_path / arch.name / "minimal" / "check" / "initrd" / "report.json").read_text())

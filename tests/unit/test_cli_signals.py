@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import cli
+from guestforge import cli, signals
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def interrupt():
-    return cli._Interrupted()
+    return signals._Interrupted()
 
 
 def test_first_signal_ends_the_task(interrupt):
@@ -34,7 +34,7 @@ def test_end_that_takes_too_long_can_be_interrupted(interrupt, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         interrupt(signal.SIGINT, None)
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + cli.PATIENCE + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: now + signals.PATIENCE + 1)
     with pytest.raises(KeyboardInterrupt):
         interrupt(signal.SIGINT, None)
 

@@ -9,7 +9,7 @@ from guestforge import code
 from guestforge.arch import X86_64
 from guestforge.check.options import CheckOptions
 from guestforge.code import NEUTRAL, ROOT, code_digest, code_files
-from guestforge.graph import walk
+from guestforge.graph import Evaluation, walk
 from guestforge.pipeline import Pipeline
 from guestforge.store import Store
 from guestforge.targets import Options
@@ -29,19 +29,23 @@ STALE = {
     "guestforge.commands": set(),
     "guestforge.conform.run": set(),
     "guestforge.environment": ALL,
+    "guestforge.events": set(),
     "guestforge.files": ALL,
     "guestforge.host.doctor": set(),
     "guestforge.image.cpio": {"initrd"},
     "guestforge.image.disk": {"image"},
     "guestforge.image.ext4": {"image", *CHECKS},
     "guestforge.image.readback": {*CHECKS},
+    "guestforge.jobserver": set(),
     "guestforge.kernel.configure": {KERNEL},
     "guestforge.kernel.dotconfig": {KERNEL, "initrd"},
     "guestforge.kernel.estimate": set(),
     "guestforge.progress": set(),
     "guestforge.recipe.bounds": set(),
+    "guestforge.render": set(),
     "guestforge.rootfs.agent": {*PROGRAMS},
     "guestforge.rootfs.flavour": {"initrd", "image"},
+    "guestforge.schedule": set(),
     "guestforge.sources.unpack": {SOURCE},
     "guestforge.sources.resolution": {*CHECKS},
     "guestforge.vhost.core.seccomp": {*CHECKS},
@@ -56,8 +60,8 @@ STALE = {
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
     """The steps of a guest and of its proof, by their names."""
-    guest = Pipeline(X86_64, Options(), Store(tmp_path_factory.mktemp("store") / "cache"))
-    proofs = [guest.check_step(name, CheckOptions(), print) for name in ("initrd", "image")]
+    guest = Pipeline(X86_64, Options(), Evaluation(Store(tmp_path_factory.mktemp("store") / "cache")))
+    proofs = [guest.check_step(name, CheckOptions()) for name in ("initrd", "image")]
     found = {step.role: step for step in walk(*guest.steps.published, guest.steps.probe, *proofs)}
     assert set(found) == ALL
     return found

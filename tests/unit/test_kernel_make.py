@@ -16,7 +16,7 @@ def rendered(make):
     parts = {
         "configure": configure_argv(make, "allnoconfig"),
         "configure's environment": [f"{k}={v}" for k, v in configure_environment(Path("/request")).items()],
-        "build": build_argv(make, 7),
+        "build": build_argv(make),
     }
     return "".join(f"[{name}]\n" + "".join(f"{word}\n" for word in words) for name, words in parts.items())
 

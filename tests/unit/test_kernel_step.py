@@ -17,6 +17,7 @@ from guestforge.arch import host
 from guestforge.code import code_digest
 from guestforge.errors import BuildError, UserError
 from guestforge.graph import Evaluation
+from guestforge.jobserver import Jobserver
 from guestforge.kernel import step as step_module
 from guestforge.kernel import toolchain
 from guestforge.kernel.step import kernel_step
@@ -54,7 +55,7 @@ class Setting:
 
     def build(self, *names, base="allnoconfig", jobs=2):
         recipe = Kernel(source=SOURCE, base=base, fragments=("base", *names))
-        step = kernel_step(self.store, host(), recipe, FAKE_SOURCE, jobs=jobs, fragments=self.fragments)
+        step = kernel_step(self.store, host(), recipe, FAKE_SOURCE, jobs=Jobserver(jobs), fragments=self.fragments)
         return Evaluation(self.store).entry(step)
 
     @property

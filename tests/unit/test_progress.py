@@ -4,19 +4,20 @@ import re
 
 import pytest
 
-from guestforge import progress
+from guestforge import events, progress, render
 
 
 @pytest.fixture
 def log(monkeypatch, capsys):
     """What has been printed, where standard error is no terminal and every step is worth a line."""
-    monkeypatch.setattr(progress, "interactive", bool)
-    monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
+    monkeypatch.setattr(render, "LINE_INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
 
     def lines():
         return capsys.readouterr().err.splitlines()
 
-    return lines
+    with events.shown_by(render.Log()):
+        yield lines
 
 
 def test_lines_have_the_time_of_day(log):

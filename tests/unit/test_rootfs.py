@@ -14,6 +14,7 @@ from guestforge import __version__
 from guestforge.arch import ARCHES
 from guestforge.errors import BuildError, UserError
 from guestforge.graph import Evaluation
+from guestforge.jobserver import Jobserver
 from guestforge.recipe.models import Rootfs
 from guestforge.rootfs import agent as agent_module
 from guestforge.rootfs.agent import AGENT, PROBE, given_step, go_argv, go_environment, program_step
@@ -50,7 +51,7 @@ def sources(tmp_path):
 
 
 def built(cache, name, sources):
-    return Evaluation(Store(cache)).entry(program_step(Store(cache), X86_64, name, sources))
+    return Evaluation(Store(cache)).entry(program_step(Store(cache), X86_64, name, Jobserver(2), sources))
 
 
 def take(store, arch, path):
@@ -64,7 +65,7 @@ def test_the_agent_is_static_versioned_and_the_same_from_another_directory(cache
     assert done.stderr == f"v {__version__}\n"
     assert read_elf(one.path / AGENT, "it").interpreter is None
     moved = shutil.copytree(sources, tmp_path / "elsewhere" / "module")
-    argv = go_argv("agent", tmp_path / "again")
+    argv = go_argv("agent", tmp_path / "again", 2)
     subprocess.run(argv, cwd=moved, env={**os.environ, **go_environment(cache, X86_64)}, check=True)
     assert (tmp_path / "again").read_bytes() == (one.path / AGENT).read_bytes()
     assert built(cache, AGENT, sources).reused
@@ -90,10 +91,10 @@ def test_the_go_command_is_pinned_and_its_caches_are_ours(tmp_path, monkeypatch)
     assert env["GOFLAGS"] == "-mod=readonly"
     assert env["GOCACHE"].startswith(str(tmp_path))
     assert env["GOMODCACHE"].startswith(str(tmp_path))
-    argv = go_argv("agent", Path("OUT"))
-    assert argv[1:5] == ["build", "-modcacherw", "-trimpath", "-buildvcs=false"]
+    argv = go_argv("agent", Path("OUT"), 3)
+    assert argv[1:6] == ["build", "-p=3", "-modcacherw", "-trimpath", "-buildvcs=false"]
     ldflags = f"-s -w -buildid= -X guestforge.dev/agent/internal/version.Version={__version__}"
-    assert argv[5:] == ["-ldflags", ldflags, "-o", "OUT", "./cmd/agent"]
+    assert argv[6:] == ["-ldflags", ldflags, "-o", "OUT", "./cmd/agent"]
 
 
 def test_without_go_the_remedy_is_named(monkeypatch):

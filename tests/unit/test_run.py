@@ -134,3 +134,26 @@ print(find_tool("sh"))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.stdout == "/bin/sh\n", done.stderr
+
+
+def test_an_interruption_while_python_forks_ends_the_program_that_was_started():
+    """What is registered for fork(2) is not broken off, and the program is not forgotten."""
+    code = """
+import os, signal
+from guestforge.run import spawn
+from guestforge.signals import heeded, interrupt_on
+interrupt_on(heeded())
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))
+try:
+    with spawn(["sleep", "60"]):
+        pass
+except KeyboardInterrupt:
+    print("interrupted", open(f"/proc/self/task/{os.getpid()}/children").read())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=REPOSITORY)
+    assert (done.stdout, done.stderr) == ("interrupted \n", "")
+
+
+def test_a_program_can_be_interrupted_though_its_start_could_not():
+    masked = run(["sh", "-c", "grep SigBlk /proc/self/status"]).output.split()[1]
+    assert int(masked, 16) == 0
