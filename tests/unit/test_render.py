@@ -14,9 +14,13 @@ from guestforge.events import Advanced, Began, Complained, Ended, Finished, Said
 from guestforge.vmm.errors import MachineError
 
 ALL = (
-    Said("hello"), Advanced((1, 2), "fetching", 5, None, "B"), Began("x86_64 kernel"),
-    Ended("x86_64 kernel", "built", 1.5), Complained("x86_64", "error: no", "no", 2), Finished((Ended("x86_64 kernel", "built", 1.5),)),
-)  # fmt: skip
+    Said("hello"),
+    Advanced((1, 2), "fetching", 5, None, "B"),
+    Began("x86_64 kernel"),
+    Ended("x86_64 kernel", "built", 1.5),
+    Complained("x86_64", "error: no", "no", 2),
+    Finished((Ended("x86_64 kernel", "built", 1.5),)),
+)
 
 
 def test_every_event_is_a_line_of_json():
