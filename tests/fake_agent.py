@@ -23,6 +23,7 @@ class Program:
     stderr: list[bytes] = field(default_factory=list)
     status: int = 0
     end: str = ""
+    takes: int = 1 << 20  # bytes of its standard input at once
     hangs: bool = False  # its streams do not end before it is killed
     stderr_first: bool = False  # it writes nothing to stdout before all of stderr was read
 
@@ -46,6 +47,8 @@ REQUESTS: dict[str, type[Message]] = {
     "SignalProcess": agent_pb2.SignalProcessRequest,
     "ReadStdout": agent_pb2.ReadStreamRequest,
     "ReadStderr": agent_pb2.ReadStreamRequest,
+    "WriteStdin": agent_pb2.WriteStreamRequest,
+    "CloseStdin": agent_pb2.CloseStdinRequest,
 }
 
 
@@ -61,7 +64,12 @@ class FakeAgent:
         self.server: Server
         self._killed = threading.Event()
         self._stderr_read = threading.Event()
-        self._own = {"ReadStdout": self._stdout, "ReadStderr": self._stderr, "WaitProcess": self._wait}
+        self._own = {
+            "ReadStdout": self._stdout,
+            "ReadStderr": self._stderr,
+            "WaitProcess": self._wait,
+            "WriteStdin": self._take,
+        }
 
     @property
     def methods(self) -> list[str]:
@@ -113,6 +121,10 @@ class FakeAgent:
         if len(piece) > request.len:
             pieces.insert(0, piece[request.len :])
         return agent_pb2.ReadStreamResponse(data=piece[: request.len])
+
+    def _take(self, request: Message) -> Message:
+        assert isinstance(request, agent_pb2.WriteStreamRequest)
+        return agent_pb2.WriteStreamResponse(len=min(len(request.data), self.program.takes))
 
     def _wait(self, _: Message) -> Message:
         return agent_pb2.WaitProcessResponse(status=137 if self._killed.is_set() else self.program.status)

@@ -18,7 +18,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from guestforge.agent import answers
-from guestforge.agent.errors import AgentError, Code, ConnectionLostError, OutputLimitError, RpcError
+from guestforge.agent.errors import AgentError, Code, ConnectionLostError, OutputLimitError, ProtocolError, RpcError
 from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2
 from guestforge.agent.storage import Storage
 from guestforge.agent.ttrpc import Call, Connection
@@ -212,6 +212,26 @@ class AgentClient:
     ) -> bytes:
         """Return a process's standard error up to its end, as read_stdout does its output."""
         return self._read_stream("ReadStderr", container_id, exec_id, limit, timeout)
+
+    def read_some(self, container_id: str, exec_id: str = "", timeout: float | None = None) -> bytes:
+        """Return what a process has written to its standard output since, once there is some; nothing at its end."""
+        request = agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=exec_id, len=READ_SIZE)
+        return self._read_piece("ReadStdout", request, self.timeout if timeout is None else timeout)
+
+    def write_stdin(self, container_id: str, data: bytes, exec_id: str = "", timeout: float | None = None) -> None:
+        """Write all of `data` to a process's standard input; `timeout` is for all of it."""
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while data:
+            request = agent_pb2.WriteStreamRequest(container_id=container_id, exec_id=exec_id, data=data[:CHUNK])
+            answer = agent_pb2.WriteStreamResponse
+            written = self._call("WriteStdin", request, answer, max(0.0, deadline - time.monotonic())).len
+            if not 0 < written <= len(request.data):
+                raise ProtocolError(f"WriteStdin: {written} of {len(request.data)} bytes written")
+            data = data[written:]
+
+    def close_stdin(self, container_id: str, exec_id: str = "", timeout: float | None = None) -> None:
+        """End a process's standard input."""
+        self._do("CloseStdin", agent_pb2.CloseStdinRequest(container_id=container_id, exec_id=exec_id), timeout)
 
     def _read_stream(self, method: str, container_id: str, exec_id: str, limit: int, timeout: float | None) -> bytes:
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)

@@ -86,8 +86,7 @@ def finish_container(
     """
     try:
         client.start_container(container_id, timeout=left())
-        stdout, stderr = _read_both(client, container_id, left, output_limit)
-        result = Result(client.wait_process(container_id, timeout=left()), stdout, stderr)
+        result = remains(client, container_id, left, output_limit)
     except AgentError:
         with contextlib.suppress(AgentError):  # the first error is the one to tell
             client.remove_container(container_id, timeout=CLEAN_UP)
@@ -95,6 +94,12 @@ def finish_container(
     if not keep:
         client.remove_container(container_id, timeout=max(left(), CLEAN_UP))
     return result
+
+
+def remains(client: AgentClient, container_id: str, left: Callable[[], float], limit: int) -> Result:
+    """Return how a container's first program ends, and what it writes from now on."""
+    stdout, stderr = _read_both(client, container_id, left, limit)
+    return Result(client.wait_process(container_id, timeout=left()), stdout, stderr)
 
 
 def _read_both(client: AgentClient, container_id: str, left: Callable[[], float], limit: int) -> tuple[bytes, bytes]:

@@ -53,11 +53,8 @@ def use_storage(boot: Boot, name: str) -> str:
     storage = boot.prepared(name)
     left = boot.countdown()
     try:
-        exercise.perform(
-            storage.steps,
-            lambda args: boot.guest.run_probe(storage, args, left()),
-            storage.view() if storage.live else None,
-        )
+        with boot.guest.probing(storage, left) as ask:
+            exercise.perform(storage.steps, ask, storage.view() if storage.live else None)
     except ExerciseError as e:
         raise CheckFailure(str(e), _console(boot)) from e
     boot.guest.release(storage, left())

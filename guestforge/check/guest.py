@@ -1,6 +1,6 @@
 """What the checks ask of a running guest, be it a machine under QEMU or a test's double."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,8 @@ from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import Artifact, Measurements, Qemu
 from guestforge.check.storages import Storage
 from guestforge.vmm.accel import Accelerator
+
+Ask = Callable[[Sequence[str]], Answer]  # has the probe do a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,18 @@ class Guest(Protocol):
     def create_sandbox(self) -> None:
         """Ask for a sandbox."""
 
-    def run_probe(self, storage: Storage, args: Sequence[str], timeout: float) -> Answer:
-        """Run the probe in a container on a storage, for up to `timeout` seconds; the first one has it mounted.
+    def probing(self, storage: Storage, left: Callable[[], float]) -> AbstractContextManager[Ask]:
+        """Have the probe run in a container on a storage, which is mounted for it, and yield what asks it.
 
-        Raises CheckFailure where it gave no answer, or the agent did not mount the storage, with the agent's words.
+        `left` returns the seconds that remain. Raises CheckFailure where it gives no answer, or said more than it was
+        asked, or the agent does not mount the storage, with the agent's words.
         """
 
     def run_program(self, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Ran:
-        """Run a program as `run_probe` does; it may write `limit` bytes to each of its streams."""
+        """Run a program in a container on a storage for up to `timeout` seconds.
+
+        It may write `limit` bytes to each of its streams.
+        """
 
     def release(self, storage: Storage, timeout: float) -> None:
         """Have the agent unmount a storage, within `timeout` seconds."""

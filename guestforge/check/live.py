@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,9 @@ from guestforge.agent.ready import wait_ready
 from guestforge.agent.storage import Storage as AgentStorage
 from guestforge.agent.transport import AGENT_PORT
 from guestforge.check.engine import CheckFailure, RunEnded
-from guestforge.check.exercise import Answer
-from guestforge.check.guest import Details, Machine
+from guestforge.check.guest import Ask, Details, Machine
 from guestforge.check.options import GuestArtifacts
-from guestforge.check.probe import EXCERPT_LINES, OUTPUT_LIMIT, parse_answer
+from guestforge.check.probe import EXCERPT_LINES, OUTPUT_LIMIT, PROBE, ProbeTalk
 from guestforge.check.report import Artifact, Measurements, Qemu
 from guestforge.check.sandbox import Sandbox
 from guestforge.check.storages import Storage
@@ -35,7 +34,6 @@ from guestforge.vmm.plan import AcceleratorName, Disk, MachinePlan, Root, Share,
 from guestforge.vmm.virtiofs import VirtioFsServer, choose_virtiofs
 from guestforge.vmm.vsock import VsockChoice, choose_vsock
 
-PROBE: Final = "/probe"  # in a container's root, see fixtures.container_tree
 GRACE: Final = 0.5  # seconds that the reason for a lost connection may take to become known
 ALIVE_LIMIT: Final = 2.0  # seconds in which an agent that is not hung says so
 GUEST_END: Final = "guest-shutdown"  # QMP's word for a guest that powered itself off
@@ -206,10 +204,23 @@ class LiveGuest:
         with self._agent_errors():
             self._sandbox.create()
 
-    def run_probe(self, storage: Storage, args: Sequence[str], timeout: float) -> Answer:
-        """Run the probe in a container on a storage. Raises CheckFailure where it gave no answer."""
-        ran = self.run_program(storage, [PROBE, *args], timeout, OUTPUT_LIMIT)
-        return parse_answer(" ".join(args), ran.status, ran.stdout, ran.stderr)
+    @contextlib.contextmanager
+    def probing(self, storage: Storage, left: Callable[[], float]) -> Iterator[Ask]:
+        """Have the probe run in a container on a storage, and yield what asks it."""
+        with self._agent_errors():
+            talk = self._sandbox.talk(storage, PROBE, left, OUTPUT_LIMIT)
+
+        def ask(line: bytes) -> bytes | None:
+            with self._agent_errors():
+                return talk.ask(line)
+
+        def end() -> Ran:
+            with self._agent_errors():
+                return talk.end()
+
+        probe = ProbeTalk(ask, end)
+        yield probe
+        probe.end()
 
     def run_program(self, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Ran:
         """Run a program in a container on a storage; it may write `limit` bytes to each of its streams."""

@@ -6,11 +6,13 @@ kata-agent that has refused one CreateSandbox refuses every later one. And the a
 kata-agent unmounts nothing at its end.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 
 from guestforge.agent.client import AgentClient
-from guestforge.agent.container import Result, begin_container, finish_container, run_container
+from guestforge.agent.container import CLEAN_UP, Result, begin_container, finish_container, run_container
+from guestforge.agent.dialogue import Dialogue
 from guestforge.agent.errors import AgentError, Code, RpcError
 from guestforge.agent.storage import Storage as AgentStorage
 from guestforge.check.storages import Storage
@@ -41,24 +43,47 @@ class Sandbox:
         It gets `timeout` seconds, and may write `limit` bytes to each of its streams. Raises RefusedError where the
         agent makes no container with the storage.
         """
-        name = f"{storage.check}-{next(self._numbers)}"
+        name = self._name(storage)
         if storage.check not in self._holders:
             return self._run_first(name, storage, args, timeout, limit)
         return run_container(self._client, name, storage.mount_point, args, timeout=timeout, output_limit=limit)
+
+    def talk(self, storage: Storage, args: Sequence[str], left: Callable[[], float], limit: int) -> Dialogue:
+        """Start a program that answers lines in a container on a storage, the first one on it.
+
+        `left` returns the seconds that remain, `limit` is that of a Dialogue. Raises as `run` does.
+        """
+        name = self._name(storage)
+        begun = self._begin_first(name, storage, args, left())
+        try:
+            self._client.start_container(name, timeout=begun())
+        except AgentError:
+            with contextlib.suppress(AgentError):  # the first error is the one to tell
+                self._client.remove_container(name, timeout=CLEAN_UP)
+            raise
+        self._holders[storage.check] = name
+        return Dialogue(self._client, name, left, limit)
 
     def release(self, storage: Storage, timeout: float) -> None:
         """Have the agent unmount a storage on which no program runs any more."""
         if name := self._holders.pop(storage.check, None):
             self._client.remove_container(name, timeout)
 
+    def _name(self, storage: Storage) -> str:
+        return f"{storage.check}-{next(self._numbers)}"
+
     def _run_first(self, name: str, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Result:
+        left = self._begin_first(name, storage, args, timeout)
+        result = finish_container(self._client, name, left, output_limit=limit, keep=True)
+        self._holders[storage.check] = name
+        return result
+
+    def _begin_first(self, name: str, storage: Storage, args: Sequence[str], timeout: float) -> Callable[[], float]:
+        """Create the container that a storage is given to; return what counts the seconds down."""
         storages = [self._in_agents_words(storage)]
         try:
-            left = begin_container(self._client, name, storage.mount_point, args, storages=storages, timeout=timeout)
+            return begin_container(self._client, name, storage.mount_point, args, storages=storages, timeout=timeout)
         except RpcError as e:
             if e.code == Code.DEADLINE_EXCEEDED:
                 raise
             raise RefusedError(f"the agent refused a container with it: {e.message}") from e
-        result = finish_container(self._client, name, left, output_limit=limit, keep=True)
-        self._holders[storage.check] = name
-        return result

@@ -168,16 +168,16 @@ def _starter(faults):
 
 
 def _before_first(guest, faults, check, action):
-    real = guest.run_probe
+    real = guest.probing
 
-    def run_probe(storage, args, timeout):
+    def probing(storage, left):
         if storage.check == check and faults.event.at is None:
             faults.event.now()
             action(guest)
             guest._client.timeout = min(guest._client.timeout, faults.limit)
-        return real(storage, args, min(timeout, faults.limit) if faults.event.at else timeout)
+        return real(storage, lambda: min(left(), faults.limit) if faults.event.at else left())
 
-    guest.run_probe = run_probe
+    guest.probing = probing
 
 
 def _before_wait(guest, faults):

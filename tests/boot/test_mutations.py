@@ -1,5 +1,6 @@
 """Each thing that a check claims to prove, broken in a real guest: that check fails, and no other."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from guestforge.arch import ARCHES, PPC64LE, S390X, X86_64
 from guestforge.check import live
 from guestforge.check.checks import CHECKS
 from guestforge.image.initrd_step import INITRD, initrd_step
-from guestforge.rootfs.agent import AGENT, SOURCES, program_step
+from guestforge.rootfs.agent import AGENT, PROBE, SOURCES, program_step
 from guestforge.rootfs.parts import Parts
 from guestforge.vmm import machine as machine_module
 from guestforge.vmm import virtiofs
@@ -78,19 +79,25 @@ def test_server_that_takes_a_guest_for_the_host_fails_the_check(rig, arch):
     assert "differ" in outcome.report.served_by("virtio-fs")
 
 
+def changed_sources(directory, file, changes):
+    """Return a copy of our Go sources with parts of a file changed."""
+    sources = directory / "agent"
+    shutil.copytree(SOURCES, sources)
+    place = sources / file
+    text = place.read_text()
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    place.write_text(text)
+    return sources
+
+
 @pytest.fixture
 def changed_agent(pipeline, tmp_path):
     """Returns an initrd with the real agent, built with parts of its table of storage drivers changed."""
 
     def build(arch, changes):
-        sources = tmp_path / "agent"
-        shutil.copytree(SOURCES, sources)
-        table = sources / "internal" / "storage" / "drivers.go"
-        text = table.read_text()
-        for old, new in changes.items():
-            assert text.count(old) == 1
-            text = text.replace(old, new)
-        table.write_text(text)
+        sources = changed_sources(tmp_path, "internal/storage/drivers.go", changes)
         one = pipeline(arch.name)
         parts = Parts(program_step(one.store, arch, AGENT, one.jobs, sources))
         return one.entry(initrd_step(arch, one.steps.rootfs, parts, one.steps.kernel)).file(INITRD)
@@ -136,3 +143,39 @@ def test_disk_that_loses_what_was_written_fails_its_check(rig, arch):
     outcome = rig.check(arch.name, faults=Faults(before_start=copied))
     assert "after the guest was off" in assert_only(outcome, "virtio-blk")["virtio-blk"]
     assert copies
+
+
+ANSWER = "if err := answers.Encode(said); err != nil {"
+# What the probe does wrong on one of the storages, at the step that renames, and what the check says of that.
+LIES = {
+    "an answer left out": ("if at(wanted) { continue };", "ReadStdout"),
+    "an answer twice": ("if at(wanted) { answers.Encode(said) };", "`probe unlink .*, and what was answered is step"),
+    "another step's": (
+        'if at(wanted) { said["id"] = wanted.ID + 1 };',
+        "`probe rename .*, and what was answered is step",
+    ),
+    "dead in a step": ("if at(wanted) { os.Exit(3) };", "`probe rename .* ended with exit code 3 in the guest"),
+    "dead between two": (
+        "if at(wanted) { answers.Encode(said); os.Exit(3) };",
+        "`probe unlink .* ended with exit code 3 in the guest",
+    ),
+}
+AT = """
+// at tells the step that renames, on virtio-9p.
+func at(wanted request) bool {
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	return len(wanted.Args) > 0 && wanted.Args[0] == "rename" && strings.Contains(string(mounts), " / 9p ")
+}
+
+// serve answers"""
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_probe_that_breaks_the_talk_fails_its_check(rig, pipeline, tmp_path, lie):
+    changed, message = LIES[lie]
+    changes = {ANSWER: f"{changed} {ANSWER}", "\n// serve answers": AT, '\t"strconv"\n': '\t"strconv"\n\t"strings"\n'}
+    sources = changed_sources(tmp_path, "cmd/probe/main.go", changes)
+    one = pipeline("x86_64")
+    probe = one.entry(program_step(one.store, X86_64, PROBE, one.jobs, sources)).file(PROBE)
+    outcome = rig.check("x86_64", probe=probe, timeout=6)
+    assert re.search(message, assert_only(outcome, "virtio-9p")["virtio-9p"])

@@ -136,7 +136,11 @@ class Guest:
     def release(self, storage, _timeout):
         self._meet(f"release {storage.check}")
 
-    def run_probe(self, storage, args, _timeout):
+    @contextlib.contextmanager
+    def probing(self, storage, _left):
+        yield lambda args: self.run_probe(storage, args)
+
+    def run_probe(self, storage, args):
         self._meet(f"run_probe {storage.check}")
         if storage.driver in self.refuses:
             raise CheckFailure(f"no such device for {storage.driver}")

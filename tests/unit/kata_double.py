@@ -17,7 +17,7 @@ from guestforge.agent.ttrpc import Connection
 from guestforge.check import live
 from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Details
-from guestforge.check.probe import parse_answer
+from guestforge.check.probe import OUTPUT_LIMIT, PROBE, ProbeTalk
 from guestforge.check.sandbox import Sandbox
 from guestforge.vmm.plan import Vsock
 from tests.fake_agent import REQUESTS
@@ -31,7 +31,7 @@ INTERNAL = 13
 class KataAgent:
     """`sources` are what can be mounted: nodes of disks, tags of shares; `broken` has the words of a driver's refusals.
 
-    `run` is what a container's program does: from its root's mount point and its arguments to what it prints.
+    `run` is what a container's probe does: from its root's mount point, a step's number and arguments to what it says.
     """
 
     def __init__(self, sources=(), run=None, broken=None, drivers=DRIVERS):
@@ -42,6 +42,7 @@ class KataAgent:
         self.asked = []
         self.mounted = set()
         self.containers = {}
+        self.said = b""
         self._namespaces_bound = False
 
     def requests(self, method):
@@ -90,10 +91,19 @@ class KataAgent:
         if "pid" in named:  # the agent adds one by itself
             raise Refusal(INTERNAL, "failed to join pidns: EINVAL")
 
-    def ReadStdout(self, request):
+    def WriteStdin(self, request):
         container = self._container(request)
-        first = len([r for r in self.requests("ReadStdout") if r.container_id == request.container_id]) == 1
-        said = self.run(container.OCI.Root.Path, list(container.OCI.Process.Args)) if first else b""
+        assert list(container.OCI.Process.Args) == ["/probe", "serve"]
+        wanted = json.loads(request.data)
+        self.said += self.run(container.OCI.Root.Path, wanted["id"], wanted["args"])
+        return agent_pb2.WriteStreamResponse(len=len(request.data))
+
+    def CloseStdin(self, request):
+        self._container(request)
+
+    def ReadStdout(self, request):
+        self._container(request)
+        said, self.said = self.said, b""
         return agent_pb2.ReadStreamResponse(data=said)
 
     def ReadStderr(self, _):
@@ -156,10 +166,13 @@ class KataGuest(Guest):
         with _failures():
             self._sandbox.create()
 
-    def run_probe(self, storage, args, timeout):
+    @contextlib.contextmanager
+    def probing(self, storage, left):
         with _failures():
-            ran = self._sandbox.run(storage, ["/probe", *args], timeout, 1 << 20)
-        return parse_answer(" ".join(args), ran.status, ran.stdout, ran.stderr)
+            talk = self._sandbox.talk(storage, PROBE, left, OUTPUT_LIMIT)
+            probe = ProbeTalk(talk.ask, talk.end)
+            yield probe
+            probe.end()
 
     def release(self, storage, timeout):
         with _failures():
@@ -176,9 +189,9 @@ class KataGuest(Guest):
                 file.write(bytes([flags | 0x4]))
         return "off"
 
-    def _run(self, root, args):
+    def _run(self, root, number, args):
         storage = next(storage for storage in self.machine.storages if storage.mount_point == root)
-        return json.dumps(super().run_probe(storage, args[1:], None)).encode()
+        return json.dumps({"ok": True, "id": number, **self.run_probe(storage, args)}).encode() + b"\n"
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 // The probe is the program that the boot checks run in containers. It is in no image: the host puts it on the storage
 // under test. It does one thing, and says on standard output in one JSON object what came of it; it judges nothing.
+// `probe serve` does what it is told on standard input, one thing a line, until that ends: {"id":N,"args":[COMMAND, ...]}
+// for each, and the answer is a line with that "id".
 //
 //	read PATH [direct] [nofollow]  {"size","sha256","mode","uid","gid","mtime","mtime_ns","nlink"}; opened with flags
 //	write PATH SIZE SEED [MODE]    {"size","sha256"}: the content is SHA-256 of "SEED:0", "SEED:1", ..., cut to SIZE
@@ -17,6 +19,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"time"
@@ -46,20 +49,56 @@ var commands = map[string]command{
 }
 
 func main() {
-	said, err := perform(os.Args[1:])
-	if err != nil {
-		said = answer{"ok": false, "error": err.Error()}
-	} else if said == nil {
-		said = answer{"ok": true}
-	} else {
-		said["ok"] = true
+	if len(os.Args) == 2 && os.Args[1] == "serve" {
+		if err := serve(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
-	if printErr := json.NewEncoder(os.Stdout).Encode(said); printErr != nil || err != nil {
+	said := tell(os.Args[1:])
+	if err := json.NewEncoder(os.Stdout).Encode(said); err != nil || said["ok"] != true {
 		os.Exit(1)
 	}
 	if code, ok := said["exit"].(int); ok {
 		os.Exit(code)
 	}
+}
+
+type request struct {
+	ID   int      `json:"id"`
+	Args []string `json:"args"`
+}
+
+// serve answers each request before it reads the next one.
+func serve(in io.Reader, out io.Writer) error {
+	requests, answers := json.NewDecoder(in), json.NewEncoder(out)
+	for {
+		var wanted request
+		if err := requests.Decode(&wanted); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		said := tell(wanted.Args)
+		said["id"] = wanted.ID
+		if err := answers.Encode(said); err != nil {
+			return err
+		}
+	}
+}
+
+// tell does something and returns what is said of it.
+func tell(args []string) answer {
+	said, err := perform(args)
+	if err != nil {
+		return answer{"ok": false, "error": err.Error()}
+	}
+	if said == nil {
+		said = answer{}
+	}
+	said["ok"] = true
+	return said
 }
 
 func perform(args []string) (answer, error) {

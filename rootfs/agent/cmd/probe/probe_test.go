@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -66,5 +68,34 @@ func TestFailuresAreTold(t *testing.T) {
 		if said, err := perform(args); err == nil {
 			t.Errorf("%v: %v", args, said)
 		}
+	}
+}
+
+func TestEachRequestIsAnsweredBeforeTheNextIsRead(t *testing.T) {
+	in, requests := io.Pipe()
+	answers, out := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- serve(in, out) }()
+	buffer := make([]byte, 1024)
+	for _, step := range [][2]string{
+		{`{"id":7,"args":["stat","/nonexistent"]}`, `{"error":"lstat /nonexistent: no such file or directory","id":7,"ok":false}`},
+		{`{"id":8,"args":["sleep","0"]}`, `{"id":8,"ok":true}`},
+		{`{"id":9,"args":[]}`, `{"error":"no command","id":9,"ok":false}`},
+	} {
+		io.WriteString(requests, step[0]+"\n")
+		n, err := answers.Read(buffer)
+		if said := strings.TrimSpace(string(buffer[:n])); err != nil || said != step[1] {
+			t.Errorf("%s, %v", said, err)
+		}
+	}
+	requests.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhatIsNoRequestEndsIt(t *testing.T) {
+	if err := serve(strings.NewReader("[1]\n"), io.Discard); err == nil {
+		t.Error("it went on")
 	}
 }
