@@ -259,7 +259,7 @@ def _guest_and_proofs(chosen: Chosen) -> Goals:
         steps = pipeline.steps
         proofs = [pipeline.check_step(name, options) for name in ARTIFACTS if name in booted]
         return (
-            Goal(f"{pipeline.arch.name} output", steps.published, lambda: _publish(pipeline)),
+            Goal(f"{pipeline.arch.name} output", steps.published, lambda _: _publish(pipeline)),
             *(Goal(f"{proof.title} report", (proof,), partial(pipeline.show_proof, proof)) for proof in proofs),
         )
 
@@ -276,7 +276,7 @@ def _publish(pipeline: Pipeline) -> None:
 def _placed(pipeline: Pipeline, step: Step, artifacts: Callable[[], tuple[Artifact, ...]]) -> Goal:
     """Return the goal of a step whose files go into the output directory alone."""
 
-    def then() -> None:
+    def then(_: bool) -> None:
         for name, facts in place(pipeline.output, artifacts()).items():
             say(f"{pipeline.output / name}: {human(facts.size)}")
 

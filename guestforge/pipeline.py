@@ -165,10 +165,9 @@ class Pipeline:
             own_agent=not self.options.agent,
         )
 
-    def show_proof(self, step: Step) -> None:
-        """Have the output directory show the check that an artifact passed, now or before."""
-        entry = self.evaluation.find(step)
-        if entry and entry.reused:
+    def show_proof(self, step: Step, reused: bool) -> None:
+        """Have the output directory show the check that an artifact passed before; one that is made shows itself."""
+        if reused and (entry := self.evaluation.find(step)):
             place(self._checked(step.variant), tuple(Artifact(name, entry, name) for name in FILES))
             say(f"{self.arch.name} {step.variant}: passed before, with the same artifacts, QEMU and checks")
 

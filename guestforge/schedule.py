@@ -26,11 +26,14 @@ MEMORY: Final = Path("/proc/meminfo")
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """Steps to be made, and what is done here as soon as all of them have an entry; it may raise GuestforgeError."""
+    """Steps to be made, and what is done here as soon as all of them have been; it may raise GuestforgeError.
+
+    `then` is told whether all of them were found in the store.
+    """
 
     title: str
     steps: tuple[Step, ...]
-    then: Callable[[], None] = lambda: None
+    then: Callable[[bool], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,7 @@ class Schedule:
         reused = all(self.ended[step].state == "reused" for step in goal.steps)
         self.ended[goal] = Ended(goal.title, "reused" if reused else "built")
         try:
-            goal.then()
+            goal.then(reused)
         except GuestforgeError as e:
             self._fail(goal, e)
 

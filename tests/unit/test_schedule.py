@@ -46,7 +46,7 @@ class House:
     def noted(self):
         return self.log.read_text().split() if self.log.exists() else []
 
-    def run(self, *steps, jobs=4, then=lambda: None, **rules):
+    def run(self, *steps, jobs=4, then=lambda _: None, **rules):
         self.goal = Goal("goal", steps, then)
         self.schedule = Schedule(Evaluation(self.store), [self.goal], Rules(Jobserver(jobs), **rules))
         with events.shown_by(self.seen.append):
@@ -193,13 +193,13 @@ def test_a_step_whose_result_is_not_kept_has_done_its_work(house):
 
 def test_a_goal_is_reached_as_soon_as_its_steps_are_there(house):
     quick, slow = house.step("quick"), house.step("slow", seconds=0.5)
-    goals = [Goal("output", (quick,), lambda: house.note("reached")), Goal("all", (slow,))]
+    goals = [Goal("output", (quick,), lambda _: house.note("reached")), Goal("all", (slow,))]
     Schedule(Evaluation(house.store), goals, Rules(Jobserver(4))).run()
     assert house.noted().index("reached") < house.noted().index("-slow")
 
 
 def test_a_goal_that_cannot_be_reached_is_a_failure(house):
-    def full():
+    def full(_):
         raise BuildError("no space left")
 
     ended = house.run(house.step("one"), then=full)
@@ -284,3 +284,11 @@ def test_a_process_that_does_not_end_is_killed(house, monkeypatch):
         house.run(house.step("one", work=deaf))
     pid = next(word[3:] for word in house.noted() if word.startswith("pid"))
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_goal_is_told_whether_the_store_had_all_of_it(house):
+    told = []
+    house.run(house.step("one"), then=told.append)
+    house.run(house.step("one"), then=told.append)
+    house.run(house.step("one"), house.step("two"), then=told.append)
+    assert told == [False, True, False]
