@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from guestforge.procfs import fields
+
 PROC: Final = Path("/proc/self")
 
 # include/uapi/linux/capability.h, without CAP_
@@ -29,8 +31,7 @@ def bits(names: Iterable[str]) -> int:
 
 def effective(proc: Path = PROC) -> int:
     """Return the capabilities that a process has in effect, as bits; `proc` is its directory in /proc."""
-    fields = dict(line.partition(":")[::2] for line in (proc / "status").read_text().splitlines())
-    return int(fields["CapEff"], 16)
+    return int(fields(proc / "status")["CapEff"], 16)
 
 
 def id_map(table: Path) -> list[tuple[int, ...]]:

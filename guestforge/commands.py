@@ -119,7 +119,7 @@ def why(chosen: Chosen) -> int:
         for line in explain(pipeline.evaluation, steps[wanted]):
             print(line)
 
-    return _each(_pipelines(chosen), work)
+    return max(_each(_pipelines(chosen), work))
 
 
 def clean(chosen: Chosen) -> None:
@@ -185,34 +185,29 @@ def _make(chosen: Chosen, goals: Goals, work: Work | None = None, *, proven_agai
     pipelines = _pipelines(chosen)
     wanted = {pipeline: goals(pipeline) for pipeline in pipelines}
     if chosen.switch("dry-run"):
-        return _each(pipelines, lambda pipeline: _foretell(pipeline, _steps(wanted[pipeline])))
+        return max(_each(pipelines, lambda pipeline: _foretell(pipeline, _steps(wanted[pipeline]))))
     for pipeline in pipelines:
         pipeline.try_places()
     steps = walk(*(step for pipeline in pipelines for step in _steps(wanted[pipeline])))
     guests = frozenset(step for step in steps if step.weight == "guest")
     ensure(need for step in steps if step not in guests for need in step.needs)
     _ensure_for_proofs(need for step in guests for need in step.needs)
-    code = _each(pipelines, lambda pipeline: _judge(pipeline, guests, wanted))
-    judged = [pipeline for pipeline in pipelines if pipeline in wanted]
+
+    def judge(pipeline: Pipeline) -> None:
+        """Have a user's mistake told of before a kernel is compiled for it."""
+        pipeline.evaluation.judge(*(step for step in walk(*_steps(wanted[pipeline])) if step not in guests))
+
+    codes = _each(pipelines, judge)
+    judged = [pipeline for pipeline, code in zip(pipelines, codes, strict=True) if not code]
     rules = Rules(
         pipelines[0].jobs, again=guests if proven_again else frozenset(), fail_fast=chosen.switch("fail-fast")
     )
-    if rules.fail_fast and code:
-        return code
+    if rules.fail_fast and any(codes):
+        return max(codes)
     schedule = Schedule(pipelines[0].evaluation, [goal for one in judged for goal in wanted[one]], rules)
     schedule.run()
-    code = max([code, *(error.exit_code for error in schedule.errors)])
     made = [pipeline for pipeline in judged if all(map(schedule.made, wanted[pipeline]))]
-    return max(code, _each(made, work)) if work else code
-
-
-def _judge(pipeline: Pipeline, guests: frozenset[Step], wanted: dict[Pipeline, tuple[Goal, ...]]) -> None:
-    """Have a user's mistake told of before a kernel is compiled for it; who made it goes without."""
-    try:
-        pipeline.evaluation.judge(*(step for step in walk(*_steps(wanted[pipeline])) if step not in guests))
-    except GuestforgeError:
-        del wanted[pipeline]
-        raise
+    return max(*codes, 0, *(error.exit_code for error in schedule.errors), *(_each(made, work) if work else ()))
 
 
 def _ensure_for_proofs(needs: Iterable[Need]) -> None:
@@ -229,12 +224,12 @@ def _pipelines(chosen: Chosen) -> list[Pipeline]:
     return [Pipeline(arch, options, evaluation, jobs) for arch in arches_of(chosen)]
 
 
-def _each(pipelines: list[Pipeline], work: Work) -> int:
-    """Do the work for each architecture; return the worst exit code. A single one's error is raised as it is."""
+def _each(pipelines: list[Pipeline], work: Work) -> list[int]:
+    """Do the work for each architecture; return the exit code of each. A single one's error is raised as it is."""
     if len(pipelines) == 1:
         work(pipelines[0])
-        return 0
-    return max((_attempt(pipeline, work) for pipeline in pipelines), default=0)
+        return [0]
+    return [_attempt(pipeline, work) for pipeline in pipelines]
 
 
 def _attempt(pipeline: Pipeline, work: Work) -> int:

@@ -17,6 +17,7 @@ from guestforge.errors import BuildError, GuestforgeError
 from guestforge.events import Began, Ended
 from guestforge.graph import Evaluation, walk
 from guestforge.jobserver import Jobserver
+from guestforge.procfs import fields
 from guestforge.progress import complain
 from guestforge.step import NotKeptError, Step
 from guestforge.worker import Raised, Returned, Worker, end
@@ -63,7 +64,7 @@ class Schedule:
         self._goals = goals
         self._rules = rules
         self._steps = tuple(dict.fromkeys(step for goal in goals for target in goal.steps for step in walk(target)))
-        self._absent: set[Step] = set()  # what the store was found not to have
+        self._absent: set[Step] = set()  # what the store was found not to have, or not to do
         self._running: list[_Running] = []
         self._memory = available_mib()
         self._own_token = True  # the one that whoever starts the first program has
@@ -83,7 +84,7 @@ class Schedule:
 
     def made(self, goal: Goal) -> bool:
         """Whether all of a goal is there."""
-        return goal in self.ended and self.ended[goal].state in {"built", "reused"}
+        return goal in self.ended and not _lost(self.ended[goal])
 
     # what to do next
 
@@ -99,17 +100,17 @@ class Schedule:
 
     def _consider(self, step: Step) -> None:
         used = [self.ended.get(use.step) for use in step.uses.values()]
-        if any(each is not None and each.state in {"failed", "skipped"} for each in used):
+        if any(map(_lost, used)):
             self._skip(step, self._why_not(step))
         elif self._stopped:
             self._skip(step, f"stopped: {self.errors[0].message}")
-        elif None not in used and not self._find(step) and step not in self.ended:
+        elif None not in used and self._must_make(step):
             self._start(step)
 
-    def _find(self, step: Step) -> bool:
-        """Take a step's entry from the store, if it is there and will do."""
+    def _must_make(self, step: Step) -> bool:
+        """Whether a step is to be made. One whose entry is found, and one that can't be looked for, ends here."""
         if step in self._absent:
-            return False
+            return True
         try:
             found = self._evaluation.find(step)
         except GuestforgeError as e:
@@ -117,9 +118,9 @@ class Schedule:
             return False
         if found and step not in self._rules.again:
             self._end(step, Ended(step.title, "reused"))
-            return True
+            return False
         self._absent.add(step)
-        return False
+        return True
 
     def _start(self, step: Step) -> None:
         if self._running and sum(each.step.memory_mib for each in self._running) + step.memory_mib > self._memory:
@@ -135,10 +136,10 @@ class Schedule:
                 return
         make = self._evaluation.remade if step in self._rules.again else self._evaluation.entry
         events.send(Began(step.title))
-        self._running.append(_Running(Worker(partial(_make, make, step)), step, token, time.monotonic()))
+        self._running.append(_Running(Worker(partial(make, step)), step, token, time.monotonic()))
 
     def _reach(self, goal: Goal) -> None:
-        missing = [step for step in goal.steps if self.ended[step].state in {"failed", "skipped"}]
+        missing = [step for step in goal.steps if _lost(self.ended[step])]
         if missing:
             self.ended[goal] = Ended(goal.title, "skipped", why=f"without {', '.join(step.title for step in missing)}")
             return
@@ -220,9 +221,9 @@ class Schedule:
 
 def available_mib() -> int:
     """Return how much memory programs may have without any going to swap, in MiB."""
-    rows = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines())
-    return int(rows["MemAvailable"].split()[0]) // 1024
+    return int(fields(MEMORY)["MemAvailable"].split()[0]) // 1024
 
 
-def _make(make: Callable[[Step], object], step: Step) -> None:
-    make(step)  # the entry is found in the store: what is sent is bounded
+def _lost(ended: Ended | None) -> bool:
+    """Whether something has ended without what it is for."""
+    return ended is not None and ended.state in {"failed", "skipped"}

@@ -1,6 +1,6 @@
 """Work in a process of its own, which is forked from ours: it can be interrupted whatever it waits for.
 
-What it tells (`events`) comes to us through a pipe, and so does what it returns or raises. It is ended when we are.
+What it tells (`events`) comes to us through a pipe, and so does what it raises. It is ended when we are.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Final
 
 from guestforge import events
 from guestforge.errors import BuildError, GuestforgeError
@@ -26,9 +26,7 @@ _fork = multiprocessing.get_context("fork")
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What the work has returned."""
-
-    value: Any
+    """The work has been done. What it returned stays where it was: only a word goes through the pipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ Message = events.Event | Returned | Raised
 class Worker:
     """A process that works. It starts at once, and must be seen to its end: `receive` until that comes, or `kill`."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], object]) -> None:
         self._receiver, sender = _fork.Pipe(duplex=False)
         self._process = _fork.Process(target=_run, args=(work, self._receiver, sender, os.getpid()), daemon=True)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # until the child has handlers of its own
@@ -99,7 +97,7 @@ def end(workers: list[Worker]) -> None:
         worker.await_end(deadline)
 
 
-def _run(work: Callable[[], Any], receiver: Connection, sender: Connection, parent: int) -> None:
+def _run(work: Callable[[], object], receiver: Connection, sender: Connection, parent: int) -> None:
     """Work, in the child; nothing is raised."""
     receiver.close()
     die_with_parent()
@@ -109,7 +107,8 @@ def _run(work: Callable[[], Any], receiver: Connection, sender: Connection, pare
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         if os.getppid() == parent:  # else it died before we said that we would with it
             events.use(lambda event: _send(sender, event))
-            message = Returned(work())
+            work()
+            message = Returned()
     except KeyboardInterrupt as e:
         message = Raised(e)
     except Exception as e:

@@ -8,7 +8,6 @@ ends before the answer, ProtocolError for an answer that is malformed. All may b
 import contextlib
 import signal
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ from guestforge.agent.errors import AgentError, Code, ConnectionLostError, Outpu
 from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2
 from guestforge.agent.storage import Storage
 from guestforge.agent.ttrpc import Call, Connection
+from guestforge.countdown import countdown
 
 AGENT_SERVICE = "grpc.AgentService"
 HEALTH_SERVICE = "grpc.Health"
@@ -59,7 +59,7 @@ class AgentClient:
 
     def check_health(self, timeout: float | None = None) -> bool:
         """Return whether the agent says that it serves."""
-        answer = self.begin_check(self.timeout if timeout is None else timeout).result()
+        answer = self.begin_check(self._limit(timeout)).result()
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
     def version(self) -> answers.Version:
@@ -173,8 +173,8 @@ class AgentClient:
 
     def remove_container(self, container_id: str, timeout: float | None = None) -> None:
         """Remove a container, and end the processes that it still has."""
-        limit = self.timeout if timeout is None else timeout
-        request = agent_pb2.RemoveContainerRequest(container_id=container_id, timeout=max(1, int(limit)))
+        seconds = max(1, int(self._limit(timeout)))
+        request = agent_pb2.RemoveContainerRequest(container_id=container_id, timeout=seconds)
         self._do("RemoveContainer", request, timeout)
 
     # Processes: an empty exec_id is the container's first one
@@ -215,16 +215,14 @@ class AgentClient:
 
     def read_some(self, container_id: str, exec_id: str = "", timeout: float | None = None) -> bytes:
         """Return what a process has written to its standard output since, once there is some; nothing at its end."""
-        request = agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=exec_id, len=READ_SIZE)
-        return self._read_piece("ReadStdout", request, self.timeout if timeout is None else timeout)
+        return self._read_piece("ReadStdout", container_id, exec_id, timeout)
 
     def write_stdin(self, container_id: str, data: bytes, exec_id: str = "", timeout: float | None = None) -> None:
         """Write all of `data` to a process's standard input; `timeout` is for all of it."""
-        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        left = countdown(self._limit(timeout))
         while data:
             request = agent_pb2.WriteStreamRequest(container_id=container_id, exec_id=exec_id, data=data[:CHUNK])
-            answer = agent_pb2.WriteStreamResponse
-            written = self._call("WriteStdin", request, answer, max(0.0, deadline - time.monotonic())).len
+            written = self._call("WriteStdin", request, agent_pb2.WriteStreamResponse, left()).len
             if not 0 < written <= len(request.data):
                 raise ProtocolError(f"WriteStdin: {written} of {len(request.data)} bytes written")
             data = data[written:]
@@ -234,17 +232,17 @@ class AgentClient:
         self._do("CloseStdin", agent_pb2.CloseStdinRequest(container_id=container_id, exec_id=exec_id), timeout)
 
     def _read_stream(self, method: str, container_id: str, exec_id: str, limit: int, timeout: float | None) -> bytes:
-        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
-        request = agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=exec_id, len=READ_SIZE)
+        left = countdown(self._limit(timeout))
         data = bytearray()
-        while piece := self._read_piece(method, request, max(0.0, deadline - time.monotonic())):
+        while piece := self._read_piece(method, container_id, exec_id, left()):
             data += piece
             if len(data) > limit:
                 raise OutputLimitError(f"{method}: container {container_id} wrote more than {limit} bytes")
         return bytes(data)
 
-    def _read_piece(self, method: str, request: agent_pb2.ReadStreamRequest, timeout: float) -> bytes:
+    def _read_piece(self, method: str, container_id: str, exec_id: str, timeout: float | None) -> bytes:
         """Return the next piece of a stream, nothing at its end."""
+        request = agent_pb2.ReadStreamRequest(container_id=container_id, exec_id=exec_id, len=READ_SIZE)
         try:
             return self._call(method, request, agent_pb2.ReadStreamResponse, timeout).data
         except RpcError as e:
@@ -259,8 +257,10 @@ class AgentClient:
         return self._begin(method, request, answer, timeout).result()
 
     def _begin(self, method: str, request: Message, answer: type[M], timeout: float | None) -> Call[M]:
-        limit = self.timeout if timeout is None else timeout
-        return self.connection.begin(AGENT_SERVICE, method, request, answer, limit)
+        return self.connection.begin(AGENT_SERVICE, method, request, answer, self._limit(timeout))
+
+    def _limit(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else timeout
 
 
 def _is_end_of_stream(e: RpcError) -> bool:

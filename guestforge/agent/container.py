@@ -2,14 +2,14 @@
 
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from guestforge.agent.client import OUTPUT_LIMIT, AgentClient
 from guestforge.agent.errors import AgentError
 from guestforge.agent.spec import DEFAULT_ENV, container_spec, process
 from guestforge.agent.storage import Storage
+from guestforge.countdown import countdown
 
 CLEAN_UP = 10.0  # seconds that the removal of a container gets when the rest of the time is gone
 
@@ -61,11 +61,7 @@ def begin_container(
     timeout: float = 60.0,
 ) -> Callable[[], float]:
     """Create a container as `run_container` does, for `finish_container` to run; return what counts `timeout` down."""
-    deadline = time.monotonic() + timeout
-
-    def left() -> float:
-        return max(0.0, deadline - time.monotonic())
-
+    left = countdown(timeout)
     spec = container_spec(container_id, root, process(args, env=env, cwd=cwd), readonly=readonly)
     client.create_container(container_id, spec, storages=storages, timeout=left())
     return left
@@ -84,16 +80,23 @@ def finish_container(
     `left` returns the seconds that remain. With `keep` a container whose program has ended is the caller's to remove:
     its storages stay mounted as long as it is there.
     """
-    try:
+    with removed_on_failure(client, container_id):
         client.start_container(container_id, timeout=left())
         result = remains(client, container_id, left, output_limit)
+    if not keep:
+        client.remove_container(container_id, timeout=max(left(), CLEAN_UP))
+    return result
+
+
+@contextlib.contextmanager
+def removed_on_failure(client: AgentClient, container_id: str) -> Iterator[None]:
+    """Remove a container where the block raises AgentError, as far as the guest still does that."""
+    try:
+        yield
     except AgentError:
         with contextlib.suppress(AgentError):  # the first error is the one to tell
             client.remove_container(container_id, timeout=CLEAN_UP)
         raise
-    if not keep:
-        client.remove_container(container_id, timeout=max(left(), CLEAN_UP))
-    return result
 
 
 def remains(client: AgentClient, container_id: str, left: Callable[[], float], limit: int) -> Result:

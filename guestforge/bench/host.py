@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch
+from guestforge.procfs import fields
 from guestforge.run import find_tool, run
 
 MEMINFO: Final = Path("/proc/meminfo")
@@ -21,9 +22,9 @@ def now() -> str:
 
 def host_facts() -> Facts:
     """Return what the machine is, and how busy it was before the measurement."""
-    memory = int(_field(MEMINFO, "MemTotal").split()[0]) / 1024**2
+    memory = int(fields(MEMINFO)["MemTotal"].split()[0]) / 1024**2
     return (
-        ("processors", f"{len(os.sched_getaffinity(0))} ({_field(CPUINFO, 'model name') or platform.machine()})"),
+        ("processors", f"{len(os.sched_getaffinity(0))} ({fields(CPUINFO).get('model name') or platform.machine()})"),
         ("memory", f"{memory:.1f} GiB"),
         ("host kernel", platform.release()),
         ("load in the minute before", f"{os.getloadavg()[0]:.1f}"),
@@ -38,9 +39,3 @@ def tool_version(name: str) -> str:
 def compiler(arch: Arch) -> str:
     """Return the version of an architecture's compiler."""
     return tool_version(f"{arch.cross_prefix}gcc")
-
-
-def _field(path: Path, name: str) -> str:
-    """Return the first value of a name in one of /proc's `name: value` files, empty where there is none."""
-    pairs = (line.partition(":") for line in path.read_text().splitlines())
-    return next((value.strip() for key, _, value in pairs if key.strip() == name), "")

@@ -10,6 +10,7 @@ from guestforge.check.guest import Details, Guest, Machine
 from guestforge.check.options import DEFAULT_TIMEOUT
 from guestforge.check.report import CheckResult, Measurements, Phases, Qemu, Report
 from guestforge.check.storages import Storage
+from guestforge.countdown import countdown
 
 
 class Boot:
@@ -53,8 +54,7 @@ class Boot:
 
     def countdown(self) -> Callable[[], float]:
         """Return what tells how many seconds a check that starts now still has."""
-        deadline = time.monotonic() + self.timeout
-        return lambda: max(0.0, deadline - time.monotonic())
+        return countdown(self.timeout)
 
     def reached(self, phase: str) -> float:
         """Note that a phase is reached now; return the seconds since the start."""

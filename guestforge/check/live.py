@@ -23,6 +23,7 @@ from guestforge.check.probe import EXCERPT_LINES, OUTPUT_LIMIT, PROBE, ProbeTalk
 from guestforge.check.report import Artifact, Measurements, Qemu
 from guestforge.check.sandbox import Sandbox
 from guestforge.check.storages import Storage
+from guestforge.procfs import fields
 from guestforge.progress import say
 from guestforge.run import find_tool
 from guestforge.vmm import machine as vmm
@@ -174,8 +175,7 @@ class LiveGuest:
 
     def virtio_fs_memory(self) -> int:
         """Return how many KiB the virtio-fs server has: the guest's memory, which it maps, is not counted."""
-        status = Path(f"/proc/{self._machine.pids['virtiofs-died']}/status").read_text()
-        rows = dict(line.split(":", 1) for line in status.splitlines())
+        rows = fields(Path(f"/proc/{self._machine.pids['virtiofs-died']}/status"))
         return sum(int(rows[name].split()[0]) for name in ("RssAnon", "RssFile"))
 
     # the agent

@@ -6,12 +6,11 @@ kata-agent that has refused one CreateSandbox refuses every later one. And the a
 kata-agent unmounts nothing at its end.
 """
 
-import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 
 from guestforge.agent.client import AgentClient
-from guestforge.agent.container import CLEAN_UP, Result, begin_container, finish_container, run_container
+from guestforge.agent.container import Result, begin_container, finish_container, removed_on_failure, run_container
 from guestforge.agent.dialogue import Dialogue
 from guestforge.agent.errors import AgentError, Code, RpcError
 from guestforge.agent.storage import Storage as AgentStorage
@@ -55,12 +54,8 @@ class Sandbox:
         """
         name = self._name(storage)
         begun = self._begin_first(name, storage, args, left())
-        try:
+        with removed_on_failure(self._client, name):
             self._client.start_container(name, timeout=begun())
-        except AgentError:
-            with contextlib.suppress(AgentError):  # the first error is the one to tell
-                self._client.remove_container(name, timeout=CLEAN_UP)
-            raise
         self._holders[storage.check] = name
         return Dialogue(self._client, name, left, limit)
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from guestforge.vhost.fs.fuse.abi import layout
+from guestforge.vhost.fs.fuse.files import synced
 from guestforge.vhost.fs.fuse.nodes import Handle
 from guestforge.vhost.fs.fuse.protocol import (
     DIRENT,
     ENTRY_FIELDS,
     ENTRY_OUT,
-    FSYNC_DATA,
     FSYNC_IN,
     OPEN_OUT,
     READ_IN,
@@ -113,12 +113,7 @@ def releasedir(share: Share, request: Request) -> bytes:
 def fsyncdir(share: Share, request: Request) -> bytes:
     """Write a directory to the disk."""
     number, flags, _ = request.fields(FSYNC_IN)
-    descriptor = share.handles.directory(number)[0].descriptor
-    if flags & FSYNC_DATA:
-        os.fdatasync(descriptor)
-    else:
-        os.fsync(descriptor)
-    return b""
+    return synced(share.handles.directory(number)[0].descriptor, flags)
 
 
 OPERATIONS: dict[int, Operation] = {

@@ -102,7 +102,11 @@ def release(share: Share, request: Request) -> bytes:
 def fsync(share: Share, request: Request) -> bytes:
     """Write a file to the disk."""
     number, flags, _ = request.fields(FSYNC_IN)
-    descriptor = share.handles.file(number).descriptor
+    return synced(share.handles.file(number).descriptor, flags)
+
+
+def synced(descriptor: int, flags: int) -> bytes:
+    """Write a file or a directory to the disk, as FSYNC and FSYNCDIR ask for it by their flags."""
     if flags & FSYNC_DATA:
         os.fdatasync(descriptor)
     else:
