@@ -9,7 +9,6 @@ import os
 import pwd
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.errors import UserError
-from guestforge.files import remove
+from guestforge.files import atomic_file, remove
 from guestforge.scratch import left_behind
 
 VARIABLE: Final = "GUESTFORGE_CACHE"
@@ -151,13 +150,8 @@ def _theirs(path: Path) -> set[str]:
 
 def _write_tag(path: Path, theirs: set[str]) -> None:
     """Write the tag whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{TAG}.", dir=path)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(TAG_TEXT + "".join(f"# not guestforge's: {name}\n" for name in sorted(theirs)))
-        Path(temporary).replace(path / TAG)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with atomic_file(path / TAG, "w") as file:
+        file.write(TAG_TEXT + "".join(f"# not guestforge's: {name}\n" for name in sorted(theirs)))
 
 
 def _resolved(place: Place) -> Path:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from guestforge import sparse
 from guestforge.errors import BuildError, UserError
+from guestforge.signals import held
 
 TRIAL = 4096  # bytes that must fit where something will be written
 SYNC_ONE_BY_ONE = 1000  # files; a larger tree is synced with its file system
@@ -145,17 +146,21 @@ def _files(path: Path) -> Iterator[Path]:
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Yield a file that takes the place of `path` once the block is left without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = None
     try:
-        with os.fdopen(descriptor, mode) as file:
+        with held():
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            temporary = Path(name)
+            file = os.fdopen(descriptor, mode)
+        with file:
             os.fchmod(file.fileno(), 0o644)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
+        if temporary:
+            temporary.unlink(missing_ok=True)
         raise
 
 

@@ -13,14 +13,15 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from guestforge.environment import environment
 from guestforge.errors import BuildError, GuestforgeError, UserError
-from guestforge.signals import ENDING
+from guestforge.signals import held
 
 Argv = Sequence[str | Path]
 
@@ -129,6 +130,14 @@ class Process:
         self._signal(signal.SIGKILL)  # whatever the leader left behind in its group
         return self.popen.wait()
 
+    def end(self) -> None:
+        """End the process group as `stop` does, and close our ends of its pipes."""
+        self.stop()
+        for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.popen.pid, number)
@@ -151,44 +160,49 @@ def spawn(
     One that becomes another user, or that `outlives_us`, is not ended when we die. Output goes to a pipe (both streams
     in one) unless `stdout` says otherwise. Raises UserError if the program is not installed.
     """
-    words = [os.fspath(word) for word in argv]
-    env = environment(env)
-    # An interruption must not come into what Python does at a fork(2), nor between that and our `finally`.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-
-    def in_child() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if not outlives_us:
-            die_with_parent()
-
+    how = {
+        "cwd": cwd,
+        "env": environment(env),
+        "stdin": subprocess.DEVNULL if stdin is None else stdin,
+        "stdout": subprocess.PIPE if stdout is None else stdout,
+        "stderr": subprocess.STDOUT if stderr is None else stderr,
+        "pass_fds": pass_fds,
+    }
+    process = None
     try:
-        popen = subprocess.Popen(
+        try:
+            with held() as mask:  # Python must not be interrupted in what it does at a fork(2) either
+                process = Process(_popen(argv, partial(_in_child, mask, outlives_us), how))
+            yield process
+        finally:
+            if process:
+                process.end()
+    except KeyboardInterrupt:
+        if process:
+            process.end()  # it may have come while that was done; none follows
+        raise
+
+
+def _popen(argv: Argv, in_child: Callable[[], None], how: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    words = [os.fspath(word) for word in argv]
+    try:
+        return subprocess.Popen(
             words,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL if stdin is None else stdin,
-            stdout=subprocess.PIPE if stdout is None else stdout,
-            stderr=subprocess.STDOUT if stderr is None else stderr,
-            pass_fds=pass_fds,
             process_group=0,
             preexec_fn=in_child,  # noqa: PLW1509 - calls only functions looked up before the fork
             executable=find_tool(words[0]) if "/" not in words[0] else None,
+            **how,
         )
-    except BaseException as e:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if not isinstance(e, FileNotFoundError) or (cwd is not None and not cwd.is_dir()):
+    except FileNotFoundError as e:
+        if how["cwd"] is not None and not how["cwd"].is_dir():
             raise
         raise UserError(f"{words[0]} is not installed", hint="`./invoke doctor` names the package that has it") from e
-    process = Process(popen)
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        yield process
-    finally:
-        process.stop()
-        for pipe in (popen.stdin, popen.stdout, popen.stderr):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+
+
+def _in_child(mask: Iterable[int], outlives_us: bool) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if not outlives_us:
+        die_with_parent()
 
 
 def die_with_parent() -> None:

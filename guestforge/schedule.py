@@ -19,6 +19,7 @@ from guestforge.graph import Evaluation, walk
 from guestforge.jobserver import Jobserver
 from guestforge.procfs import fields
 from guestforge.progress import complain
+from guestforge.signals import held
 from guestforge.step import NotKeptError, Step
 from guestforge.worker import Raised, Returned, Worker, end
 
@@ -136,7 +137,8 @@ class Schedule:
                 return
         make = self._evaluation.remade if step in self._rules.again else self._evaluation.entry
         events.send(Began(step.title))
-        self._running.append(_Running(Worker(partial(make, step)), step, token, time.monotonic()))
+        with held():  # until it is where it will be ended
+            self._running.append(_Running(Worker(partial(make, step)), step, token, time.monotonic()))
 
     def _reach(self, goal: Goal) -> None:
         missing = [step for step in goal.steps if _lost(self.ended[step])]

@@ -16,6 +16,7 @@ from typing import Final
 
 from guestforge.files import open_regular, remove
 from guestforge.locks import lock, opened_directory, try_lock
+from guestforge.signals import held
 
 MARK: Final = ".guestforge-scratch"
 MARK_TEXT: Final = b"A scratch directory of guestforge, which removes it once nobody holds its lock.\n"
@@ -31,12 +32,22 @@ def scratch_directory(prefix: str, base: Path | None = None, *, sweeps: str | No
     """
     base = base or Path(tempfile.gettempdir())
     _sweep(base, sweeps or re.escape(prefix))
-    with contextlib.ExitStack() as stack:
-        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
-        lock(stack.enter_context(opened_directory(directory)))
-        mark(directory)  # nobody sweeps it before that
-        stack.callback(discard, directory)  # before its lock is free
-        yield directory
+    directory = None
+    with contextlib.ExitStack() as holding:
+        try:
+            try:
+                with held():
+                    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+                    lock(holding.enter_context(opened_directory(directory)))
+                    mark(directory)  # nobody sweeps it before that
+                yield directory
+            finally:
+                if directory:
+                    discard(directory)
+        except KeyboardInterrupt:
+            if directory:
+                discard(directory)  # it may have come while that was done; none follows
+            raise
 
 
 def mark(directory: Path) -> None:

@@ -1,11 +1,12 @@
 """The signals that end us. One that was ignored when we were started stays so: that is what `nohup` and `&` ask for."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -16,6 +17,20 @@ PATIENCE: Final = 10.0  # seconds that an end may take: programs have a few to e
 def heeded() -> tuple[signal.Signals, ...]:
     """Return those that are not ignored just now."""
     return tuple(number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[set[int | signal.Signals]]:
+    """Have what would end us wait until the block is left; yield the signals that were held before.
+
+    For moments in which something is there already and nothing would remove or end it yet. A thread that is started in
+    such a block holds them for good. One that was not would take them for us, and Python would tell us at once.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def interrupt_on(numbers: Iterable[signal.Signals]) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 from guestforge import events
 from guestforge.errors import BuildError, GuestforgeError
 from guestforge.run import die_with_parent
-from guestforge.signals import ENDING, PATIENCE, heeded, interrupt_on
+from guestforge.signals import ENDING, PATIENCE, heeded, held, interrupt_on
 
 INTERRUPT: Final = signal.SIGTERM  # what ends a worker, as Ctrl-C would
 _fork = multiprocessing.get_context("fork")
@@ -45,12 +45,9 @@ class Worker:
     def __init__(self, work: Callable[[], object]) -> None:
         self._receiver, sender = _fork.Pipe(duplex=False)
         self._process = _fork.Process(target=_run, args=(work, self._receiver, sender, os.getpid()), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # until the child has handlers of its own
-        try:
+        with held():  # until the child has handlers of its own
             self._process.start()
-        finally:
             sender.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def fileno(self) -> int:
         """The descriptor that becomes readable when there is something to `receive`."""
@@ -110,12 +107,20 @@ def _run(work: Callable[[], object], receiver: Connection, sender: Connection, p
             work()
             message = Returned()
     except KeyboardInterrupt as e:
-        message = Raised(e)
+        message = _raised(e)
     except Exception as e:
         if not isinstance(e, GuestforgeError):
             e.add_note("".join(traceback.format_exception(e)))
-        message = Raised(e)
+        message = _raised(e)
     _send(sender, message)
+
+
+def _raised(error: BaseException) -> Raised:
+    """Return the message without what the error still holds: frames, and in them `with` blocks that were just entered.
+
+    Nothing closes those when this process ends.
+    """
+    return Raised(error.with_traceback(None))
 
 
 def _send(sender: Connection, message: Message | None) -> None:

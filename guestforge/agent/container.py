@@ -10,6 +10,7 @@ from guestforge.agent.errors import AgentError
 from guestforge.agent.spec import DEFAULT_ENV, container_spec, process
 from guestforge.agent.storage import Storage
 from guestforge.countdown import countdown
+from guestforge.signals import held
 
 CLEAN_UP = 10.0  # seconds that the removal of a container gets when the rest of the time is gone
 
@@ -132,7 +133,8 @@ class _Background:
         self._work = work
         self._outcome: bytes | AgentError = b""
         self._thread = threading.Thread(target=self._run, name="stream-reader", daemon=True)
-        self._thread.start()
+        with held():
+            self._thread.start()
 
     def join(self) -> None:
         """Wait for its end, which the deadline of its call bounds."""

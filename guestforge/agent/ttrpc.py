@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from guestforge.agent.errors import Code, ConnectionLostError, ProtocolError, RpcError
 from guestforge.agent.frames import MAX_DATA, MAX_STREAM, Frame, FrameParser, Kind, encode_frame
 from guestforge.agent.proto.ttrpc_pb2 import Request, Response
+from guestforge.signals import held
 
 M = TypeVar("M", bound=Message)
 Ended = ConnectionLostError | ProtocolError  # why a connection is no more
@@ -104,7 +105,8 @@ class Connection:
         self._ended: Ended | None = None
         self._strays = 0
         self._reader = threading.Thread(target=self._read, name="ttrpc-reader", daemon=True)
-        self._reader.start()
+        with held():
+            self._reader.start()
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,5 @@
 """Runs the conform program in a container on each storage of one machine."""
 
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +14,7 @@ from guestforge.conform.results import OUTPUT_LIMIT, Results, parse_results
 from guestforge.conform.table import Conformance
 from guestforge.errors import CheckError
 from guestforge.rootfs.tree import Directory, File, Tree
+from guestforge.scratch import scratch_directory
 
 PROGRAM: Final = "/conform"
 PLACE: Final = "/out"
@@ -31,11 +31,11 @@ def conform(
 
     Raises CheckError for a guest that does not come so far.
     """
-    with tempfile.TemporaryDirectory(prefix="guestforge-conform-") as scratch:
+    with scratch_directory("guestforge-conform-") as scratch:
         tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE)])
-        storages = prepare_with(artifacts.arch, lambda _: (tree, ()), Path(scratch), disk_mib=DISK_MIB)
+        storages = prepare_with(artifacts.arch, lambda _: (tree, ()), scratch, disk_mib=DISK_MIB)
         fill_shares(storages)
-        machine = Machine(artifacts, "initrd", options, storages, Path(scratch, CONSOLE))
+        machine = Machine(artifacts, "initrd", options, storages, scratch / CONSOLE)
         try:
             with start(machine) as guest:
                 return _on_guest(guest, machine, many)

@@ -7,11 +7,9 @@ copy this leaves out the copy, and with it what the host adds to files: owners, 
 import contextlib
 import hashlib
 import os
-import shutil
 import struct
 import tempfile
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from guestforge.need import Need
 from guestforge.progress import human
 from guestforge.rootfs.tree import Directory, File, Node, Symlink, Tree
 from guestforge.run import run
+from guestforge.scratch import scratch_directory
 
 NEEDS = tuple(Need("e2fsprogs", tool=tool) for tool in ("mke2fs", "debugfs", "e2fsck"))
 
@@ -233,12 +232,7 @@ def _fits(tree: Tree, image: Path, format: Format) -> bool:
     return left.blocks >= needed_blocks(tree) and left.inodes >= len(tree.nodes)
 
 
-@contextlib.contextmanager
-def scratch(out: Path) -> Iterator[Path]:
-    """Yield a directory beside `out`, on the same file system, removed in every case."""
+def scratch(out: Path) -> contextlib.AbstractContextManager[Path]:
+    """Return a directory beside `out`, on the same file system, that is removed when the block is left."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    return scratch_directory(f".{out.name}.", out.parent)

@@ -31,7 +31,7 @@ def runtime_directory() -> Iterator[Path]:
 def _may_write(directory: Path) -> bool:
     """Whether a directory is there and takes new files: the one of a user's session may be another user's, or full."""
     try:
-        with tempfile.TemporaryDirectory(prefix="gf-", dir=directory):
+        with tempfile.TemporaryFile(dir=directory):
             return True
     except OSError:
         return False

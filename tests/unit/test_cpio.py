@@ -168,9 +168,10 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
     def full(file):
         raise OSError(28, "No space left on device", file)
 
+    store = Store(tmp_path)
     monkeypatch.setattr(store_module.os, "fsync", full)
     with pytest.raises(BuildError, match="No space left on device") as caught:
-        initrd_entry(Store(tmp_path), CONFIG)
+        initrd_entry(store, CONFIG)
     assert "free some space" in caught.value.hint
     left = [path for path in Path(tmp_path).rglob("*") if path.is_file() and path.parent.name != "locks"]
     assert left == [tmp_path / TAG]  # what says that the directory is ours

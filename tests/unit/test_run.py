@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -152,6 +153,16 @@ except KeyboardInterrupt:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=REPOSITORY)
     assert (done.stdout, done.stderr) == ("interrupted \n", "")
+
+
+def test_an_interruption_while_a_program_is_ended_ends_it_all_the_same():
+    """The program is deaf to SIGTERM: while we give it its time comes the interruption, and SIGKILL after that."""
+    deaf = ["sh", "-c", "trap '' TERM; echo deaf; sleep 60 & wait; wait"]
+    with pytest.raises(KeyboardInterrupt), spawn(deaf, outlives_us=True) as process:
+        assert process.popen.stdout.readline() == b"deaf\n"
+        Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert process.poll() == -signal.SIGKILL
+    assert process.popen.stdout.closed
 
 
 def test_a_program_can_be_interrupted_though_its_start_could_not():

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,8 @@ from guestforge.progress import bar, say
 from guestforge.schedule import Goal, Rules, Schedule
 from guestforge.step import NotKeptError, Step, Use
 from guestforge.store import Store
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class House:
@@ -261,6 +265,52 @@ def test_an_interruption_ends_every_process_and_each_cleans_up(house):
     pids = [word[3:] for word in house.noted() if word.startswith("pid")]
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert list((house.store.cache / "tmp").iterdir()) == []
+
+
+def test_an_interruption_just_after_a_block_was_entered_leaves_it(house):
+    """What the error still holds when a process ends is closed by nobody else."""
+
+    def work():
+        block = house.store.temporary("left")
+        block.__enter__()
+        assert list((house.store.cache / "tmp").glob("left.*"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        house.run(house.step("one", work=work))
+    assert list((house.store.cache / "tmp").iterdir()) == []
+
+
+def test_an_interruption_while_a_process_is_forked_ends_it_too(tmp_path):
+    """An interruption that came before the schedule had the new process at hand would leave it to be killed."""
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from guestforge import worker
+from guestforge.graph import Evaluation
+from guestforge.jobserver import Jobserver
+from guestforge.schedule import Goal, Rules, Schedule
+from guestforge.step import Step
+from guestforge.store import Store
+store = Store(Path({str(tmp_path)!r}))
+
+def make(out, used):
+    time.sleep(60)
+
+def interrupt():
+    while not list(Path({str(tmp_path)!r}).glob("tmp/one.*")):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+os.register_at_fork(after_in_parent=interrupt)
+step = Step("one", lambda: {{}}, make, (), ("file",))
+try:
+    Schedule(Evaluation(store), [Goal("goal", (step,))], Rules(Jobserver(1))).run()
+except KeyboardInterrupt:
+    print("interrupted", os.listdir({str(tmp_path / "tmp")!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=REPOSITORY)
+    assert (done.stdout, done.stderr) == ("interrupted []\n", "")
 
 
 def test_a_process_that_does_not_end_is_killed(house, monkeypatch):

@@ -149,3 +149,34 @@ def test_many_at_once_do_not_sweep_each_other(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(use, range(8))) == [None] * 8
     assert list(tmp_path.iterdir()) == []
+
+
+def interrupted(function):
+    """Return a function that is interrupted as soon as it has done its work, the first time."""
+    calls = []
+
+    def call(*args, **named):
+        result = function(*args, **named)
+        calls.append(args)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    return call
+
+
+@pytest.mark.parametrize("moment", ["tempfile.mkdtemp", "guestforge.scratch.lock", "guestforge.scratch.mark"])
+def test_an_interruption_while_it_is_made_leaves_nothing(tmp_path, monkeypatch, moment):
+    module, name = moment.rsplit(".", 1)
+    monkeypatch.setattr(moment, interrupted(getattr(sys.modules[module], name)))
+    with pytest.raises(KeyboardInterrupt), scratch_directory("t-", tmp_path):
+        pytest.fail("it was interrupted before")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_while_it_is_removed_leaves_nothing(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt), scratch_directory("t-", tmp_path) as directory:
+        for name in ("one", "two", "three"):
+            (directory / name).touch()
+        monkeypatch.setattr(scratch, "remove", interrupted(scratch.remove))
+    assert list(tmp_path.iterdir()) == []

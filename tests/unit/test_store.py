@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -205,6 +206,20 @@ def test_atomic_file_is_the_old_one_until_it_is_whole(tmp_path):
         file.write(b"new")
     assert path.read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_interruption_while_an_atomic_file_is_opened_leaves_nothing(tmp_path, monkeypatch):
+    make = tempfile.mkstemp
+
+    def interrupted(**named):
+        made = make(**named)
+        os.kill(os.getpid(), signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(tempfile, "mkstemp", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_file(tmp_path / "file"):
+        pytest.fail("it was interrupted before")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_digest_sees_names_contents_and_executable_bits_only(tmp_path):
