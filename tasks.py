@@ -8,7 +8,7 @@ from invoke import Collection
 from guestforge.cli import Chosen, job
 from guestforge.words import judge
 
-STEP = ("arch", "guest", "jobs", "mirror", "refresh", "agent", "output")
+STEP = ("project", "arch", "guest", "jobs", "mirror", "refresh", "agent", "output")
 MADE = (*STEP, "dry-run", "fail-fast", "json")
 BOOT = ("accel", "timeout", "artifact", "verbose", "virtio-fs-server")
 
@@ -101,7 +101,7 @@ def test(chosen: Chosen) -> int:
     return selftest.run_tests(chosen)
 
 
-@job("arch")
+@job("project", "arch")
 def doctor(chosen: Chosen) -> int:
     """Say what of this machine a build and its checks can use, and what is missing."""
     from guestforge.host import doctor
@@ -109,9 +109,9 @@ def doctor(chosen: Chosen) -> int:
     return doctor.run_doctor(chosen)
 
 
-@job("store")
+@job("project", "store")
 def clean(chosen: Chosen) -> None:
-    """Remove output/, and with --store the store too."""
+    """Remove what was built from output/, and with --store the store too."""
     from guestforge import commands
 
     commands.clean(chosen)

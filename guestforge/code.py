@@ -25,6 +25,7 @@ _NEUTRAL: Final[Mapping[str, str]] = {
     "jobserver": "how many programs run at once",
     "kernel.buildlog": "words for a build that failed",
     "kernel.estimate": "how far a bar is",
+    "layout": "where files are; what a step reads of them is among its inputs",
     "locks": "who has to wait",
     "need": "what must be installed; its version, where it matters, is an input",
     "progress": "how a person sees the work",

@@ -1,10 +1,12 @@
 """What the tasks do: each for all architectures that were asked for, going on after one that fails."""
 
+import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Final
 
-from guestforge.arch import Arch, host, lookup_list
+from guestforge.arch import ARCHES, Arch, host, lookup_list
 from guestforge.cache import clean as clean_cache
 from guestforge.cache import user_cache
 from guestforge.check import live
@@ -22,12 +24,13 @@ from guestforge.manifest import Artifact, place, write_json
 from guestforge.need import Need
 from guestforge.pipeline import Pipeline
 from guestforge.progress import complain, human, say
+from guestforge.project import find_project
 from guestforge.rootfs.agent import AGENT
 from guestforge.rootfs.tree import Directory, File, Node, Symlink
 from guestforge.schedule import Goal, Rules, Schedule
 from guestforge.step import Step
 from guestforge.store import Store
-from guestforge.targets import OUTPUT, Options
+from guestforge.targets import Options
 from guestforge.vmm.accel import Wanted
 from guestforge.vmm.needs import boot_needs
 from guestforge.vmm.virtiofs import SERVERS
@@ -123,10 +126,8 @@ def why(chosen: Chosen) -> int:
 
 
 def clean(chosen: Chosen) -> None:
-    """Remove the default output directory, and with --store all that the cache directory holds of ours."""
-    if OUTPUT.is_symlink() or OUTPUT.exists():
-        say(f"removing {OUTPUT}")
-        remove(OUTPUT)
+    """Remove what was built from the project's output directory, and with --store all that the cache holds of ours."""
+    _clean_output(find_project(chosen.path("project")).output)
     if chosen.switch("store"):
         place = user_cache()
         say(f"removing what guestforge has made in {place.path}")
@@ -134,19 +135,31 @@ def clean(chosen: Chosen) -> None:
             say(f"kept, for it is not guestforge's: {', '.join(map(str, kept))}")
 
 
-def options_of(chosen: Chosen, guest: str = "minimal") -> Options:
+def _clean_output(output: Path) -> None:
+    """Remove a link alone; else the folders of architectures, for whatever else is there was not put there by us."""
+    ours = [output] if output.is_symlink() else [path for arch in ARCHES if (path := output / arch).exists()]
+    for path in ours:
+        say(f"removing {path}")
+        remove(path)
+    with contextlib.suppress(OSError):  # somebody else's files are in it, or it is not there
+        output.rmdir()
+
+
+def options_of(chosen: Chosen, guest: str | None = None) -> Options:
     """Read a build's options; `guest` is the default recipe. Raises UserError for one that makes no sense."""
     defaults = Options()
+    project = find_project(chosen.path("project"))
     agent = chosen.path("agent")
     if agent is not None:
         require_file(agent, "--agent")
     return Options(
-        guest=chosen.text("guest", guest),
+        project=project,
+        guest=chosen.text("guest", guest or project.settings.guest),
         jobs=chosen.whole("jobs", 1, MAX_JOBS) or defaults.jobs,
         mirror=chosen.text("mirror", "") or None,
         refresh=chosen.switch("refresh"),
         agent=agent,
-        output=chosen.path("output") or OUTPUT,
+        output=chosen.path("output") or project.output,
     )
 
 

@@ -150,7 +150,8 @@ class Pipeline:
         """Return what is booted, by default both artifacts: the store's files, which nobody changes meanwhile."""
         booted = booted or ARTIFACTS
         boot = self.steps.guest.boot
-        require_processors(self.steps.guest, self.options.guest, read_dotconfig(self.kernel.file(CONFIG_COPY)))
+        config = read_dotconfig(self.kernel.file(CONFIG_COPY))
+        require_processors(self.steps.guest, self.options.guest, config, self.options.project.recipes)
         return GuestArtifacts(
             arch=self.arch,
             guest=self.options.guest,

@@ -8,13 +8,14 @@ import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final
 
 from guestforge.arch import Arch
 from guestforge.image.disk_step import image_step
 from guestforge.image.initrd_step import initrd_step
 from guestforge.jobserver import Jobserver
 from guestforge.kernel.step import kernel_step
+from guestforge.layout import OUTPUT
+from guestforge.project import Project, our_project
 from guestforge.recipe.bounds import load_guest_for
 from guestforge.recipe.load import load_kernel, load_rootfs
 from guestforge.recipe.models import DebianSource, Guest, Rootfs
@@ -26,13 +27,12 @@ from guestforge.sources.resolution import Archive
 from guestforge.step import Step
 from guestforge.store import Store
 
-OUTPUT: Final = Path(__file__).resolve().parents[1] / "output"
-
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user chooses for a build besides the architecture."""
+    """What a user chooses for a build besides the architecture; by default of what this checkout has."""
 
+    project: Project = field(default_factory=our_project)
     guest: str = "minimal"
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     mirror: str | None = None  # instead of the host's, for all that apt fetches
@@ -69,10 +69,11 @@ class GuestSteps:
 def guest_steps(store: Store, arch: Arch, options: Options, jobs: Jobserver) -> GuestSteps:
     """Return a guest's steps, whose programs share `jobs`. Raises UserError for what is wrong with its recipes."""
     archive = Archive(store, options.mirror, options.refresh)
-    guest = load_guest_for(arch, options.guest)
-    kernel_recipe, rootfs = load_kernel(guest.kernel), load_rootfs(guest.rootfs)
+    recipes = options.project.recipes
+    guest = load_guest_for(arch, options.guest, recipes)
+    kernel_recipe, rootfs = load_kernel(guest.kernel, recipes), load_rootfs(guest.rootfs, recipes)
     source = _source(archive, kernel_recipe.source)
-    kernel = kernel_step(store, arch, kernel_recipe, source, jobs=jobs)
+    kernel = kernel_step(store, arch, kernel_recipe, source, jobs=jobs, fragments=options.project.fragments)
     agent = given_step(arch, options.agent) if options.agent else program_step(store, arch, AGENT, jobs)
     packages = (_package(archive, name, rootfs.suite, arch.debian) for name in rootfs.packages)
     parts = Parts(agent, tuple(packages))

@@ -26,10 +26,11 @@ from guestforge.graph import Evaluation
 from guestforge.host.packages import SWITCH, ensure
 from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import format_line, parse_line, read_dotconfig
-from guestforge.kernel.fragment import COMMON, FRAGMENTS, compose
+from guestforge.kernel.fragment import COMMON, compose
 from guestforge.kernel.make import ENVIRONMENT, Make, build_argv, configure_argv
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP
 from guestforge.kernel.toolchain import identify
+from guestforge.layout import CHECKOUT, FRAGMENTS, INVOKE
 from guestforge.pipeline import Pipeline, guest_needs
 from guestforge.progress import Bar, bar, say, step
 from guestforge.recipe.load import load_guest, load_kernel
@@ -42,7 +43,6 @@ from guestforge.store import Store
 from guestforge.targets import Options
 from guestforge.vmm.emulator import choose_emulator
 
-INVOKE: Final = Path(__file__).resolve().parents[2] / "invoke"
 BORROWED: Final = ("store/source", "store/package", "resolved", "go/modules")  # of the user's cache
 
 
@@ -137,7 +137,7 @@ class Bench:
         directory = self._scratch / "configured"
         directory.mkdir(exist_ok=True)
         make = Make(self._arch, self._tree.path, directory, self._tree.date)
-        requests = compose(self._recipe.fragments, self._arch.name, self._fragments)
+        requests = compose(self._recipe.fragments, self._arch.name, [self._fragments])
         configure(make, self._recipe.base, requests, identify(self._store.cache, self._arch), self._log)
         return directory / CONFIG
 
@@ -217,7 +217,7 @@ class Bench:
 
     def _step(self) -> Command:
         argv = step_argv(self._arch, Options().guest, self._store.cache, self._fragments, self._jobs)
-        return Command(argv, {"PYTHONPATH": str(INVOKE.parent)})
+        return Command(argv, {"PYTHONPATH": str(CHECKOUT)})
 
     def _make_commands(self) -> list[Command]:
         plain = self._plain

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from guestforge.files import atomic_file
-
-PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "figures.md"
+from guestforge.layout import FIGURES
 
 Unit = Literal["ratio", "seconds", "bytes", "KiB", "instructions"]
 Key = Literal["build", "boot", "storage"]
@@ -162,7 +161,7 @@ def page(old: str, section: Section) -> str:
     return "\n".join((HEAD, *marked))
 
 
-def write(section: Section, path: Path = PAGE) -> None:
+def write(section: Section, path: Path = FIGURES) -> None:
     """Put a section into the page; the page is the old one or the whole new one at any moment."""
     old = path.read_text() if path.is_file() else ""
     with atomic_file(path, "w") as file:

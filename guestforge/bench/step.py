@@ -34,7 +34,7 @@ def main() -> int:
     try:
         store = Store(given.cache)
         source = source_step(Archive(store), recipe.source)
-        step = kernel_step(store, given.arch, recipe, source, jobs=Jobserver(given.jobs), fragments=given.fragments)
+        step = kernel_step(store, given.arch, recipe, source, jobs=Jobserver(given.jobs), fragments=[given.fragments])
         Evaluation(store).entry(step)
     except GuestforgeError as error:
         print(error.report(), file=sys.stderr)

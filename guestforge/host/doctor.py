@@ -6,13 +6,13 @@ from guestforge.arch import host, lookup_list
 from guestforge.cli import Chosen
 from guestforge.host.findings import Finding, findings
 from guestforge.host.packages import command
-from guestforge.targets import OUTPUT
+from guestforge.project import find_project
 
 
 def run_doctor(chosen: Chosen) -> int:
     """Print what was found; return 1 when something needed is missing, else 0. Raises UserError for a wrong --arch."""
     arches = lookup_list(chosen.text("arch", host().name))
-    found = tuple(findings(arches, OUTPUT))
+    found = tuple(findings(arches, find_project(chosen.path("project"))))
     print(report(found))
     return exit_code(found)
 

@@ -15,8 +15,10 @@ from guestforge.cache import inspect, user_cache
 from guestforge.errors import GuestforgeError, UserError
 from guestforge.host.packages import command
 from guestforge.image.ext4 import NEEDS as IMAGE_NEEDS
+from guestforge.kernel.step import KERNEL
 from guestforge.kernel.toolchain import kernel_needs
 from guestforge.need import Need, missing
+from guestforge.project import Project
 from guestforge.rootfs.agent import NEEDS as AGENT_NEEDS
 from guestforge.rootfs.agent import go_version
 from guestforge.run import find_tool, run
@@ -59,7 +61,7 @@ class Finding:
     needs: tuple[Need, ...] = ()
 
 
-def findings(arches: tuple[Arch, ...], output: Path) -> Iterator[Finding]:
+def findings(arches: tuple[Arch, ...], project: Project) -> Iterator[Finding]:
     """Yield what there is to say for builds and checks of these architectures."""
     yield Finding("python", "python", "ok", f"{platform.python_version()} in {sys.prefix}")
     yield _go()
@@ -71,14 +73,14 @@ def findings(arches: tuple[Arch, ...], output: Path) -> Iterator[Finding]:
     yield from tools("boot", [need for arch in arches for need in boot_needs(arch)])
     for arch in arches:
         yield emulator(arch)
-        yield accelerator(arch, output)
+        yield accelerator(arch, project)
     yield Finding("boot", "vsock", "ok", choose_vsock().describe())
     yield installed_server()
     for arch in arches:
         yield virtio_fs(arch)
     enough = CACHE_SHARED + CACHE_EACH * len(arches)
     yield _cache(enough)
-    yield disk("output", output, SCRATCH_ENOUGH, "give --output on a larger disk")
+    yield disk("output", project.output, SCRATCH_ENOUGH, "give --output on a larger disk")
     yield disk("temporary files", Path(tempfile.gettempdir()), SCRATCH_ENOUGH, "set TMPDIR to a larger disk")
 
 
@@ -108,9 +110,9 @@ def emulator(arch: Arch) -> Finding:
         return Finding("boot", name, "note", f"{found}; {e.message}", e.hint or "")
 
 
-def accelerator(arch: Arch, output: Path) -> Finding:
+def accelerator(arch: Arch, project: Project) -> Finding:
     """Return whether KVM runs this architecture's guests: proven by the kernel that was built last, if one was."""
-    built = output / arch.name / "minimal" / "kernel"
+    built = project.output / arch.name / project.settings.guest / KERNEL
     name = f"kvm for {arch.name}"
     if find_tool(arch.qemu) is None:
         return Finding("boot", name, "note", f"not tried: {arch.qemu} is not installed")

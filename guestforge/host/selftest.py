@@ -14,6 +14,7 @@ from guestforge.cli import Chosen
 from guestforge.errors import BuildError
 from guestforge.graph import needs_of
 from guestforge.host.packages import ensure
+from guestforge.layout import CHECKOUT
 from guestforge.need import Need
 from guestforge.pipeline import Pipeline
 from guestforge.progress import say
@@ -21,7 +22,6 @@ from guestforge.run import spawn
 from guestforge.targets import Options
 from guestforge.vmm.needs import SECCOMP, boot_needs
 
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PROGRAMS: Final = Path(sys.executable).parent  # of the virtual environment
 SECONDS_ONLY: Final = "not boot and not slow"  # what --fast leaves: see the markers in pyproject.toml
 # The other sides that our own readers and writers are compared with
@@ -107,5 +107,5 @@ def _run(stage: Stage, arches: tuple[Arch, ...]) -> int:
     env = {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
     env[ARCHES_VARIABLE] = ",".join(arch.name for arch in arches)
     program = PROGRAMS / stage.argv[0]
-    with spawn((program, *stage.argv[1:]), cwd=REPOSITORY, env=env, stdout=1, stderr=2) as process:
+    with spawn((program, *stage.argv[1:]), cwd=CHECKOUT, env=env, stdout=1, stderr=2) as process:
         return process.popen.wait()

@@ -5,14 +5,16 @@ asks for besides. A name exists in either place or in both.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from guestforge.errors import UserError
 from guestforge.kernel.dotconfig import format_line, parse_line, same_value
+from guestforge.layout import FRAGMENTS
 
-FRAGMENTS = Path(__file__).resolve().parents[2] / "kernel-configs"
+OURS: Final[Sequence[Path]] = (FRAGMENTS,)
 COMMON = "common"
 MAX_BYTES = 256 * 1024
 
@@ -32,17 +34,21 @@ class Request:
         return f"{self.file}:{self.line}"
 
 
-def compose(names: Iterable[str], folder: str, root: Path = FRAGMENTS) -> tuple[Request, ...]:
-    """Return what fragments ask for; `folder` is the architecture's folder under `root`.
+def compose(names: Iterable[str], folder: str, roots: Sequence[Path] = OURS) -> tuple[Request, ...]:
+    """Return what fragments ask for; `folder` is the architecture's folder in each of the `roots`.
+
+    The first root that has a name, in either place, has it whole: nothing of that name is taken from the next.
 
     Raises UserError for an unknown fragment, a malformed line, and two lines about one option.
     """
     asked: dict[str, Request] = {}
-    for path in _files(names, folder, root):
-        for request in read_fragment(path, root.parent):
-            if earlier := asked.get(request.option):
-                raise _twice(earlier, request)
-            asked[request.option] = request
+    for name in dict.fromkeys(names):
+        root = _root(name, folder, roots)
+        for path in _files(name, folder, root):
+            for request in read_fragment(path, root.parent):
+                if earlier := asked.get(request.option):
+                    raise _twice(earlier, request)
+                asked[request.option] = request
     return tuple(asked.values())
 
 
@@ -80,20 +86,28 @@ def parse_fragment(text: str, name: str) -> list[Request]:
     return requests
 
 
-def _files(names: Iterable[str], folder: str, root: Path) -> Iterator[Path]:
-    for name in dict.fromkeys(names):
-        found = [path for part in (COMMON, folder) if (path := root / part / f"{name}.conf").is_file()]
-        if not found:
-            raise _unknown(name, folder, root)
-        yield from found
+def _root(name: str, folder: str, roots: Sequence[Path]) -> Path:
+    for root in roots:
+        if any(_files(name, folder, root)):
+            return root
+    raise _unknown(name, folder, roots)
 
 
-def _unknown(name: str, folder: str, root: Path) -> UserError:
-    there = sorted({path.stem for part in (COMMON, folder) for path in (root / part).glob("*.conf")})
+def _files(name: str, folder: str, root: Path) -> Iterator[Path]:
+    for part in (COMMON, folder):
+        path = root / part / f"{name}.conf"
+        if path.is_file():
+            yield path
+
+
+def _unknown(name: str, folder: str, roots: Sequence[Path]) -> UserError:
+    parts = [root / part for root in roots for part in (COMMON, folder)]
+    there = sorted({path.stem for part in parts for path in part.glob("*.conf")})
     near = difflib.get_close_matches(name, there, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(there) or 'none'}"
+    where = " or ".join(map(str, roots))
     return UserError(
-        f"no fragment {name!r}: neither {COMMON}/{name}.conf nor {folder}/{name}.conf in {root}", hint=hint
+        f"no fragment {name!r}: neither {COMMON}/{name}.conf nor {folder}/{name}.conf in {where}", hint=hint
     )
 
 

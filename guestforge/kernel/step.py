@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from guestforge.kernel.buildlog import first_error, is_object
 from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import Config, read_dotconfig
 from guestforge.kernel.estimate import expected_objects
-from guestforge.kernel.fragment import FRAGMENTS, Request, compose, composed_text
+from guestforge.kernel.fragment import OURS, Request, compose, composed_text
 from guestforge.kernel.make import ENVIRONMENT, Make, build_argv
 from guestforge.kernel.toolchain import Toolchain, identify, kernel_needs
 from guestforge.kernel.verify import verify
@@ -47,7 +48,7 @@ class Plan:
 
 
 def kernel_step(
-    store: Store, arch: Arch, recipe: Kernel, source: Step, *, jobs: Jobserver, fragments: Path = FRAGMENTS
+    store: Store, arch: Arch, recipe: Kernel, source: Step, *, jobs: Jobserver, fragments: Sequence[Path] = OURS
 ) -> Step:
     """Return the step that makes an entry with the files `kernel`, `config`, `System.map` and `kernel.json`.
 

@@ -5,26 +5,26 @@ from pathlib import Path
 
 from guestforge.arch import Arch
 from guestforge.errors import UserError
-from guestforge.recipe.load import RECIPES, Location, line_of, load_guest
+from guestforge.recipe.load import OURS, Folders, Location, find, line_of, load_guest
 from guestforge.recipe.models import Guest
 
 MEMORY: Location = ("boot", "memory_mib")
 CPUS: Location = ("boot", "cpus")
 
 
-def load_guest_for(arch: Arch, name: str, recipes: Path = RECIPES) -> Guest:
-    """Read recipes/guests/NAME.toml for an architecture; raises UserError for what is wrong with it or does not fit."""
+def load_guest_for(arch: Arch, name: str, recipes: Folders = OURS) -> Guest:
+    """Read guests/NAME.toml for an architecture; raises UserError for what is wrong with it or does not fit."""
     guest = load_guest(name, recipes)
-    _refuse(_misfits(guest, arch), recipes / "guests" / f"{name}.toml")
+    _refuse(_misfits(guest, arch), find(Guest, name, recipes))
     return guest
 
 
-def require_processors(guest: Guest, name: str, config: Mapping[str, str], recipes: Path = RECIPES) -> None:
+def require_processors(guest: Guest, name: str, config: Mapping[str, str], recipes: Folders = OURS) -> None:
     """Raise UserError when the kernel of a final configuration would leave some of a guest's processors idle."""
     limit = config.get("CONFIG_NR_CPUS", "1" if config.get("CONFIG_SMP") != "y" else "")
     if limit.isdecimal() and guest.boot.cpus > int(limit):
         why = f"{guest.boot.cpus} are more than the {limit} that its kernel uses (CONFIG_NR_CPUS)"
-        _refuse([(CPUS, why)], recipes / "guests" / f"{name}.toml")
+        _refuse([(CPUS, why)], find(Guest, name, recipes))
 
 
 def _misfits(guest: Guest, arch: Arch) -> Iterator[tuple[Location, str]]:

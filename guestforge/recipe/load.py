@@ -2,41 +2,59 @@
 
 import difflib
 import json
+import os
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
 from guestforge.errors import UserError
+from guestforge.layout import RECIPES
 from guestforge.recipe.models import Guest, Kernel, Model, Rootfs
 
 M = TypeVar("M", bound=Model)
 Location = tuple[int | str, ...]
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+Folders = Sequence[Path]  # one after the other is searched for a name
+OURS: Final[Folders] = (RECIPES,)
+KINDS: Final[Mapping[type[Model], str]] = {Guest: "guests", Kernel: "kernels", Rootfs: "rootfs"}
 MAX_BYTES = 1024 * 1024
 
 
-def load_guest(name: str, recipes: Path = RECIPES) -> Guest:
-    """Read recipes/guests/NAME.toml; raises UserError for what is wrong with it."""
-    return _load(Guest, recipes / "guests", name)
+def load_guest(name: str, recipes: Folders = OURS) -> Guest:
+    """Read guests/NAME.toml; raises UserError for what is wrong with it."""
+    return load_file(Guest, find(Guest, name, recipes))
 
 
-def load_kernel(name: str, recipes: Path = RECIPES) -> Kernel:
-    """Read recipes/kernels/NAME.toml; raises UserError for what is wrong with it."""
-    return _load(Kernel, recipes / "kernels", name)
+def load_kernel(name: str, recipes: Folders = OURS) -> Kernel:
+    """Read kernels/NAME.toml; raises UserError for what is wrong with it."""
+    return load_file(Kernel, find(Kernel, name, recipes))
 
 
-def load_rootfs(name: str, recipes: Path = RECIPES) -> Rootfs:
-    """Read recipes/rootfs/NAME.toml; raises UserError for what is wrong with it."""
-    return _load(Rootfs, recipes / "rootfs", name)
+def load_rootfs(name: str, recipes: Folders = OURS) -> Rootfs:
+    """Read rootfs/NAME.toml; raises UserError for what is wrong with it."""
+    return load_file(Rootfs, find(Rootfs, name, recipes))
 
 
-def names(directory: Path) -> list[str]:
-    """Return the names of the recipes in a folder."""
-    return sorted(path.stem for path in directory.glob("*.toml"))
+def find(model: type[Model], name: str, recipes: Folders) -> Path:
+    """Return where a recipe is; raises UserError, with the nearest name, where there is none."""
+    folders = [folder / KINDS[model] for folder in recipes]
+    if Path(name).name != name:
+        where = " and ".join(map(str, folders))
+        raise UserError(f"no recipe {name!r}: a name is wanted, not a path", hint=f"recipes are in {where}")
+    paths = [folder / f"{name}.toml" for folder in folders]
+    for path in paths:
+        if os.path.lexists(path):
+            return path
+    raise _missing(model, name, recipes, paths)
+
+
+def names(model: type[Model], recipes: Folders = OURS) -> list[str]:
+    """Return the names of the recipes of a kind."""
+    return sorted({path.stem for folder in recipes for path in (folder / KINDS[model]).glob("*.toml")})
 
 
 def parse(model: type[M], text: str, where: str) -> M:
@@ -54,14 +72,12 @@ def parse(model: type[M], text: str, where: str) -> M:
         raise _explain(model, e, text, where) from e
 
 
-def _load(model: type[M], directory: Path, name: str) -> M:
-    if Path(name).name != name:
-        raise UserError(f"no recipe {name!r}: a name is wanted, not a path", hint=f"recipes are in {directory}")
-    path = directory / f"{name}.toml"
+def load_file(model: type[M], path: Path) -> M:
+    """Read a TOML file of a model; raises UserError for what is wrong with it."""
     try:
         raw = path.read_bytes()
     except OSError as e:
-        raise _missing(directory, name, e) from e
+        raise UserError(f"{path}: {e.strerror}") from e
     if len(raw) > MAX_BYTES:
         raise UserError(f"{path}: larger than {MAX_BYTES} bytes; this is no recipe")
     try:
@@ -71,10 +87,10 @@ def _load(model: type[M], directory: Path, name: str) -> M:
     return parse(model, text, str(path))
 
 
-def _missing(directory: Path, name: str, error: OSError) -> UserError:
-    there = names(directory)
+def _missing(model: type[Model], name: str, recipes: Folders, paths: list[Path]) -> UserError:
+    there = names(model, recipes)
     near = difflib.get_close_matches(name, there, n=1)
-    message = f"no recipe {name!r}: {directory / name}.toml: {error.strerror}"
+    message = f"no recipe {name!r}: there is no {' and no '.join(map(str, paths))}"
     return UserError(message, hint=f"did you mean {near[0]}?" if near else f"there are: {', '.join(there) or 'none'}")
 
 

@@ -20,6 +20,12 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Settings(Model):
+    """What a project's guestforge.toml may say."""
+
+    guest: Name = Field("minimal", description="the guest that is built where --guest names none")
+
+
 class DebianSource(Model):
     """A kernel tree from a Debian source package, fetched and verified by apt."""
 

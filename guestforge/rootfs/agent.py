@@ -12,6 +12,7 @@ from guestforge.arch import Arch
 from guestforge.errors import BuildError, UserError
 from guestforge.files import atomic_copy, digest_file, digest_tree
 from guestforge.jobserver import Jobserver
+from guestforge.layout import AGENT_SOURCES
 from guestforge.need import Need
 from guestforge.progress import step
 from guestforge.rootfs.elf import require_static
@@ -19,7 +20,6 @@ from guestforge.run import failure, run
 from guestforge.step import Step, Used
 from guestforge.store import Store
 
-SOURCES = Path(__file__).resolve().parents[2] / "rootfs" / "agent"
 MODULE = "guestforge.dev/agent"
 AGENT = "agent"
 PROBE = "probe"
@@ -42,7 +42,7 @@ NEEDS = (Need("ca-certificates", file="/etc/ssl/certs/ca-certificates.crt"),)  #
 _COMPILE_ERROR = re.compile(r"^(?:\./)?(\S+\.go:\d+(?::\d+)?): (.*)$", re.MULTILINE)
 
 
-def program_step(store: Store, arch: Arch, name: str, jobs: Jobserver, sources: Path = SOURCES) -> Step:
+def program_step(store: Store, arch: Arch, name: str, jobs: Jobserver, sources: Path = AGENT_SOURCES) -> Step:
     """Return the step that makes an entry with one static program of the module: the agent, or one for its checks.
 
     AGENT goes into guests; PROBE is run in containers by the boot checks, CONFORM tries what file systems promise,

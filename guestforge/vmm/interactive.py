@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
+from guestforge.layout import CHECKOUT
 from guestforge.progress import say
 from guestforge.vmm import terminal
 from guestforge.vmm.escapes import RESET, TerminalFilter
-from guestforge.vmm.machine import REPOSITORY, Machine
+from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import MachinePlan
 from guestforge.vmm.state import Ended
 from guestforge.vmm.virtiofs import VirtioFsServer
@@ -120,4 +121,4 @@ def shell_command(machine: Machine) -> list[str] | None:
         return None
     place = str(vsock.cid) if vsock.kind == "kernel" else str(machine.sockets.vsock)
     # from wherever the user is: the checkout is in no Python's path, and with -P the user's directory isn't either
-    return ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-P", "-m", "guestforge.vmm.shell", place]
+    return ["env", f"PYTHONPATH={CHECKOUT}", sys.executable, "-P", "-m", "guestforge.vmm.shell", place]

@@ -14,6 +14,7 @@ from qemu.qmp import QMPError
 from guestforge.agent.transport import Dial
 from guestforge.errors import UserError
 from guestforge.exposure import acts_as_root, refuse_exposed
+from guestforge.layout import CHECKOUT
 from guestforge.run import spawn
 from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
@@ -33,7 +34,6 @@ T = TypeVar("T")
 START_LIMIT: Final = 30.0  # seconds until QEMU answers; a loaded host takes about one
 HELPER_LIMIT: Final = 15.0  # seconds until a program behind a device listens
 HELPER_STEP: Final = 0.005
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ class Machine:
     def _helpers(self) -> Iterator[tuple[Watched, Path]]:
         vsock = self.plan.vsock
         if vsock and vsock.kind == "builtin":
-            process = self._stack.enter_context(spawn(vsock_argv(vsock, self.sockets), cwd=REPOSITORY))
+            process = self._stack.enter_context(spawn(vsock_argv(vsock, self.sockets), cwd=CHECKOUT))
             yield Watched("vsock-died", "the vsock device", process), self.sockets.vhost_vsock
         for index, share in enumerate(self.plan.shares):
             if share.device != "virtio-fs":  # QEMU serves it
@@ -243,7 +243,7 @@ class Machine:
             server = self._virtiofs or choose_virtiofs(self.plan.arch)
             with listen(path, blocking=True) as listener:  # it is the server's; none can do without
                 argv = virtiofs_argv(server, self.plan.arch, share, listener.fileno())
-                process = self._stack.enter_context(spawn(argv, cwd=REPOSITORY, pass_fds=(listener.fileno(),)))
+                process = self._stack.enter_context(spawn(argv, cwd=CHECKOUT, pass_fds=(listener.fileno(),)))
             yield Watched("virtiofs-died", server.name, process), path
 
     def _await_qemu(self, qemu: Watched, helpers: tuple[Watched, ...]) -> None:

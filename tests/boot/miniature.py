@@ -3,10 +3,9 @@
 All else is the real thing: its tasks, the store, make and the compiler, Go, the agent, the images, the output.
 """
 
-import os
 import shutil
 import sys
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from invoke import Program
@@ -18,7 +17,6 @@ from guestforge.graph import Evaluation
 from guestforge.image import initrd_step
 from guestforge.kernel.step import kernel_step
 from guestforge.pipeline import Pipeline
-from guestforge.recipe import bounds, load
 from guestforge.recipe.models import DebianSource, Kernel
 from guestforge.sources.kernel_tree import write_facts
 from guestforge.sources.unpack import make_read_only
@@ -50,14 +48,14 @@ def source(*_):
     return Step("source", lambda: SOURCE, make, code=())
 
 
-def kernel(store, arch, _recipe, tree, *, jobs):
+def kernel(store, arch, _recipe, tree, *, jobs, **_):
     """Return the pipeline's own kernel step, with fragments that the tree knows."""
-    fragments = store.cache / "fragments"
-    with atomic_file(fragments / "common" / "base.conf", "w") as file:  # another build may be reading it
+    known = store.cache / "fragments"
+    with atomic_file(known / "common" / "base.conf", "w") as file:  # another build may be reading it
         file.write("CONFIG_FUSE=y\nCONFIG_EXTRA=y\n")
     origin = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie", version=None)
     small = Kernel(source=origin, base="allnoconfig", fragments=("base",))
-    return kernel_step(store, arch, small, tree, jobs=jobs, fragments=fragments)
+    return kernel_step(store, arch, small, tree, jobs=jobs, fragments=[known])
 
 
 def no_proof(pipeline, booted, _options):
@@ -72,10 +70,6 @@ def main():
     commands.ARTIFACTS = ("initrd",)
     Pipeline.check_step = no_proof
     Pipeline.show_proof = lambda *_: None
-    if recipes := os.environ.get("MINIATURE_RECIPES"):
-        targets.load_guest_for = partial(bounds.load_guest_for, recipes=Path(recipes))
-        for name in ("load_kernel", "load_rootfs"):
-            setattr(targets, name, partial(getattr(load, name), recipes=Path(recipes)))
     Program(namespace=tasks.namespace, binary="invoke").run(["invoke", *sys.argv[1:]])
 
 

@@ -297,13 +297,12 @@ def test_agent_that_is_not_static_is_refused(tmp_path):
     ],
 )  # fmt: skip
 def test_wrong_recipe_is_told_with_file_key_and_line(tmp_path, text, told):
-    recipes = tmp_path / "recipes"
-    for folder in ("guests", "kernels", "rootfs"):
-        (recipes / folder).mkdir(parents=True)
-    (recipes / "guests" / "wrong.toml").write_text(text)
-    (recipes / "kernels" / "default.toml").write_text("")
+    guests = tmp_path / "recipes" / "guests"
+    guests.mkdir(parents=True)
+    (guests / "wrong.toml").write_text(text)
+    (tmp_path / "guestforge.toml").touch()
     words = ("build", "--arch", "x86_64", "--guest", "wrong", "--output", str(tmp_path / "output"))
-    running = Running(MINIATURE, *words, GUESTFORGE_CACHE=tmp_path / "cache", MINIATURE_RECIPES=recipes)
+    running = Running(MINIATURE, *words, GUESTFORGE_CACHE=tmp_path / "cache", GUESTFORGE_PROJECT=tmp_path)
     running.end().assert_told(1, "error: ", *told)
 
 

@@ -11,7 +11,8 @@ from guestforge.arch import ARCHES, PPC64LE, S390X, X86_64
 from guestforge.check import live
 from guestforge.check.checks import CHECKS
 from guestforge.image.initrd_step import INITRD, initrd_step
-from guestforge.rootfs.agent import AGENT, PROBE, SOURCES, program_step
+from guestforge.layout import AGENT_SOURCES
+from guestforge.rootfs.agent import AGENT, PROBE, program_step
 from guestforge.rootfs.parts import Parts
 from guestforge.vmm import machine as machine_module
 from guestforge.vmm import virtiofs
@@ -82,7 +83,7 @@ def test_server_that_takes_a_guest_for_the_host_fails_the_check(rig, arch):
 def changed_sources(directory, file, changes):
     """Return a copy of our Go sources with parts of a file changed."""
     sources = directory / "agent"
-    shutil.copytree(SOURCES, sources)
+    shutil.copytree(AGENT_SOURCES, sources)
     place = sources / file
     text = place.read_text()
     for old, new in changes.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES
-from guestforge.rootfs.agent import SOURCES
+from guestforge.layout import AGENT_SOURCES
 
 BIN = Path(sys.executable).parent
 
@@ -17,7 +17,7 @@ def go(*args, **env):
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"  # the tests build the probe with `go` of their PATH
     done = subprocess.run(
         [BIN / "go", *args],
-        cwd=SOURCES,
+        cwd=AGENT_SOURCES,
         env=os.environ | {"PATH": path, **env},
         capture_output=True,
         text=True,

@@ -29,7 +29,7 @@ from guestforge.bench.host import host_facts
 from guestforge.bench.lanes import Command, Cost, Lane, alone, descendants, in_turn, seconds_of
 from guestforge.bench.step import step_argv
 from guestforge.errors import BuildError
-from guestforge.kernel.fragment import FRAGMENTS
+from guestforge.layout import FRAGMENTS
 from guestforge.run import run
 from guestforge.scratch import scratch_directory
 

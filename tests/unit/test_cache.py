@@ -147,21 +147,21 @@ def test_the_task_says_what_it_kept(tmp_path, monkeypatch, capsys):
     (tmp_path / "output").mkdir()
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "thesis.txt").write_text("years")
-    monkeypatch.setattr(commands, "OUTPUT", tmp_path / "output")
+    (tmp_path / "guestforge.toml").touch()
     monkeypatch.setenv("GUESTFORGE_CACHE", str(tmp_path / "cache"))
     Store().get_or_build("step", {}, lambda out: (out / "file").touch())
-    commands.clean(Chosen({"store": True}))
-    assert tree(tmp_path) == ["cache", "cache/thesis.txt"]
+    commands.clean(Chosen({"store": True, "project": str(tmp_path)}))
+    assert tree(tmp_path) == ["cache", "cache/thesis.txt", "guestforge.toml"]
     assert "cache/thesis.txt" in capsys.readouterr().err
 
 
-def test_an_output_that_is_a_link_loses_the_link_alone(tmp_path, monkeypatch):
+def test_an_output_that_is_a_link_loses_the_link_alone(tmp_path):
     (tmp_path / "srv").mkdir(mode=0o755)
     (tmp_path / "srv" / "file").touch()
     (tmp_path / "output").symlink_to("srv")
-    monkeypatch.setattr(commands, "OUTPUT", tmp_path / "output")
-    commands.clean(Chosen({"store": False}))
-    assert tree(tmp_path) == ["srv", "srv/file"]
+    (tmp_path / "guestforge.toml").touch()
+    commands.clean(Chosen({"store": False, "project": str(tmp_path)}))
+    assert tree(tmp_path) == ["guestforge.toml", "srv", "srv/file"]
     assert (tmp_path / "srv").stat().st_mode & 0o777 == 0o755
 
 

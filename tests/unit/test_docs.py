@@ -17,7 +17,7 @@ from guestforge.check.checks import CHECKS
 from guestforge.cli import INTERRUPTED, OPTIONS, POSITIONAL
 from guestforge.errors import BuildError, CheckError, UserError
 from guestforge.host import selftest
-from guestforge.recipe.models import Guest, Kernel, Rootfs
+from guestforge.recipe.models import Guest, Kernel, Rootfs, Settings
 
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -89,6 +89,7 @@ def every_variable_is_described(text):
 
 
 RECIPES = {"Guests": Guest, "Kernels": Kernel, "Root file systems": Rootfs}
+SETTINGS = {"Settings": Settings}
 
 
 def recipe_keys(model, prefix=""):
@@ -101,7 +102,15 @@ def recipe_keys(model, prefix=""):
 
 
 def every_recipe_key_is_described(text):
-    for title, model in RECIPES.items():
+    every_key_is_described(text, RECIPES)
+
+
+def every_setting_is_described(text):
+    every_key_is_described(text, SETTINGS)
+
+
+def every_key_is_described(text, models):
+    for title, model in models.items():
         described = {row[0].strip("`"): row for row in rows(section(text, title)) if row[0].startswith("`")}
         keys = dict(recipe_keys(model))
         assert difference(set(described), set(keys)) == ([], []), title
@@ -117,7 +126,15 @@ def every_recipe_key_is_described(text):
 
 
 def every_example_is_a_recipe(text):
-    for title, model in RECIPES.items():
+    every_example_is_of_its_model(text, RECIPES)
+
+
+def the_example_is_a_projects(text):
+    every_example_is_of_its_model(text, SETTINGS)
+
+
+def every_example_is_of_its_model(text, models):
+    for title, model in models.items():
         example = re.search(r"```toml\n(.*?)```", section(text, title), re.DOTALL)[1]
         model.model_validate(tomllib.loads(example), strict=False)
 
@@ -196,6 +213,8 @@ RULES = [
     ("tasks.md", every_exit_code_is_described),
     ("recipes.md", every_recipe_key_is_described),
     ("recipes.md", every_example_is_a_recipe),
+    ("projects.md", every_setting_is_described),
+    ("projects.md", the_example_is_a_projects),
     ("architecture.md", every_architecture_is_described),
     ("kernels.md", every_compiler_is_described),
     ("machines.md", every_machine_is_described),
@@ -235,6 +254,9 @@ WRONG = [
     (every_recipe_key_is_described, "| 1 to 255 | 1 |", "| 1 to 255 | 2 |"),
     (every_recipe_key_is_described, "| name | required | a recipe", "| name | none | a recipe"),
     (every_example_is_a_recipe, "memory_mib = 512", "memory = 512"),
+    (every_setting_is_described, "| `guest` |", "| `guests` |"),
+    (every_setting_is_described, "| minimal |", "| debug |"),
+    (the_example_is_a_projects, 'guest = "mine"', 'guests = "mine"'),
     (every_architecture_is_described, "| s390x |", "| s309x |"),
     (every_architecture_is_described, "| hvc0 |", "| hvc1 |"),
     (every_compiler_is_described, "| vmlinux |", "| zImage |"),

@@ -15,6 +15,8 @@ from guestforge.host.findings import Finding, accelerator, disk, findings, insta
 from guestforge.image import ext4
 from guestforge.kernel.toolchain import kernel_needs
 from guestforge.need import Need
+from guestforge.project import Project
+from guestforge.recipe.models import Settings
 from guestforge.rootfs import agent
 from guestforge.run import find_tool
 from guestforge.sources import linux
@@ -122,7 +124,7 @@ def machine(programs, tmp_path, monkeypatch):
     return tmp_path
 
 
-CHOSEN = Chosen({"arch": None})
+CHOSEN = Chosen({"project": None, "arch": None})
 
 
 @pytest.mark.usefixtures("machine")
@@ -145,7 +147,7 @@ def test_each_tool_that_is_taken_away_is_told_with_its_remedy(machine, capsys, t
 def test_room_is_asked_for_each_architecture(machine, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 0, 5 * module.GIB))
     states = [
-        next(finding.state for finding in findings(arches, machine) if finding.name == "cache")
+        next(finding.state for finding in findings(arches, Project(machine, Settings())) if finding.name == "cache")
         for arches in (PROVEN[:1], tuple(ARCHES.values()))
     ]
     assert states == ["ok", "missing"]
@@ -166,18 +168,18 @@ def test_notes_are_no_failure():
 def test_kvm_is_what_was_tried_and_not_what_can_be_opened(programs, monkeypatch, tmp_path, state, expected):
     programs(host().qemu)
     monkeypatch.setattr(module, "kvm_state", lambda *_: state)
-    finding = accelerator(host(), tmp_path)
+    finding = accelerator(host(), Project(tmp_path, Settings()))
     assert (finding.state, finding.found) == expected
 
 
 def test_kvm_is_tried_with_the_kernel_that_was_built(programs, monkeypatch, tmp_path):
     programs(host().qemu)
-    kernel = tmp_path / host().name / "minimal" / "kernel"
+    kernel = tmp_path / "output" / host().name / "minimal" / "kernel"
     kernel.parent.mkdir(parents=True)
     kernel.write_bytes(b"")
     asked = []
     monkeypatch.setattr(module, "kvm_state", lambda *args: asked.append(args) or KvmState(True, ""))
-    accelerator(host(), tmp_path)
+    accelerator(host(), Project(tmp_path, Settings()))
     assert asked == [(host(), kernel)]
 
 
@@ -214,7 +216,7 @@ def test_a_disk_without_room_is_missing(tmp_path, monkeypatch, free, state):
 
 
 def test_everything_is_told_for_each_architecture(tmp_path):
-    found = list(findings(tuple(ARCHES.values()), tmp_path))
+    found = list(findings(tuple(ARCHES.values()), Project(tmp_path, Settings())))
     names = {finding.name for finding in found}
     for arch in ARCHES.values():
         assert {arch.qemu, f"{arch.cross_prefix}gcc", f"kvm for {arch.name}", f"virtio-fs for {arch.name}"} <= names

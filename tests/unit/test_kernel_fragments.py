@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from guestforge.arch import ARCHES
 from guestforge.errors import BuildError, UserError
 from guestforge.kernel.dotconfig import format_dotconfig, parse_dotconfig, read_dotconfig, same_value
-from guestforge.kernel.fragment import FRAGMENTS, compose, composed_text, parse_fragment
+from guestforge.kernel.fragment import compose, composed_text, parse_fragment
 from guestforge.kernel.kconfig import parse as parse_kconfig
+from guestforge.layout import FRAGMENTS
 from guestforge.recipe.load import load_kernel
 
 names = st.text(string.ascii_uppercase + string.digits + "_", min_size=1, max_size=40).map("CONFIG_{}".format)
@@ -73,7 +74,7 @@ def root(tmp_path):
 
 def test_a_name_is_found_in_either_folder_or_in_both(root):
     configs = root(common__both="CONFIG_A=y\n", here__both="CONFIG_B=y\n", here__one="# CONFIG_C is not set\n")
-    requests = compose(["both", "one", "both"], "here", configs)
+    requests = compose(["both", "one", "both"], "here", [configs])
     assert [(r.option, r.value, r.place) for r in requests] == [
         ("CONFIG_A", "y", "configs/common/both.conf:1"),
         ("CONFIG_B", "y", "configs/here/both.conf:1"),
@@ -85,14 +86,14 @@ def test_a_name_is_found_in_either_folder_or_in_both(root):
 def test_an_unknown_fragment_gets_the_nearest_name(root):
     configs = root(common__ext4="", common__other="", here__base="")
     with pytest.raises(UserError, match="no fragment 'ext'") as caught:
-        compose(["ext"], "here", configs)
+        compose(["ext"], "here", [configs])
     assert caught.value.hint == "did you mean ext4?"
 
 
 def test_a_fragment_of_another_architecture_is_unknown(root):
     configs = root(elsewhere__base="CONFIG_A=y\n", common__x="")
     with pytest.raises(UserError, match="no fragment 'base'"):
-        compose(["base"], "here", configs)
+        compose(["base"], "here", [configs])
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_a_fragment_of_another_architecture_is_unknown(root):
 def test_two_fragments_that_ask_for_one_option_are_both_named(root, one, two, how):
     configs = root(common__one=f"\n{one}\n", common__two=f"{two}\n")
     with pytest.raises(UserError) as caught:
-        compose(["one", "two"], "here", configs)
+        compose(["one", "two"], "here", [configs])
     assert (
         caught.value.message == f"CONFIG_A is asked for {how}: configs/common/one.conf:2 and configs/common/two.conf:1"
     )
@@ -111,7 +112,7 @@ def test_two_fragments_that_ask_for_one_option_are_both_named(root, one, two, ho
 
 def test_the_same_option_twice_in_one_fragment_is_an_error(root):
     with pytest.raises(UserError, match=r"one\.conf:1 and .*one\.conf:3"):
-        compose(["one"], "here", root(common__one="CONFIG_A=y\n\nCONFIG_A=y\n"))
+        compose(["one"], "here", [root(common__one="CONFIG_A=y\n\nCONFIG_A=y\n")])
 
 
 @pytest.mark.parametrize("data", [b"CONFIG_A=y\n\xff\n", b"#" * 300_000])
@@ -119,7 +120,7 @@ def test_a_file_that_is_no_text_or_huge_is_an_error(tmp_path, data):
     (tmp_path / "common").mkdir()
     (tmp_path / "common" / "x.conf").write_bytes(data)
     with pytest.raises(UserError, match=r"x\.conf: "):
-        compose(["x"], "here", tmp_path)
+        compose(["x"], "here", [tmp_path])
 
 
 @pytest.mark.parametrize("arch", ARCHES)

@@ -20,17 +20,17 @@ def problem(model, text):
 
 
 @pytest.mark.parametrize(
-    ("folder", "read"), [("guests", load.load_guest), ("kernels", load.load_kernel), ("rootfs", load.load_rootfs)]
+    ("model", "read"), [(Guest, load.load_guest), (Kernel, load.load_kernel), (Rootfs, load.load_rootfs)]
 )
-def test_every_recipe_of_the_repository_loads(folder, read):
-    names = load.names(load.RECIPES / folder)
+def test_every_recipe_of_the_repository_loads(model, read):
+    names = load.names(model)
     assert names
     for name in names:
         read(name)
 
 
 def test_guests_name_kernels_and_root_file_systems_that_are_there():
-    for name in load.names(load.RECIPES / "guests"):
+    for name in load.names(Guest):
         guest = load.load_guest(name)
         load.load_kernel(guest.kernel)
         load.load_rootfs(guest.rootfs)
@@ -91,8 +91,8 @@ def test_missing_recipe_names_the_nearest(tmp_path):
     (tmp_path / "guests").mkdir()
     (tmp_path / "guests" / "minimal.toml").write_text(GUEST)
     with pytest.raises(UserError) as caught:
-        load.load_guest("minimla", tmp_path)
-    assert "minimla.toml: No such file" in caught.value.message
+        load.load_guest("minimla", [tmp_path])
+    assert f"there is no {tmp_path}/guests/minimla.toml" in caught.value.message
     assert caught.value.hint == "did you mean minimal?"
 
 
@@ -100,7 +100,7 @@ def test_recipe_that_is_not_text(tmp_path):
     (tmp_path / "guests").mkdir()
     (tmp_path / "guests" / "bad.toml").write_bytes(b"a = '\xff'")
     with pytest.raises(UserError, match="byte 5 is not UTF-8"):
-        load.load_guest("bad", tmp_path)
+        load.load_guest("bad", [tmp_path])
 
 
 @given(st.text())
@@ -153,10 +153,10 @@ ENDS = [
 def test_the_ends_of_what_a_machine_can_be_are_each_architectures(tmp_path, boot, wrong, arch):
     recipes = recipe(tmp_path, boot + "\n")
     if arch not in wrong:
-        assert bounds.load_guest_for(ARCHES[arch], "mine", recipes)
+        assert bounds.load_guest_for(ARCHES[arch], "mine", [recipes])
         return
     with pytest.raises(UserError) as caught:
-        bounds.load_guest_for(ARCHES[arch], "mine", recipes)
+        bounds.load_guest_for(ARCHES[arch], "mine", [recipes])
     assert wrong[arch] in caught.value.message
     assert caught.value.message.startswith(f"{recipes}/guests/mine.toml:5: boot.{boot.split()[0]}: ")
 
@@ -164,16 +164,16 @@ def test_the_ends_of_what_a_machine_can_be_are_each_architectures(tmp_path, boot
 @pytest.mark.parametrize("boot", ["memory_mib = 55", "memory_mib = 524289", "cpus = 0", "cpus = 256"])
 def test_beyond_all_ends_no_architecture_matters(tmp_path, boot):
     with pytest.raises(UserError, match=rf"mine\.toml:5: boot\.{boot.split()[0]}: Input should be"):
-        load.load_guest("mine", recipe(tmp_path, boot + "\n"))
+        load.load_guest("mine", [recipe(tmp_path, boot + "\n")])
 
 
 @pytest.mark.parametrize(
     ("config", "most"), [({"CONFIG_SMP": "y", "CONFIG_NR_CPUS": "64"}, 64), ({}, 1), ({"CONFIG_SMP": "y"}, 255)]
 )
 def test_processors_that_the_kernel_would_not_use_are_refused(tmp_path, config, most):
-    guest = bounds.load_guest_for(ARCHES["x86_64"], "mine", recipe(tmp_path, f"cpus = {most}\n"))
-    bounds.require_processors(guest, "mine", config, tmp_path)
+    guest = bounds.load_guest_for(ARCHES["x86_64"], "mine", [recipe(tmp_path, f"cpus = {most}\n")])
+    bounds.require_processors(guest, "mine", config, [tmp_path])
     if most < 255:
-        guest = bounds.load_guest_for(ARCHES["x86_64"], "mine", recipe(tmp_path, f"cpus = {most + 1}\n"))
+        guest = bounds.load_guest_for(ARCHES["x86_64"], "mine", [recipe(tmp_path, f"cpus = {most + 1}\n")])
         with pytest.raises(UserError, match=rf"mine\.toml:5: boot\.cpus: {most + 1} are more than the {most} that its"):
-            bounds.require_processors(guest, "mine", config, tmp_path)
+            bounds.require_processors(guest, "mine", config, [tmp_path])
