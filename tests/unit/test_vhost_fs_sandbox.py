@@ -141,7 +141,7 @@ def look(self, *_, **__):
             held.append(os.open("../../../etc", os.O_PATH, dir_fd=number))
         except OSError:
             pass
-    cwd = os.stat("..").st_ino == os.stat("/").st_ino
+    cwd = os.path.samestat(os.stat(".."), os.stat("."))
     print(json.dumps({"doors": list(doors.values()), "etc": held, "cwd": cwd}), flush=True)
     os._exit(0)
 FsDevice.__init__ = look

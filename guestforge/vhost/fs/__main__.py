@@ -69,6 +69,7 @@ def serve(options: argparse.Namespace) -> int:
                 f"above {max_nodes} it gets ENFILE. Raise the hard limit to {DESCRIPTORS}, or start this as root"
             )
         sandbox.enter()
+        files.stay_among_descriptors()
         calls.load()
         device = stack.enter_context(contextlib.closing(FsDevice(files, loop, log, tag=options.tag)))
         loop.after_batch = device.flush

@@ -20,13 +20,13 @@ SHARED: Final = 0o077  # what a mode gives to others than the owner
 _WITHOUT: Final = (errno.ENODATA, errno.EOPNOTSUPP)
 
 
-def narrowed(descriptor: int, mode: int) -> tuple[int, bool]:
-    """Return the mode that gives nobody more than the list of an open file does, and whether there is a list.
+def narrowed(file: str | int, mode: int) -> tuple[int, bool]:
+    """Return the mode that gives nobody more than the list of a file (a path, or open), and whether it has one.
 
     A list that can't be read or understood leaves the owner's rights.
     """
     try:
-        data = os.getxattr(descriptor, ACCESS)
+        data = os.getxattr(file, ACCESS)
     except OSError as error:
         if error.errno in _WITHOUT:
             return mode, False

@@ -26,10 +26,10 @@ def are_kept() -> bool:
     return not is_real_root()
 
 
-def kept(descriptor: int) -> tuple[int, int] | None:
-    """Return the owner that an open file has for the guest; None for one that has the host's."""
+def kept(file: str | int) -> tuple[int, int] | None:
+    """Return the owner that a file (a path, or open) has for the guest; None for one that has the host's."""
     try:
-        found = _VALUE.fullmatch(os.getxattr(descriptor, OWNER))
+        found = _VALUE.fullmatch(os.getxattr(file, OWNER))
     except OSError:
         return None
     owner = (int(found[1]), int(found[2])) if found else (LEAVE, LEAVE)

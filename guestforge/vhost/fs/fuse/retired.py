@@ -41,7 +41,8 @@ class Retired:
         with self._lock:
             self._waiting.append((self._now, descriptor))
             self._now += 1
-        self._close_ready()
+        if get_ident() not in self._since:  # else it can't be before this thread's `end`
+            self._close_ready()
 
     def _close_ready(self) -> None:
         ready: list[int] = []

@@ -150,6 +150,10 @@ class FuseServer:
         """Return what a guest may take of the host's file system, for people."""
         return "it changes nothing" if self._share.read_only else self._share.space.say(self._share.nodes[ROOT_ID])
 
+    def stay_among_descriptors(self) -> None:
+        """Have this process's working directory where its descriptors are, for a process that has left all paths."""
+        self._share.stay_among_descriptors()
+
     def reset(self) -> None:
         """Forget the guest: its driver begins anew."""
         self._order = None
@@ -209,15 +213,15 @@ class FuseServer:
         return self._reply(request, reply, 0, answer)
 
     def _perform(self, request: Request) -> bytes | int | None:
+        operation = OPERATIONS.get(request.opcode)
+        if operation is not None:
+            return operation(self._share, request)
         if request.opcode == Op.INIT:
             return self._init(request)
         if request.opcode == Op.DESTROY:
             self.reset()
             return b""
-        operation = OPERATIONS.get(request.opcode)
-        if operation is None:
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        return operation(self._share, request)
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     def _init(self, request: Request) -> bytes:
         """Begin a session: both sides' versions and what both can do."""
@@ -238,7 +242,7 @@ class FuseServer:
 
     def _reply(self, request: Request, reply: Sequence[memoryview], error: int, size: int) -> int:
         """Write the reply's header; return the whole reply's length, 0 where there is no room for one."""
-        if sum(map(len, reply)) < OUT_HEADER_SIZE:
+        if not reply or (len(reply[0]) < OUT_HEADER_SIZE and sum(map(len, reply)) < OUT_HEADER_SIZE):
             return 0
         length = OUT_HEADER_SIZE + size
         scatter(reply, layout(request.order, OUT_HEADER).pack(length, error, request.unique))

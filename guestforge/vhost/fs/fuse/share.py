@@ -21,6 +21,7 @@ from guestforge.vhost.fs.fuse.waiters import Waiters
 # Seconds for which the guest may believe what it was told of a name or of a file's attributes; it then asks again, and
 # drops what it has read of a file that has changed. What the host does is seen that late at most.
 VALID: Final = 1
+OPENED: Final = frozenset({stat.S_IFREG, stat.S_IFDIR})  # kinds of files that are opened here for the guest
 
 
 @dataclass(slots=True)
@@ -88,6 +89,7 @@ class Share:
     retired: Retired
     waiters: Waiters
     space: Space
+    descriptors: str = "/proc/self/fd/"  # what leads to `proc`
     keeps_owners: bool = field(default_factory=owners.are_kept)
     # Every file passes the guest's cache: what the host changes is seen at once, as with virtiofsd's cache=none. Only
     # for guests that can map such files all the same (Linux 6.6): for others, programs that do would fail.
@@ -104,9 +106,18 @@ class Share:
 
     def reopen(self, node: Node, flags: int) -> int:
         """Open a node for use. Only files and directories: to open a pipe or a device does something to the host."""
-        if node.kind not in (stat.S_IFREG, stat.S_IFDIR):
+        if node.kind not in OPENED:
             raise refuse(errno.ELOOP if node.kind == stat.S_IFLNK else errno.ENXIO)
         return os.open(str(node.descriptor), (flags & ~os.O_NOFOLLOW) | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=self.proc)
+
+    def path(self, node: Node) -> str:
+        """Return a path of a file or directory for system calls that take no descriptor, or none that is O_PATH."""
+        return f"{self.descriptors}{node.descriptor}"
+
+    def stay_among_descriptors(self) -> None:
+        """Make /proc/self/fd this process's working directory: there may be no path to it any more."""
+        os.fchdir(self.proc)
+        self.descriptors = ""
 
     def find(self, parent: Node, name: bytes) -> tuple[Node, os.stat_result]:
         """Return the node of a name in a directory, counted as told."""

@@ -1,20 +1,19 @@
 """What a guest is shown of a file: the host's attributes, less what it would understand otherwise than the host."""
 
-import errno
 import os
-import stat
-import time
+from time import time_ns
 from typing import Final, NamedTuple
 
 from guestforge.vhost.fs.fuse.lists import SHARED, narrowed
 from guestforge.vhost.fs.fuse.nodes import Node
 from guestforge.vhost.fs.fuse.owners import kept
 from guestforge.vhost.fs.fuse.protocol import ATTR_OUT, ENTRY_OUT
-from guestforge.vhost.fs.fuse.share import VALID, Request, Share
+from guestforge.vhost.fs.fuse.share import OPENED, VALID, Request, Share
 
 # Nanoseconds after which a change of a file gives it another time of change: those of a tick of the kernel's clock, and
 # some more, and those of a file system that keeps whole seconds, or every second one.
 SECOND: Final = 1_000_000_000
+TIME: Final = 0xFFFF_FFFF_FFFF_FFFF  # a time before 1970 travels as a number without a sign
 TICK: Final = SECOND // 20
 COARSE: Final = 2 * SECOND
 
@@ -28,31 +27,26 @@ class Rights(NamedTuple):
 
 
 def rights(share: Share, node: Node, status: os.stat_result) -> Rights:
-    """Return the rights of a file: the mode gives no more than the host's access control list does.
+    """Return the rights of a file."""
+    return Rights._make(_rights(share, node, status))
+
+
+def _rights(share: Share, node: Node, status: os.stat_result) -> tuple[int, int, int]:
+    """Return mode, owner and group of a file: the mode gives no more than the host's access control list does.
 
     A file that has neither a list nor an owner of the guest's is remembered until its time of change is another; a
     change of either changes that. Pipes, sockets and devices are left as they are: what a guest does with them never
     reaches the host's.
     """
     mode, changed = status.st_mode, status.st_ctime_ns
-    as_is = Rights(mode, status.st_uid, status.st_gid)
-    if changed == node.plain or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        return as_is
-    if not mode & SHARED and not share.keeps_owners:
-        return as_is
-    try:
-        descriptor = share.reopen(node, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        # what we may not read the host checks for us, with our rights; where it can't be opened for now nobody gets it
-        return as_is if error.errno == errno.EACCES else as_is._replace(mode=mode & ~SHARED)
-    try:  # every file that is new to the guest comes here
-        mode, listed = narrowed(descriptor, mode)
-        owner = kept(descriptor) if share.keeps_owners else None
-    finally:
-        os.close(descriptor)
-    if not listed and not owner and settled(changed, time.time_ns()):
+    if changed == node.plain or node.kind not in OPENED or not (mode & SHARED or share.keeps_owners):
+        return mode, status.st_uid, status.st_gid
+    path = share.path(node)  # every file that is new to the guest comes here
+    mode, listed = narrowed(path, mode)
+    owner = kept(path) if share.keeps_owners else None
+    if not listed and not owner and settled(changed, time_ns()):
         node.plain = changed
-    return Rights(mode, *(owner or (status.st_uid, status.st_gid)))
+    return mode, *(owner or (status.st_uid, status.st_gid))
 
 
 def settled(changed: int, now: int) -> bool:
@@ -62,14 +56,14 @@ def settled(changed: int, now: int) -> bool:
 
 def attributes(share: Share, node: Node, status: os.stat_result) -> tuple[int, ...]:
     """Return the fields of ATTR."""
-    nanoseconds = (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)
-    seconds = [time // 1_000_000_000 & 0xFFFF_FFFF_FFFF_FFFF for time in nanoseconds]
-    rest = [time % 1_000_000_000 for time in nanoseconds]
-    given = rights(share, node, status)
+    access, change, meta = status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns
+    mode, uid, gid = _rights(share, node, status)
+    device = status.st_rdev
     return (
-        share.nodes.inodes.shown(status.st_dev, status.st_ino), status.st_size, status.st_blocks, *seconds, *rest,
-        given.mode, status.st_nlink, given.uid, given.gid,
-        encode_device(status.st_rdev), status.st_blksize, 0,
+        share.nodes.inodes.shown(status.st_dev, status.st_ino), status.st_size, status.st_blocks,
+        access // SECOND & TIME, change // SECOND & TIME, meta // SECOND & TIME,
+        access % SECOND, change % SECOND, meta % SECOND,
+        mode, status.st_nlink, uid, gid, encode_device(device) if device else 0, status.st_blksize, 0,
     )  # fmt: skip
 
 
