@@ -26,7 +26,7 @@ class Artifact:
 def place(output: Path, artifacts: tuple[Artifact, ...]) -> dict[str, FileFacts]:
     """Copy artifacts from the store to an output directory; return the facts of each by its name.
 
-    What is right already is not written again. A manifest that says otherwise goes before a file changes.
+    Files that already match are left alone. A manifest that would become wrong is deleted before any file changes.
     """
     with disk_errors(output, "give --output"):
         changed = [artifact for artifact in artifacts if not _facts(artifact).are_of(output / artifact.name)]

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from guestforge.arch import ARCHES
 from guestforge.vhost.fs.fuse import make, retired
-from guestforge.vhost.fs.fuse.nodes import Handle
+from guestforge.vhost.fs.fuse.inodes import Handle
 from guestforge.vhost.fs.fuse.server import OPERATIONS, FuseServer
 from guestforge.vhost.fs.fuse.space import Quota
 from tests.fuse_client import ROOT, Client, FuseError
@@ -254,7 +254,7 @@ class Guest(Client):
         server.retired.begin()  # or another guest could have closed what we look at
         if opcode in (1, 6, 8, 9, 13, 35, 51) and len(data) >= 128:
             self.known["node"].append(self.unpack("Q", data)[0])
-            look_at(server.nodes._by_id.get(self.known["node"][-1]), self.share)
+            look_at(server.inodes._by_id.get(self.known["node"][-1]), self.share)
         if (opcode in (35, 51) and len(data) == 144) or (opcode in (14, 27) and len(data) == 16):
             kind = "directory" if opcode == 27 else "file"
             self.known[kind].append(self.unpack("Q", data[-16:])[0])
@@ -384,7 +384,7 @@ def fuzz(place, requests, seed, threads=1):
             open_before = open_files()
             server = Watched(share, replace(ARCHES["x86_64"], open_flags=family), quota=Quota(max_bytes=ROOM))
             outcomes += run_round(server, share, (order, family), rng, min(ROUND, requests - done), threads)
-            for one in (*server._share.nodes._by_id.values(), *server._share.handles._by_id.values()):
+            for one in (*server._share.inodes._by_id.values(), *server._share.handles._by_id.values()):
                 look_at(one, share)
             server.close()
             if (now := open_files()) != open_before:

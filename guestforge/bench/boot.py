@@ -152,7 +152,7 @@ def _counted(plan: MachinePlan) -> int:
 
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
-    """Make errors of the family, with the console's last lines, of a boot that went wrong."""
+    """Turn a failed boot into CheckError, with the console's last lines."""
     try:
         yield
     except (AgentError, MachineError) as e:

@@ -252,7 +252,7 @@ class LiveGuest:
 
     @contextlib.contextmanager
     def _agent_errors(self) -> Iterator[None]:
-        """Make check failures of what goes wrong with the agent; the machine's end, if it has, is the reason then."""
+        """Turn agent errors into CheckFailure, or into RunEnded if the machine has died."""
         with _machine_errors():
             try:
                 yield
@@ -272,7 +272,7 @@ class LiveGuest:
 
 @contextlib.contextmanager
 def _machine_errors() -> Iterator[None]:
-    """Make ends of a run of a machine's errors."""
+    """Turn MachineError into RunEnded."""
     try:
         yield
     except MachineError as e:

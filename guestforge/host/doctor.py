@@ -22,9 +22,15 @@ def report(found: Iterable[Finding]) -> str:
     found = tuple(found)
     width = max(len(finding.name) for finding in found)
     lines = [_line(finding, width) for finding in found]
-    count = sum(finding.state == "missing" for finding in found)
-    end = f"{count} missing: no build before that is put right" if count else "nothing that is needed is missing"
-    return "\n".join([*lines, end, *_all_at_once(found)])
+    return "\n".join([*lines, _summary(found), *_all_at_once(found)])
+
+
+def _summary(found: tuple[Finding, ...]) -> str:
+    lacking = [finding for finding in found if finding.state == "missing"]
+    if not lacking:
+        return "nothing that is needed is missing"
+    verb = "install" if all(finding.needs for finding in lacking) else "see to"
+    return f"{len(lacking)} missing: {verb} these before you build"
 
 
 def exit_code(found: Iterable[Finding]) -> int:

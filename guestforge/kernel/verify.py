@@ -1,4 +1,7 @@
-"""Compares what fragments asked for with what Kconfig made of it. Kconfig drops silently what it can't have."""
+"""Compares what fragments asked for with what Kconfig made of it.
+
+Kconfig silently drops options whose dependencies are not met.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

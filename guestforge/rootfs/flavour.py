@@ -25,7 +25,7 @@ DIRECTORIES = {
 }  # fmt: skip
 
 # Links to what is mounted at boot, for who needs a place to write: a disk is read-only. kata-agent keeps the sandbox's
-# name spaces below /var/run, which the Filesystem Hierarchy Standard 3.0, 5.13, wants to be this link.
+# namespaces below /var/run, which the Filesystem Hierarchy Standard 3.0, 5.13, wants to be this link.
 LINKS = {"/var/run": "/run"}
 
 # Numbers: https://docs.kernel.org/admin-guide/devices.html. The kernel opens /dev/console for init before anybody has

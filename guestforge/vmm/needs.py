@@ -21,7 +21,7 @@ def boot_needs(arch: Arch) -> tuple[Need, ...]:
         Need(arch.debian_qemu, tool=arch.qemu),
         Need(_virtiofsd_package(), tool="virtiofsd", file=os.pathsep.join(map(str, PLACES))),
         SECCOMP,
-        Need("util-linux", tool="unshare"),  # a user's virtiofsd has a name space of its own
+        Need("util-linux", tool="unshare"),  # a user's virtiofsd has a namespace of its own
     )
 
 

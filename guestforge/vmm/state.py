@@ -72,7 +72,7 @@ class State:
         self.phases: dict[str, float] = {}
         self.version: str | None = None  # QEMU's, once it answers
         self.ended: Ended | None = None
-        self.stopping = False  # we end it: what happens from now on is no news
+        self.stopping = False  # set while we stop it ourselves: later events are not faults
         self.shutdown_reason = "unknown"
         self._console = console
         self._kernel_log_start = kernel_log_start

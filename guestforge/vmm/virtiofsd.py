@@ -65,7 +65,7 @@ def find_virtiofsd(places: tuple[Path, ...] = PLACES) -> Virtiofsd | None:
 
 
 def why_not(arch: Arch, on: Arch | None = None) -> str | None:
-    """Return why a guest can't be served right by a virtiofsd on this host (or on `on`); None where it can.
+    """Return why virtiofsd on this host (or on `on`) would serve this guest wrongly; None where it would not.
 
     FUSE messages travel in the guest's binary interface, and virtiofsd takes them for its own. Another byte order: the
     mount succeeds and nothing after it does. Other open(2) flags: the server opens with flags that mean something else

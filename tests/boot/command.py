@@ -99,7 +99,7 @@ def invoke(*words, **environment):
 
 
 def on_small_disk(program, place, size, *words, **environment):
-    """Run a command with a small file system mounted at `place`, in a mount name space of its own."""
+    """Run a command with a small file system mounted at `place`, in a mount namespace of its own."""
     script = 'mount -t tmpfs -o "size=$2,mode=700" none "$1" && shift 2 && exec "$@"'
     prefix = ("unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(place), size)
     return Running((*prefix, *program), *words, **{"GUESTFORGE_INSTALL": "never", **environment}).end()

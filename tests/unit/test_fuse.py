@@ -549,7 +549,7 @@ def test_what_a_request_uses_is_no_other_file_meanwhile(plain, root, monkeypatch
     found, go_on = threading.Event(), threading.Event()
 
     def slow(share, request):
-        descriptors = (share.nodes[request.node].descriptor, share.handles.file(made.fh).descriptor)
+        descriptors = (share.inodes[request.nodeid].descriptor, share.handles.file(made.fh).descriptor)
         found.set()
         go_on.wait(5)
         return b"".join(request.pack("Q", os.fstat(descriptor).st_ino) for descriptor in descriptors)
@@ -578,7 +578,7 @@ def test_a_node_that_is_forgotten_meanwhile_comes_to_no_use(plain, monkeypatch):
 
     def late(share, node, flags):
         descriptor = reopen(share, node, flags)
-        share.nodes.forget(made.node, 1)
+        share.inodes.forget(made.node, 1)
         return descriptor
 
     monkeypatch.setattr(Share, "reopen", late)
@@ -648,7 +648,7 @@ def test_many_threads_at_once(plain, root):
         thread.join(30)
     assert wrong == []
     assert list(root.iterdir()) == []
-    assert len(plain.server._share.nodes) == 1
+    assert len(plain.server._share.inodes) == 1
 
 
 # owners
@@ -860,8 +860,8 @@ def test_ids_that_were_never_given_out_are_refused(plain, root):
 
 
 def test_more_handles_than_there_may_be_are_refused(plain, root, monkeypatch):
-    monkeypatch.setattr("guestforge.vhost.fs.fuse.nodes.MAX_HANDLES", 3)
-    monkeypatch.setattr(plain.server._share.nodes, "_most", 3)
+    monkeypatch.setattr("guestforge.vhost.fs.fuse.inodes.MAX_HANDLES", 3)
+    monkeypatch.setattr(plain.server._share.inodes, "_most", 3)
     (root / "f").write_text("x")
     node = plain.lookup(b"f").node
     for _ in range(3):

@@ -26,8 +26,8 @@ def test_no_mutated_request_harms_the_server_or_what_is_outside(tmp_path, seed, 
 def follow(share, request):
     """A lookup that follows one link, to the file beside the share; no other."""
     if request.name() != b"l":
-        return entry(share, request, *share.find(share.nodes.directory(request.node), request.name()))
-    return entry(share, request, *share.nodes.take(os.open(b"l", os.O_PATH, dir_fd=share.nodes[1].descriptor)))
+        return entry(share, request, *share.find(share.inodes.directory(request.nodeid), request.name()))
+    return entry(share, request, *share.inodes.take(os.open(b"l", os.O_PATH, dir_fd=share.inodes[1].descriptor)))
 
 
 def open_zero(original):

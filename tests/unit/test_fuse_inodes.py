@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
-from guestforge.vhost.fs.fuse import inodes
-from guestforge.vhost.fs.fuse.inodes import Inodes
+from guestforge.vhost.fs.fuse import inode_numbers
+from guestforge.vhost.fs.fuse.inode_numbers import InodeNumbers
 from guestforge.vhost.fs.fuse.server import FuseServer
 from tests.fuse_client import ROOT, Client
 
@@ -90,9 +90,9 @@ NUMBERS = (
 
 @given(st.lists(st.tuples(st.integers(0, 5), NUMBERS), max_size=60), st.integers(0, 5))
 def test_any_numbers_stay_apart_and_the_same(files, most):
-    table = Inodes(0)
+    table = InodeNumbers(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inodes, "MAX_DEVICES", most)
+        patch.setattr(inode_numbers, "MAX_DEVICES", most)
         shown = {file: table.shown(*file) for file in files}
         assert {file: table.shown(*file) for file in reversed(files)} == shown
     assert len(set(shown.values())) == len(shown)
@@ -101,7 +101,7 @@ def test_any_numbers_stay_apart_and_the_same(files, most):
 
 
 def test_the_table_of_file_systems_is_bounded():
-    table = Inodes(0)
-    count = inodes.MAX_DEVICES + 1000
+    table = InodeNumbers(0)
+    count = inode_numbers.MAX_DEVICES + 1000
     assert len({table.shown(device, 7) for device in range(1, count + 1)}) == count
-    assert len(table._numbers) == inodes.MAX_DEVICES
+    assert len(table._numbers) == inode_numbers.MAX_DEVICES

@@ -137,7 +137,7 @@ def test_a_guest_of_a_read_only_share_flushes_nothing(tmp_path: Path, monkeypatc
 def test_a_guest_knows_no_more_files_than_it_may(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"f{number}").touch()
-    client = client_of(tmp_path, max_nodes=10)
+    client = client_of(tmp_path, max_inodes=10)
     known = [client.lookup(b"f%d" % number).node for number in range(9)]
     with failing(errno.ENFILE):
         client.lookup(b"f9")

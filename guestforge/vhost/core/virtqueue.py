@@ -31,7 +31,7 @@ _lock.acquire()
 
 
 def fence() -> None:
-    """Be a full memory barrier.
+    """Full memory barrier.
 
     Releasing and taking a lock are atomic read-modify-writes: on x86 each is a full barrier, on arm64 a release
     followed by an acquire lets nothing pass. It costs about 100 ns and is called once a batch.

@@ -20,12 +20,12 @@ from guestforge.vhost.core.seccomp import FILES, NO_SOCKETS, Filter
 from guestforge.vhost.core.server import Server
 from guestforge.vhost.core.sockets import Inherited, Listener, Remover, check_length
 from guestforge.vhost.fs.device import TAG_SIZE, FsDevice
-from guestforge.vhost.fs.fuse.nodes import MAX_HANDLES, MAX_NODES
+from guestforge.vhost.fs.fuse.inodes import MAX_HANDLES, MAX_INODES
 from guestforge.vhost.fs.fuse.server import FuseServer
 from guestforge.vhost.fs.fuse.space import MIB, Quota
 from guestforge.vhost.fs.fuse.waiters import MAX_WAITERS
 
-DESCRIPTORS: Final = 1 << 20  # one for each file that the guest has heard of; fs.nr_open is that by default
+DESCRIPTORS: Final = 1 << 20  # one for each inode that the guest has looked up; fs.nr_open is that by default
 SPARE: Final = 256  # descriptors that are not for files of the guest; an eighth of all is for those that it has open
 LOW: Final = 65_536  # files that a guest knows; fewer are worth a word
 RESERVE: Final = 1024  # MiB that stay free on the host's file system, of a small one a twentieth
@@ -41,8 +41,8 @@ def serve(options: argparse.Namespace) -> int:
     arch = lookup(options.guest_arch)
     log = Log("vhost-fs")
     descriptors = raise_descriptor_limit(DESCRIPTORS)
-    max_nodes = min(options.max_nodes, descriptors - SPARE - descriptors // 8)
-    if max_nodes < 1:
+    max_inodes = min(options.max_nodes, descriptors - SPARE - descriptors // 8)
+    if max_inodes < 1:
         raise UserError(f"{descriptors} open files are too few", hint=f"allow at least {LOW} (ulimit -n)")
     quota = Quota(options.reserve * MIB, max_bytes=_bytes(options.max_bytes), max_files=options.max_files)
     if not options.read_only:
@@ -57,16 +57,18 @@ def serve(options: argparse.Namespace) -> int:
         calls = Filter(FILES, NO_SOCKETS, options.seccomp)
         sandbox.prepare()
         os.umask(0)  # the guest has applied its own
-        files = FuseServer(directory, arch, read_only=options.read_only, log=log.say, quota=quota, max_nodes=max_nodes)
+        files = FuseServer(
+            directory, arch, read_only=options.read_only, log=log.say, quota=quota, max_inodes=max_inodes
+        )
         stack.enter_context(contextlib.closing(files))
         log.always(
-            f"limits: {descriptors} open files, {max_nodes} files that the guest knows, {MAX_HANDLES} that it has "
+            f"limits: {descriptors} open files, {max_inodes} files that the guest knows, {MAX_HANDLES} that it has "
             f"open, {MAX_WAITERS} requests that wait for locks; {files.limits()}"
         )
-        if max_nodes < min(options.max_nodes, LOW):
+        if max_inodes < min(options.max_nodes, LOW):
             log.always(
                 f"at most {descriptors} files can be open here (ulimit -n), and each that the guest knows is one: "
-                f"above {max_nodes} it gets ENFILE. Raise the hard limit to {DESCRIPTORS}, or start this as root"
+                f"above {max_inodes} it gets ENFILE. Raise the hard limit to {DESCRIPTORS}, or start this as root"
             )
         sandbox.enter()
         files.stay_among_descriptors()
@@ -122,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-exposed", action="store_true", help="serve as root though other users may reach what the guest makes"
     )
     add_options(parser)
-    parser.add_argument("--max-nodes", type=_number, default=MAX_NODES, help="files that the guest may know at once")
+    parser.add_argument("--max-nodes", type=_number, default=MAX_INODES, help="files that the guest may know at once")
     parser.add_argument("--reserve", type=_number, default=RESERVE, help="MiB that stay free on the file system")
     parser.add_argument("--max-bytes", help="by how much the file system may become fuller: a number, and K, M, G or T")
     parser.add_argument("--max-files", type=_number, help="how many files more the file system may have")

@@ -9,7 +9,7 @@ from typing import Final
 
 from guestforge.vhost.fs.fuse.abi import layout
 from guestforge.vhost.fs.fuse.files import synced
-from guestforge.vhost.fs.fuse.nodes import Handle
+from guestforge.vhost.fs.fuse.inodes import Handle
 from guestforge.vhost.fs.fuse.protocol import (
     DIRENT,
     ENTRY_FIELDS,
@@ -41,9 +41,9 @@ class Entry:
 
 def opendir(share: Share, request: Request) -> bytes:
     """Open a directory."""
-    node = share.nodes.directory(request.node)
-    descriptor = share.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
-    return request.pack(OPEN_OUT, share.handles.add(descriptor, node, directory=True), 0, 0)
+    inode = share.inodes.directory(request.nodeid)
+    descriptor = share.reopen(inode, os.O_RDONLY | os.O_DIRECTORY)
+    return request.pack(OPEN_OUT, share.handles.add(descriptor, inode, directory=True), 0, 0)
 
 
 def readdir(share: Share, request: Request) -> bytes:
@@ -71,7 +71,7 @@ def _read(share: Share, request: Request, *, plus: bool) -> bytes:
             size -= length
             about = _about(share, request, handle, one) if plus else b""
             inode = about and number_of.unpack_from(about, number_at)[0]
-            parts += [about, _record(request, one, inode or share.nodes.inodes.shown(handle.node.device, one.inode))]
+            parts += [about, _record(request, one, inode or share.inodes.numbers.shown(handle.inode.device, one.inode))]
     return b"".join(parts)
 
 
@@ -96,7 +96,7 @@ def _about(share: Share, request: Request, handle: Handle, one: Entry) -> bytes:
     """Return ENTRY_OUT; an empty one for `.` and `..`, which the guest knows, and for what is gone by now."""
     if one.name not in (b".", b".."):
         try:
-            return entry(share, request, *share.find(handle.node, one.name))
+            return entry(share, request, *share.find(handle.inode, one.name))
         except OSError:
             pass
     return bytes(layout(request.order, ENTRY_OUT).size)

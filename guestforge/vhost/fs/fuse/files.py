@@ -7,7 +7,7 @@ from typing import Final
 from guestforge.vhost.core.scattered import limited, split
 from guestforge.vhost.fs.fuse.abi import layout, opening
 from guestforge.vhost.fs.fuse.attributes import drop_privileges
-from guestforge.vhost.fs.fuse.nodes import refuse
+from guestforge.vhost.fs.fuse.inodes import refuse
 from guestforge.vhost.fs.fuse.protocol import (
     COPY_IN,
     FALLOCATE_IN,
@@ -34,16 +34,17 @@ CHANGING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
 def open_(share: Share, request: Request) -> bytes:
-    """Open a file. Permissions are the guest's to check; O_DIRECT is about its cache, the host's file has none."""
+    """Open a file. Permissions are the guest's to check; O_DIRECT concerns the guest's page cache; the host's file
+    is opened without it."""
     flags, asked = request.fields("2I")
     how = opening(flags, share.guest.open_flags)
     if how.flags & CHANGING:
         share.writable()
-    node = share.nodes[request.node]
-    descriptor = share.reopen(node, how.flags & ~(os.O_CREAT | os.O_EXCL))
+    inode = share.inodes[request.nodeid]
+    descriptor = share.reopen(inode, how.flags & ~(os.O_CREAT | os.O_EXCL))
     if asked & OPEN_KILL_SUIDGID and how.flags & os.O_TRUNC:
         drop_privileges(descriptor)
-    return request.pack(OPEN_OUT, share.handles.add(descriptor, node), share.opened_how(direct=how.direct), 0)
+    return request.pack(OPEN_OUT, share.handles.add(descriptor, inode), share.opened_how(direct=how.direct), 0)
 
 
 def read(share: Share, request: Request) -> int:
@@ -73,7 +74,7 @@ def write(share: Share, request: Request) -> bytes:
     handle = share.handles.file(number)
     descriptor = handle.descriptor
     how = os.RWF_APPEND if opened & os.O_APPEND and not flags & WRITE_CACHE else 0
-    share.space.write(handle.node, descriptor, -1 if how else offset, size)
+    share.space.write(handle.inode, descriptor, -1 if how else offset, size)
     written = os.pwritev(descriptor, pieces[:IOV_MAX], offset, how) if pieces else 0
     if flags & WRITE_KILL_SUIDGID:
         drop_privileges(descriptor)
@@ -84,7 +85,7 @@ def flush(share: Share, request: Request) -> bytes:
     """A process has closed one of its descriptors, which ends its POSIX locks on the file."""
     number, _, _, owner = request.fields(FLUSH_IN)
     handle = share.handles.file(number)
-    share.nodes.locks.release_owner(handle.node.id, owner)
+    share.inodes.locks.release_owner(handle.inode.id, owner)
     os.close(os.dup(handle.descriptor))  # tells what only close(2) does, such as a full quota of a network's disk
     return b""
 
@@ -94,7 +95,7 @@ def release(share: Share, request: Request) -> bytes:
     number, _, flags, owner = request.fields(RELEASE_IN)
     handle = share.handles.file(number)
     if flags & RELEASE_FLOCK_UNLOCK:
-        share.nodes.locks.release_owner(handle.node.id, owner)
+        share.inodes.locks.release_owner(handle.inode.id, owner)
     share.handles.remove(number)
     return b""
 
@@ -119,7 +120,7 @@ def fallocate(share: Share, request: Request) -> bytes:
     share.writable()
     number, offset, length, mode, _ = request.fields(FALLOCATE_IN)
     handle = share.handles.file(number)
-    share.space.allocate(handle.node, mode, length)
+    share.space.allocate(handle.inode, mode, length)
     host_fallocate(handle.descriptor, mode, offset, length)
     return b""
 
@@ -140,7 +141,7 @@ def copy_file_range(share: Share, request: Request) -> bytes:
         raise refuse(errno.EINVAL)
     from_, to = share.handles.file(source).descriptor, share.handles.file(target)
     length = min(length, 0x7FFF_F000, max(0, os.fstat(from_).st_size - at))
-    share.space.write(to.node, to.descriptor, into, length)
+    share.space.write(to.inode, to.descriptor, into, length)
     copied = os.copy_file_range(from_, to.descriptor, length, at, into)
     return request.pack("2I", copied, 0)
 
@@ -149,7 +150,7 @@ def syncfs(share: Share, request: Request) -> bytes:
     """Write all that the guest has written to the disk; and what else the host has on that file system."""
     if share.read_only:  # there is nothing of the guest's
         return b""
-    with_files = share.reopen(share.nodes[request.node], os.O_RDONLY)
+    with_files = share.reopen(share.inodes[request.nodeid], os.O_RDONLY)
     try:
         host_syncfs(with_files)
     finally:

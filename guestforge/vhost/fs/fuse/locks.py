@@ -11,7 +11,7 @@ import os
 import struct
 from typing import Final
 
-from guestforge.vhost.fs.fuse.nodes import Node, closing, refuse
+from guestforge.vhost.fs.fuse.inodes import Inode, closing, refuse
 from guestforge.vhost.fs.fuse.protocol import LOCK_FLOCK, LOCK_IN, LOCK_OUT, Op
 from guestforge.vhost.fs.fuse.share import Operation, Request, Share
 
@@ -26,14 +26,14 @@ def getlk(share: Share, request: Request) -> bytes:
     """Tell of a lock that is in the way of another."""
     number, owner, start, end, kind, _, _, _ = request.fields(LOCK_IN)
     asked = FLOCK.pack(kind, os.SEEK_SET, start, _length(start, end), 0)
-    locks = share.nodes.locks
+    locks = share.inodes.locks
     with locks.mutex:
-        node = share.handles.file(number).node
-        own = locks.get(node.id, owner)
+        inode = share.handles.file(number).inode
+        own = locks.get(inode.id, owner)
         if own is not None:
             answer = fcntl.fcntl(own, F_OFD_GETLK, asked)
         else:
-            with closing(_description(share, node)) as descriptor:
+            with closing(_description(share, inode)) as descriptor:
                 answer = fcntl.fcntl(descriptor, F_OFD_GETLK, asked)
     kind, _, start, length, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
@@ -61,28 +61,28 @@ def _lock(share: Share, request: Request) -> None:
         handle.flocked = True
         fcntl.flock(handle.descriptor, FLOCK_OPERATIONS[kind] | fcntl.LOCK_NB)
         if kind != fcntl.F_WRLCK:  # a lock for reading may have been one for writing
-            share.waiters.released(handle.node.id)
+            share.waiters.released(handle.inode.id)
         return
     asked = FLOCK.pack(kind, os.SEEK_SET, start, _length(start, end), 0)
-    locks = share.nodes.locks
+    locks = share.inodes.locks
     with locks.mutex:
-        node = share.handles.file(number).node
-        if kind == fcntl.F_UNLCK and locks.get(node.id, owner) is None:
+        inode = share.handles.file(number).inode
+        if kind == fcntl.F_UNLCK and locks.get(inode.id, owner) is None:
             return
-        descriptor = locks.open(node.id, owner, lambda: _description(share, node))
+        descriptor = locks.open(inode.id, owner, lambda: _description(share, inode))
         if descriptor is None:
             raise refuse(errno.ENOLCK)
         fcntl.fcntl(descriptor, F_OFD_SETLK, asked)
     if kind != fcntl.F_WRLCK:
-        share.waiters.released(node.id)
+        share.waiters.released(inode.id)
 
 
-def _description(share: Share, node: Node) -> int:
+def _description(share: Share, inode: Inode) -> int:
     """Open a file for locks; one that is only read can be locked only for reading."""
     try:
-        return share.reopen(node, os.O_RDONLY if share.read_only else os.O_RDWR)
+        return share.reopen(inode, os.O_RDONLY if share.read_only else os.O_RDWR)
     except PermissionError:
-        return share.reopen(node, os.O_RDONLY)
+        return share.reopen(inode, os.O_RDONLY)
 
 
 def _length(start: int, end: int) -> int:

@@ -9,7 +9,7 @@ from typing import Final
 
 from guestforge.vhost.fs.fuse.abi import opening
 from guestforge.vhost.fs.fuse.attributes import drop_privileges
-from guestforge.vhost.fs.fuse.nodes import Node, check_name, refuse, undone
+from guestforge.vhost.fs.fuse.inodes import Inode, check_name, refuse, undone
 from guestforge.vhost.fs.fuse.owners import IMPOSSIBLE, LEAVE, give
 from guestforge.vhost.fs.fuse.protocol import OPEN_KILL_SUIDGID, OPEN_OUT, Op
 from guestforge.vhost.fs.fuse.share import Operation, Request, Share, decode_device
@@ -47,7 +47,7 @@ def create(share: Share, request: Request) -> bytes:
     share.writable()
     flags, mode, _, asked = request.fields(CREATE_IN)
     name = request.name(CREATE_IN)
-    parent = share.nodes.directory(request.node)
+    parent = share.inodes.directory(request.nodeid)
     how = opening(flags, share.guest.open_flags)
     try:
         descriptor = os.open(name, how.flags | NEW, mode & 0o7777, dir_fd=parent.descriptor)
@@ -59,28 +59,28 @@ def create(share: Share, request: Request) -> bytes:
         return _opened(share, request, descriptor, mode)
 
 
-def _open_existing(share: Share, request: Request, parent: Node, name: bytes, asked: int) -> bytes:
+def _open_existing(share: Share, request: Request, parent: Inode, name: bytes, asked: int) -> bytes:
     """Open what is under a name already.
 
     It is looked at before it is opened: it may be a device of the host, which the guest has made itself, or a pipe.
     """
-    node, _ = share.find(parent, name)
+    inode, _ = share.find(parent, name)
     try:
         how = opening(request.fields(CREATE_IN)[0], share.guest.open_flags)
-        descriptor = share.reopen(node, how.flags & ~os.O_CREAT)
+        descriptor = share.reopen(inode, how.flags & ~os.O_CREAT)
         if asked & OPEN_KILL_SUIDGID and how.flags & os.O_TRUNC:
             with undone(lambda: os.close(descriptor)):
                 drop_privileges(descriptor)
         return _opened(share, request, descriptor, None)
     finally:
-        share.nodes.forget(node.id, 1)  # told of once only, by _opened
+        share.inodes.forget(inode.id, 1)  # _opened counts one lookup, and the reply is one
 
 
 def tmpfile(share: Share, request: Request) -> bytes:
     """Make a file without a name, and open it."""
     share.writable()
     flags, mode, _, _ = request.fields(CREATE_IN)
-    parent = share.nodes.directory(request.node)
+    parent = share.inodes.directory(request.nodeid)
     how = opening(flags, share.guest.open_flags)
     descriptor = os.open(
         str(parent.descriptor),
@@ -98,11 +98,11 @@ def _opened(share: Share, request: Request, descriptor: int, mode: int | None) -
             _own(share, request, descriptor)
             if mode & SPECIAL_BITS:
                 os.fchmod(descriptor, mode & 0o7777)
-        node, status = share.nodes.take(os.open(str(descriptor), os.O_PATH | os.O_CLOEXEC, dir_fd=share.proc))
+        inode, status = share.inodes.take(os.open(str(descriptor), os.O_PATH | os.O_CLOEXEC, dir_fd=share.proc))
     direct = opening(request.fields(CREATE_IN)[0], share.guest.open_flags).direct
-    with undone(lambda: share.nodes.forget(node.id, 1)):
-        number = share.handles.add(descriptor, node)
-    return entry(share, request, node, status) + request.pack(OPEN_OUT, number, share.opened_how(direct=direct), 0)
+    with undone(lambda: share.inodes.forget(inode.id, 1)):
+        number = share.handles.add(descriptor, inode)
+    return entry(share, request, inode, status) + request.pack(OPEN_OUT, number, share.opened_how(direct=direct), 0)
 
 
 def _made(
@@ -116,15 +116,15 @@ def _made(
 ) -> bytes:
     """Make something under a name, give it to who asked, and tell of it; where that fails, nothing is left."""
     share.writable()
-    parent = share.nodes.directory(request.node)
+    parent = share.inodes.directory(request.nodeid)
     make(parent.descriptor)
     with undone(lambda: remove(name, dir_fd=parent.descriptor)):
-        node, _ = share.find(parent, name)
-        with undone(lambda: share.nodes.forget(node.id, 1)):
-            _own(share, request, node.descriptor)
-            if mode & SPECIAL_BITS and node.kind == stat.S_IFREG:  # chown(2) has cleared them
-                os.chmod(str(node.descriptor), mode & 0o7777, dir_fd=share.proc)
-            return entry(share, request, node, os.fstat(node.descriptor))
+        inode, _ = share.find(parent, name)
+        with undone(lambda: share.inodes.forget(inode.id, 1)):
+            _own(share, request, inode.descriptor)
+            if mode & SPECIAL_BITS and inode.kind == stat.S_IFREG:  # chown(2) has cleared them
+                os.chmod(str(inode.descriptor), mode & 0o7777, dir_fd=share.proc)
+            return entry(share, request, inode, os.fstat(inode.descriptor))
 
 
 def _own(share: Share, request: Request, descriptor: int) -> None:
@@ -135,7 +135,7 @@ def _own(share: Share, request: Request, descriptor: int) -> None:
     if LEAVE in (request.uid, request.gid):
         raise refuse(errno.EOVERFLOW)  # nobody's number: what is made would stay ours
     if share.keeps_owners:
-        directory = share.nodes[request.node]
+        directory = share.inodes[request.nodeid]
         about = rights(share, directory, os.fstat(directory.descriptor))
         gid = about.gid if about.mode & stat.S_ISGID else request.gid
         status = os.fstat(descriptor)
@@ -143,7 +143,7 @@ def _own(share: Share, request: Request, descriptor: int) -> None:
             with contextlib.suppress(PermissionError):
                 give(share.proc, descriptor, request.uid, gid)
         return
-    inherited = os.fstat(share.nodes[request.node].descriptor).st_mode & stat.S_ISGID
+    inherited = os.fstat(share.inodes[request.nodeid].descriptor).st_mode & stat.S_ISGID
     gid = -1 if inherited else request.gid
     if not request.uid and gid <= 0:
         return  # it is

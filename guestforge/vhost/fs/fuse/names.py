@@ -6,7 +6,7 @@ import stat
 from typing import Final
 
 from guestforge.vhost.fs.fuse.abi import layout
-from guestforge.vhost.fs.fuse.nodes import check_name, refuse, undone
+from guestforge.vhost.fs.fuse.inodes import check_name, refuse, undone
 from guestforge.vhost.fs.fuse.protocol import Op
 from guestforge.vhost.fs.fuse.share import Operation, Request, Share
 from guestforge.vhost.fs.fuse.shown import entry
@@ -17,41 +17,41 @@ MAX_FORGETS: Final = 100_000  # in one message; more do not fit in
 
 def lookup(share: Share, request: Request) -> bytes:
     """Tell what is under a name."""
-    return entry(share, request, *share.find(share.nodes.directory(request.node), request.name()))
+    return entry(share, request, *share.find(share.inodes.directory(request.nodeid), request.name()))
 
 
 def forget(share: Share, request: Request) -> None:
-    """Take back what was told of a node; nobody waits for an answer."""
-    share.nodes.forget(request.node, request.fields("Q")[0])
+    """Take an inode's lookup count down; nobody waits for an answer."""
+    share.inodes.forget(request.nodeid, request.fields("Q")[0])
 
 
 def batch_forget(share: Share, request: Request) -> None:
     """Do the same for many."""
     count, _ = request.fields("2I")
     one = layout(request.order, "2Q")
-    for node, lookups in one.iter_unpack(request.head(8 + one.size * min(count, MAX_FORGETS))[8:]):
-        share.nodes.forget(node, lookups)
+    for inode, lookups in one.iter_unpack(request.head(8 + one.size * min(count, MAX_FORGETS))[8:]):
+        share.inodes.forget(inode, lookups)
 
 
 def readlink(share: Share, request: Request) -> bytes:
     """Tell where a symbolic link leads; the guest follows it."""
-    node = share.nodes[request.node]
-    if node.kind != stat.S_IFLNK:
+    inode = share.inodes[request.nodeid]
+    if inode.kind != stat.S_IFLNK:
         raise refuse(errno.EINVAL)
-    return os.fsencode(os.readlink("", dir_fd=node.descriptor))
+    return os.fsencode(os.readlink("", dir_fd=inode.descriptor))
 
 
 def unlink(share: Share, request: Request) -> bytes:
     """Remove the name of a file."""
     share.writable()
-    os.unlink(request.name(), dir_fd=share.nodes.directory(request.node).descriptor)
+    os.unlink(request.name(), dir_fd=share.inodes.directory(request.nodeid).descriptor)
     return b""
 
 
 def rmdir(share: Share, request: Request) -> bytes:
     """Remove an empty directory."""
     share.writable()
-    os.rmdir(request.name(), dir_fd=share.nodes.directory(request.node).descriptor)
+    os.rmdir(request.name(), dir_fd=share.inodes.directory(request.nodeid).descriptor)
     return b""
 
 
@@ -68,8 +68,8 @@ def rename2(share: Share, request: Request) -> bytes:
 def _rename(share: Share, request: Request, fields: str, flags: int) -> bytes:
     share.writable()
     old, new = map(check_name, request.names(fields, 2))
-    source = share.nodes.directory(request.node)
-    target = share.nodes.directory(request.fields(fields)[0])
+    source = share.inodes.directory(request.nodeid)
+    target = share.inodes.directory(request.fields(fields)[0])
     renameat2(source.descriptor, old, target.descriptor, new, flags)
     return b""
 
@@ -77,10 +77,10 @@ def _rename(share: Share, request: Request, fields: str, flags: int) -> bytes:
 def link(share: Share, request: Request) -> bytes:
     """Give a file another name."""
     share.writable()
-    node = share.nodes[request.fields("Q")[0]]
-    directory, name = share.nodes.directory(request.node), request.name("Q")
-    # what is behind the magic link is what the node is, a symbolic link too: that one is not followed further
-    os.link(str(node.descriptor), name, src_dir_fd=share.proc, dst_dir_fd=directory.descriptor)
+    inode = share.inodes[request.fields("Q")[0]]
+    directory, name = share.inodes.directory(request.nodeid), request.name("Q")
+    # what is behind the magic link is what the inode is, a symbolic link too: that one is not followed further
+    os.link(str(inode.descriptor), name, src_dir_fd=share.proc, dst_dir_fd=directory.descriptor)
     with undone(lambda: os.unlink(name, dir_fd=directory.descriptor)):
         return entry(share, request, *share.find(directory, name))
 

@@ -12,7 +12,7 @@ import stat
 from typing import Final
 
 from guestforge.exposure import is_real_root
-from guestforge.vhost.fs.fuse.nodes import closing, refuse
+from guestforge.vhost.fs.fuse.inodes import closing, refuse
 from guestforge.vhost.fs.fuse.syscalls import fchown
 
 OWNER: Final = "user.virtiofs.owner"  # as all names below user.virtiofs. it is out of a guest's reach

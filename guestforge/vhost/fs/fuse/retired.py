@@ -12,7 +12,9 @@ from threading import get_ident
 
 
 class Retired:
-    """Counts time in descriptors retired: a request knows when it began, a descriptor when it was retired.
+    """Epoch-based reclamation: the epoch is the number of descriptors retired so far.
+
+    Each request knows the epoch in which it began, each descriptor the one in which it was retired.
 
     `begin` and `end` are on every request's way, so they take no lock. A request that begins while a descriptor is
     retired may be missed by who looks for the oldest; but it has looked nothing up yet, and won't find the descriptor.

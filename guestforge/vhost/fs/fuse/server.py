@@ -12,7 +12,7 @@ from guestforge.arch import Arch
 from guestforge.vhost.core.scattered import scatter, split
 from guestforge.vhost.fs.fuse import attributes, directories, files, locks, make, names, xattrs
 from guestforge.vhost.fs.fuse.abi import byte_order, layout, operation_of
-from guestforge.vhost.fs.fuse.nodes import MAX_NODES
+from guestforge.vhost.fs.fuse.inodes import MAX_INODES
 from guestforge.vhost.fs.fuse.protocol import (
     IN_HEADER,
     IN_HEADER_SIZE,
@@ -48,11 +48,11 @@ MAKING: Final = (Op.MKNOD, Op.MKDIR, Op.SYMLINK, Op.LINK, Op.CREATE, Op.TMPFILE,
 
 
 def _counted(operation: Operation) -> Operation:
-    """Return an operation that makes something in its node, and is refused where there is no room for it."""
+    """Return an operation that makes something in its inode, and is refused where there is no room for it."""
 
     def counted(share: Share, request: Request) -> Answer:
         if not share.read_only:
-            share.space.make(share.nodes[request.node])
+            share.space.make(share.inodes[request.nodeid])
         return operation(share, request)
 
     return counted
@@ -89,9 +89,9 @@ class FuseServer:
         read_only: bool = False,
         log: Callable[[str], None] = lambda _: None,
         quota: Quota | None = None,
-        max_nodes: int = MAX_NODES,
+        max_inodes: int = MAX_INODES,
     ) -> None:
-        self._share = open_share(root, guest, read_only=read_only, space=Space(quota), max_nodes=max_nodes)
+        self._share = open_share(root, guest, read_only=read_only, space=Space(quota), max_inodes=max_inodes)
         self._log = log
         self._last_line = -LOG_INTERVAL
         self._order: str | None = None  # known from FUSE_INIT on
@@ -142,13 +142,13 @@ class FuseServer:
             error = layout(parsed.order, OUT_HEADER).unpack_from(reply)[1]
             return None if -error in HELD else bytes(reply[:size])
 
-        waiter = Waiter(parsed.unique, parsed.node, attempt, done)
+        waiter = Waiter(parsed.unique, parsed.nodeid, attempt, done)
         refused = self._share.waiters.add(waiter) if patient else errno.ENOLCK
         return attempt(refused) if refused else None
 
     def limits(self) -> str:
         """Return what a guest may take of the host's file system, for people."""
-        return "it changes nothing" if self._share.read_only else self._share.space.say(self._share.nodes[ROOT_ID])
+        return "it changes nothing" if self._share.read_only else self._share.space.say(self._share.inodes[ROOT_ID])
 
     def stay_among_descriptors(self) -> None:
         """Have this process's working directory where its descriptors are, for a process that has left all paths."""
@@ -160,13 +160,13 @@ class FuseServer:
         share = self._share
         share.waiters.end_all()
         share.handles.clear()
-        share.nodes.clear()
+        share.inodes.clear()
 
     def close(self) -> None:
         """Forget the guest and the directory."""
         self._share.waiters.close()
         self.reset()
-        self._share.nodes.close()
+        self._share.inodes.close()
         os.close(self._share.proc)
 
     def _do(self, request: Request, reply: Sequence[memoryview]) -> int:
@@ -182,14 +182,14 @@ class FuseServer:
         order = self._order or byte_order(header)
         if order is None:
             raise ValueError("there was no FUSE_INIT before it")
-        length, opcode, unique, node, uid, gid, _, extensions, _ = layout(order, IN_HEADER).unpack(header)
+        length, opcode, unique, nodeid, uid, gid, _, extensions, _ = layout(order, IN_HEADER).unpack(header)
         _, payload = split(reply, OUT_HEADER_SIZE) if reply else (b"", [])
         fault = ""
         if length != IN_HEADER_SIZE + sum(map(len, body)):
             fault = f"it says that it has {length} bytes"
         elif extensions:
             fault = "it has extensions, which were not agreed on"
-        return Request(opcode, unique, node, uid, gid, body, payload, order), fault
+        return Request(opcode, unique, nodeid, uid, gid, body, payload, order), fault
 
     def _answer(self, request: Request, reply: Sequence[memoryview]) -> int:
         """Do a request and write the reply, an error at need; return its length."""

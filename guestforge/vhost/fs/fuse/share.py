@@ -11,7 +11,7 @@ from typing import Any, Final
 from guestforge.arch import Arch
 from guestforge.vhost.fs.fuse import owners
 from guestforge.vhost.fs.fuse.abi import layout
-from guestforge.vhost.fs.fuse.nodes import Handles, Node, Nodes, check_name, refuse
+from guestforge.vhost.fs.fuse.inodes import Handles, Inode, InodeTable, check_name, refuse
 from guestforge.vhost.fs.fuse.protocol import FOPEN_DIRECT_IO
 from guestforge.vhost.fs.fuse.retired import Retired
 from guestforge.vhost.fs.fuse.space import Space
@@ -30,7 +30,7 @@ class Request:
 
     opcode: int
     unique: int
-    node: int
+    nodeid: int
     uid: int
     gid: int
     body: Sequence[memoryview]
@@ -79,10 +79,10 @@ Operation = Callable[["Share", Request], Answer]
 
 @dataclass(slots=True)
 class Share:
-    """The shared directory, the guest's nodes and handles in it, and what may be done."""
+    """The shared directory, the guest's inodes and handles in it, and what may be done."""
 
     guest: Arch
-    nodes: Nodes
+    inodes: InodeTable
     proc: int  # /proc/self/fd, through which an O_PATH descriptor is opened for use
     read_only: bool
     handles: Handles
@@ -91,8 +91,8 @@ class Share:
     space: Space
     descriptors: str = "/proc/self/fd/"  # what leads to `proc`
     keeps_owners: bool = field(default_factory=owners.are_kept)
-    # Every file passes the guest's cache: what the host changes is seen at once, as with virtiofsd's cache=none. Only
-    # for guests that can map such files all the same (Linux 6.6): for others, programs that do would fail.
+    # Every file bypasses the guest's page cache: what the host changes is seen at once, as with virtiofsd's cache=none.
+    # Only for guests that can map such files all the same (Linux 6.6): for others, programs that do would fail.
     uncached: bool = False
 
     def opened_how(self, *, direct: bool) -> int:
@@ -104,34 +104,34 @@ class Share:
         if self.read_only:
             raise refuse(errno.EROFS)
 
-    def reopen(self, node: Node, flags: int) -> int:
-        """Open a node for use. Only files and directories: to open a pipe or a device does something to the host."""
-        if node.kind not in OPENED:
-            raise refuse(errno.ELOOP if node.kind == stat.S_IFLNK else errno.ENXIO)
-        return os.open(str(node.descriptor), (flags & ~os.O_NOFOLLOW) | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=self.proc)
+    def reopen(self, inode: Inode, flags: int) -> int:
+        """Open an inode for use. Only files and directories: to open a pipe or a device does something to the host."""
+        if inode.kind not in OPENED:
+            raise refuse(errno.ELOOP if inode.kind == stat.S_IFLNK else errno.ENXIO)
+        return os.open(str(inode.descriptor), (flags & ~os.O_NOFOLLOW) | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=self.proc)
 
-    def path(self, node: Node) -> str:
+    def path(self, inode: Inode) -> str:
         """Return a path of a file or directory for system calls that take no descriptor, or none that is O_PATH."""
-        return f"{self.descriptors}{node.descriptor}"
+        return f"{self.descriptors}{inode.descriptor}"
 
     def stay_among_descriptors(self) -> None:
         """Make /proc/self/fd this process's working directory: there may be no path to it any more."""
         os.fchdir(self.proc)
         self.descriptors = ""
 
-    def find(self, parent: Node, name: bytes) -> tuple[Node, os.stat_result]:
-        """Return the node of a name in a directory, counted as told."""
-        return self.nodes.take(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.descriptor))
+    def find(self, parent: Inode, name: bytes) -> tuple[Inode, os.stat_result]:
+        """Return the inode of a name in a directory, its lookup count gone up by one."""
+        return self.inodes.take(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.descriptor))
 
 
-def open_share(root: Path, guest: Arch, *, read_only: bool, space: Space, max_nodes: int) -> Share:
+def open_share(root: Path, guest: Arch, *, read_only: bool, space: Space, max_inodes: int) -> Share:
     """Open a directory to be shared."""
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     proc = own_descriptors()
     retired = Retired()
     waiters = Waiters()
-    nodes = Nodes(directory, retired, waiters.released, most=max_nodes)
-    return Share(guest, nodes, proc, read_only, Handles(nodes, retired), retired, waiters, space)
+    inodes = InodeTable(directory, retired, waiters.released, most=max_inodes)
+    return Share(guest, inodes, proc, read_only, Handles(inodes, retired), retired, waiters, space)
 
 
 def decode_device(number: int) -> int:

@@ -4,8 +4,8 @@ import os
 from time import time_ns
 from typing import Final, NamedTuple
 
+from guestforge.vhost.fs.fuse.inodes import Inode
 from guestforge.vhost.fs.fuse.lists import SHARED, narrowed
-from guestforge.vhost.fs.fuse.nodes import Node
 from guestforge.vhost.fs.fuse.owners import kept
 from guestforge.vhost.fs.fuse.protocol import ATTR_OUT, ENTRY_OUT
 from guestforge.vhost.fs.fuse.share import OPENED, VALID, Request, Share
@@ -26,12 +26,12 @@ class Rights(NamedTuple):
     gid: int
 
 
-def rights(share: Share, node: Node, status: os.stat_result) -> Rights:
+def rights(share: Share, inode: Inode, status: os.stat_result) -> Rights:
     """Return the rights of a file."""
-    return Rights._make(_rights(share, node, status))
+    return Rights._make(_rights(share, inode, status))
 
 
-def _rights(share: Share, node: Node, status: os.stat_result) -> tuple[int, int, int]:
+def _rights(share: Share, inode: Inode, status: os.stat_result) -> tuple[int, int, int]:
     """Return mode, owner and group of a file: the mode gives no more than the host's access control list does.
 
     A file that has neither a list nor an owner of the guest's is remembered until its time of change is another; a
@@ -39,13 +39,13 @@ def _rights(share: Share, node: Node, status: os.stat_result) -> tuple[int, int,
     reaches the host's.
     """
     mode, changed = status.st_mode, status.st_ctime_ns
-    if changed == node.plain or node.kind not in OPENED or not (mode & SHARED or share.keeps_owners):
+    if changed == inode.plain or inode.kind not in OPENED or not (mode & SHARED or share.keeps_owners):
         return mode, status.st_uid, status.st_gid
-    path = share.path(node)  # every file that is new to the guest comes here
+    path = share.path(inode)  # every file that is new to the guest comes here
     mode, listed = narrowed(path, mode)
     owner = kept(path) if share.keeps_owners else None
     if not listed and not owner and settled(changed, time_ns()):
-        node.plain = changed
+        inode.plain = changed
     return mode, *(owner or (status.st_uid, status.st_gid))
 
 
@@ -54,27 +54,27 @@ def settled(changed: int, now: int) -> bool:
     return now - changed > (TICK if changed % SECOND else COARSE)
 
 
-def attributes(share: Share, node: Node, status: os.stat_result) -> tuple[int, ...]:
+def attributes(share: Share, inode: Inode, status: os.stat_result) -> tuple[int, ...]:
     """Return the fields of ATTR."""
     access, change, meta = status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns
-    mode, uid, gid = _rights(share, node, status)
+    mode, uid, gid = _rights(share, inode, status)
     device = status.st_rdev
     return (
-        share.nodes.inodes.shown(status.st_dev, status.st_ino), status.st_size, status.st_blocks,
+        share.inodes.numbers.shown(status.st_dev, status.st_ino), status.st_size, status.st_blocks,
         access // SECOND & TIME, change // SECOND & TIME, meta // SECOND & TIME,
         access % SECOND, change % SECOND, meta % SECOND,
         mode, status.st_nlink, uid, gid, encode_device(device) if device else 0, status.st_blksize, 0,
     )  # fmt: skip
 
 
-def entry(share: Share, request: Request, node: Node, status: os.stat_result) -> bytes:
+def entry(share: Share, request: Request, inode: Inode, status: os.stat_result) -> bytes:
     """Return ENTRY_OUT."""
-    return request.pack(ENTRY_OUT, node.id, 0, VALID, VALID, 0, 0, *attributes(share, node, status))
+    return request.pack(ENTRY_OUT, inode.id, 0, VALID, VALID, 0, 0, *attributes(share, inode, status))
 
 
-def attr(share: Share, request: Request, node: Node) -> bytes:
+def attr(share: Share, request: Request, inode: Inode) -> bytes:
     """Return ATTR_OUT."""
-    return request.pack(ATTR_OUT, VALID, 0, 0, *attributes(share, node, os.fstat(node.descriptor)))
+    return request.pack(ATTR_OUT, VALID, 0, 0, *attributes(share, inode, os.fstat(inode.descriptor)))
 
 
 def encode_device(device: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from guestforge.vhost.fs.fuse.nodes import Node, refuse
+from guestforge.vhost.fs.fuse.inodes import Inode, refuse
 
 LOOK: Final = 0.05  # seconds
 MAKING: Final = 64 * 1024  # bytes that a new file, a name or an attribute may take in the file system's own structures
@@ -71,52 +71,52 @@ class Space:
         self._quota = quota
         self._file_systems: dict[int, _FileSystem] = {}
 
-    def take(self, node: Node, count: int) -> bool:
+    def take(self, inode: Inode, count: int) -> bool:
         """Count bytes that are about to be written to a file; return whether there is room for them."""
         if self._quota is None:
             return True
-        found = self._file_systems.get(node.device) or self._add(node)
+        found = self._file_systems.get(inode.device) or self._add(inode)
         now = monotonic()
         if now >= found.until or found.bytes < count:
-            found.look(node.descriptor, now)
+            found.look(inode.descriptor, now)
         found.bytes -= count
         return found.bytes >= 0
 
-    def write(self, node: Node, descriptor: int, offset: int, count: int) -> None:
+    def write(self, inode: Inode, descriptor: int, offset: int, count: int) -> None:
         """Count a write, at -1 at the end. Raises ENOSPC where there is no room but for what is in the file already."""
-        found = self._file_systems.get(node.key >> 64)
+        found = self._file_systems.get(inode.key >> 64)
         if found is not None and found.bytes >= count and monotonic() < found.until:  # as nearly always
             found.bytes -= count
             return
-        if self.take(node, count):
+        if self.take(inode, count):
             return
         status = os.fstat(descriptor)
         if offset < 0 or offset + count > status.st_size or status.st_blocks * 512 < status.st_size:
             raise refuse(errno.ENOSPC)
 
-    def allocate(self, node: Node, mode: int, count: int) -> None:
+    def allocate(self, inode: Inode, mode: int, count: int) -> None:
         """Count what fallocate(2) is asked for. Raises ENOSPC."""
-        if not mode & (PUNCH_HOLE | COLLAPSE_RANGE) and not self.take(node, count):
+        if not mode & (PUNCH_HOLE | COLLAPSE_RANGE) and not self.take(inode, count):
             raise refuse(errno.ENOSPC)
 
-    def make(self, node: Node) -> None:
+    def make(self, inode: Inode) -> None:
         """Count something new in a directory, or an attribute. Raises ENOSPC."""
         if self._quota is None:
             return
-        room = self.take(node, MAKING)
-        found = self._file_systems[node.device]
+        room = self.take(inode, MAKING)
+        found = self._file_systems[inode.device]
         if found.files < 1:
-            found.look(node.descriptor, monotonic())
+            found.look(inode.descriptor, monotonic())
         found.files -= 1
         if not room or found.files < 0:
             raise refuse(errno.ENOSPC)
 
-    def _add(self, node: Node) -> _FileSystem:
+    def _add(self, inode: Inode) -> _FileSystem:
         assert self._quota is not None
-        made = _FileSystem(self._quota.floors(os.fstatvfs(node.descriptor)))
-        return self._file_systems.setdefault(node.device, made)
+        made = _FileSystem(self._quota.floors(os.fstatvfs(inode.descriptor)))
+        return self._file_systems.setdefault(inode.device, made)
 
-    def say(self, root: Node) -> str:
+    def say(self, root: Inode) -> str:
         """Return what a guest may take, for people."""
         if self._quota is None:
             return "nothing is kept free"

@@ -27,13 +27,13 @@ STACK: Final = 512 * 1024  # bytes
 class Waiter:
     """A request that waits. `attempt(0)` tries it, `attempt(number)` refuses it; both return a reply, or None yet."""
 
-    __slots__ = ("attempt", "done", "interrupted", "node", "number", "unique")
+    __slots__ = ("attempt", "done", "interrupted", "nodeid", "number", "unique")
 
     def __init__(
-        self, unique: int, node: int, attempt: Callable[[int], bytes | None], done: Callable[[bytes], None]
+        self, unique: int, nodeid: int, attempt: Callable[[int], bytes | None], done: Callable[[bytes], None]
     ) -> None:
         self.unique = unique
-        self.node = node
+        self.nodeid = nodeid
         self.attempt = attempt
         self.done = done
         self.interrupted = False
@@ -51,7 +51,7 @@ class Waiters:
         self._changed = threading.Condition()  # around all that follows
         self._waiting: dict[int, Waiter] = {}  # those first whose last try is the longest ago
         self._urgent: list[Waiter] = []  # to be looked at now
-        self._released: set[int] = set()  # nodes, of which a lock has gone
+        self._released: set[int] = set()  # nodeids, of which a lock has gone
         self._early: dict[int, None] = {}  # interrupts of what does not wait (yet), in the order in which they came
         self._numbers = itertools.count()
         self._pause = FIRST_ROUND
@@ -93,12 +93,12 @@ class Waiters:
                 self._urgent.append(waiter)
                 self._changed.notify()
 
-    def released(self, node: int) -> None:
-        """Take note that a lock on a node may have gone."""
+    def released(self, nodeid: int) -> None:
+        """Take note that a lock on an inode may have gone."""
         if not self._waiting:  # as nearly always
             return
         with self._changed:
-            self._released.add(node)
+            self._released.add(nodeid)
             self._changed.notify()
 
     def end_all(self) -> None:
@@ -154,7 +154,7 @@ class Waiters:
         ready = set(self._urgent)
         self._urgent.clear()
         if self._released:
-            ready.update(waiter for waiter in self._waiting.values() if waiter.node in self._released)
+            ready.update(waiter for waiter in self._waiting.values() if waiter.nodeid in self._released)
             self._released.clear()
         if slow and self._waiting:
             for unique in list(itertools.islice(self._waiting, TRIES)):

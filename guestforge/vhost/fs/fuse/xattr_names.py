@@ -9,7 +9,7 @@ when the file changes, and checks who sets it.
 import errno
 from typing import Final
 
-from guestforge.vhost.fs.fuse.nodes import refuse
+from guestforge.vhost.fs.fuse.inodes import refuse
 
 ENFORCED: Final = b"system."  # access control lists: the host's kernel enforces them and the guest's does not
 PREFIX: Final = b"user.virtiofs."

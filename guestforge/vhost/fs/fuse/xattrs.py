@@ -9,7 +9,7 @@ import stat
 from typing import Final
 
 from guestforge.vhost.fs.fuse.abi import layout
-from guestforge.vhost.fs.fuse.nodes import closing, refuse
+from guestforge.vhost.fs.fuse.inodes import closing, refuse
 from guestforge.vhost.fs.fuse.protocol import Op
 from guestforge.vhost.fs.fuse.share import Operation, Request, Share
 from guestforge.vhost.fs.fuse.xattr_names import guest_name, host_name
@@ -25,7 +25,7 @@ def setxattr(share: Share, request: Request) -> bytes:
     if not name or not end or len(value) != size:
         raise refuse(errno.EINVAL)
     name = host_name(name)
-    if share.nodes[request.node].kind not in KINDS:
+    if share.inodes[request.nodeid].kind not in KINDS:
         raise refuse(errno.EPERM)  # as Linux says of `user.*`; overlayfs goes on without
     with closing(_opened(share, request)) as descriptor:
         os.setxattr(descriptor, name, value, flags)
@@ -59,10 +59,10 @@ def removexattr(share: Share, request: Request) -> bytes:
 
 
 def _opened(share: Share, request: Request) -> int:
-    node = share.nodes[request.node]
-    if node.kind not in KINDS:
+    inode = share.inodes[request.nodeid]
+    if inode.kind not in KINDS:
         raise refuse(errno.EOPNOTSUPP)
-    return share.reopen(node, os.O_RDONLY | os.O_NONBLOCK)
+    return share.reopen(inode, os.O_RDONLY | os.O_NONBLOCK)
 
 
 def _sized(request: Request, value: bytes) -> bytes:

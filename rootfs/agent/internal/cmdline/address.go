@@ -10,7 +10,7 @@ import (
 // Address is where a server listens: a port of AF_VSOCK, or a Unix socket (for tests without a machine).
 type Address struct {
 	CID, Port uint32
-	Unix      string // a path, or "@" and a name in the abstract name space; empty for vsock
+	Unix      string // a path, or "@" and a name in the abstract namespace; empty for vsock
 }
 
 // ParseAddress reads vsock://CID:PORT (CID -1 is any), unix:///PATH and unix://@NAME.

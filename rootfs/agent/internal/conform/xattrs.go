@@ -40,7 +40,7 @@ var xattrCases = []Case{
 		return first(unix.Setxattr(dir, "user.d", []byte("x"), 0), getxattr(dir, "user.d"))
 	}},
 	{"xattr-refused", func(dir string) error {
-		return first(write(dir+"/f", ""), wantErrno(unix.Setxattr(dir+"/f", "nonsense.a", []byte("x"), 0), unix.EOPNOTSUPP, "no name space"))
+		return first(write(dir+"/f", ""), wantErrno(unix.Setxattr(dir+"/f", "nonsense.a", []byte("x"), 0), unix.EOPNOTSUPP, "no namespace"))
 	}},
 }
 

@@ -32,7 +32,7 @@ func check(r *api.CreateContainerRequest, base string) error {
 	case len(spec.Hostname) > 64 || strings.IndexByte(spec.Hostname, 0) >= 0:
 		return fault.Invalid("a host name of more than 64 bytes")
 	case r.SandboxPidns:
-		return fault.Unimplemented("a pid name space that containers share")
+		return fault.Unimplemented("a pid namespace that containers share")
 	case len(r.Devices) > 0 || len(r.SharedMounts) > 0:
 		return fault.Unimplemented("devices and mounts beside the spec")
 	case r.StdinPort != 0 || r.StdoutPort != 0 || r.StderrPort != 0:
@@ -44,7 +44,7 @@ func check(r *api.CreateContainerRequest, base string) error {
 	case len(linux.GetSysctl()) > 0:
 		return fault.Unimplemented("sysctls")
 	case len(linux.GetUIDMappings())+len(linux.GetGIDMappings()) > 0:
-		return fault.Unimplemented("user name spaces")
+		return fault.Unimplemented("user namespaces")
 	}
 	if proto.Size(linux.GetResources()) > 0 {
 		slog.Warn("resource limits are not enforced", "container", r.ContainerId)

@@ -1,4 +1,4 @@
-// Package container runs containers: one first process each, in name spaces of its own, and more processes beside it.
+// Package container runs containers: one first process each, in namespaces of its own, and more processes beside it.
 package container
 
 import (
@@ -21,8 +21,8 @@ import (
 	"guestforge.dev/agent/internal/storage"
 )
 
-// container is one from its creation on. Its mutex guards its processes, and is not held while anything is waited for
-// but the start of one of them.
+// container is a created container, until it is removed. Its mutex guards its processes, and is not held while anything
+// is waited for but the start of one of them.
 type container struct {
 	id, initID string // what CreateContainer called the first process, besides ""
 	bundle     string
@@ -141,7 +141,7 @@ func (c *container) find(id string) (*process, error) {
 	return nil, fault.New(codes.NotFound, "container %s has no process %s", c.id, id)
 }
 
-// kill ends all processes and waits for their end: with the first one the kernel ends all others of its pid name space.
+// kill ends all processes and waits for their end: with the first one the kernel ends all others of its pid namespace.
 func (c *container) kill(ctx context.Context) error {
 	if c.init == nil {
 		return nil

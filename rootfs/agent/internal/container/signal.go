@@ -20,8 +20,8 @@ func signalOne(p *process, signal unix.Signal) error {
 	return err
 }
 
-// signalAll signals every process of a container's pid name space. The first process gets SIGKILL in place of a SIGTERM
-// that it has no handler for: as the first of its name space it would never see it, and the container never end.
+// signalAll signals every process of a container's pid namespace. The first process gets SIGKILL in place of a SIGTERM
+// that it has no handler for: as the first of its namespace it would never see it, and the container never end.
 func signalAll(init *process, signal unix.Signal) error {
 	if signal == unix.SIGTERM && !handles(init.child.Pid, signal) {
 		signal = unix.SIGKILL
@@ -36,7 +36,7 @@ func signalAll(init *process, signal unix.Signal) error {
 	return signalOne(init, signal)
 }
 
-// others returns the processes that share the pid name space of one; none if that is the agent's own, where all that
+// others returns the processes that share the pid namespace of one; none if that is the agent's own, where all that
 // runs in the guest would be among them.
 func others(first int) []int {
 	space, err := os.Readlink("/proc/" + strconv.Itoa(first) + "/ns/pid")

@@ -15,10 +15,10 @@ type Error struct {
 
 func (e *Error) Error() string { return e.text }
 
-// Invalid is that the caller's words can't be meant.
+// Invalid reports a malformed request.
 func Invalid(format string, args ...any) error { return New(codes.InvalidArgument, format, args...) }
 
-// Unimplemented is that nobody here does what is asked for; what names it.
+// Unimplemented reports a feature that this agent does not support; what names it.
 func Unimplemented(format string, args ...any) error {
 	return New(codes.Unimplemented, format+": not served by this agent", args...)
 }

@@ -8,7 +8,7 @@ import (
 // Entry is a line of /proc/self/mountinfo.
 type Entry struct{ Target, Fstype, Source string }
 
-// Table returns the mounts of this process's name space, in the order in which they were made.
+// Table returns the mounts of this process's namespace, in the order in which they were made.
 func Table() ([]Entry, error) {
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

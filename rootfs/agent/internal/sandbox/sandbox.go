@@ -72,7 +72,7 @@ func check(r *api.CreateSandboxRequest) error {
 	case len(r.Hostname) > 64 || strings.IndexByte(r.Hostname, 0) >= 0:
 		return fault.Invalid("a host name of more than 64 bytes")
 	case r.SandboxPidns:
-		return fault.Unimplemented("a pid name space that containers share")
+		return fault.Unimplemented("a pid namespace that containers share")
 	case len(r.KernelModules) > 0:
 		return fault.Unimplemented("kernel modules")
 	case r.GuestHookPath != "":

@@ -63,7 +63,7 @@ func TestAContainerFromStartToFinish(t *testing.T) {
 	}
 }
 
-// Kata's runtimes name no pid name space: the agent gives each container one, whatever the spec says.
+// Kata's runtimes name no pid namespace: the agent gives each container one, whatever the spec says.
 func TestEveryContainerHasAPidNameSpaceOfItsOwn(t *testing.T) {
 	a := startSandbox(t)
 	for id, kinds := range map[string][]string{
@@ -99,7 +99,7 @@ func TestExecRunsBesideTheFirstProcess(t *testing.T) {
 	a.expect(said["cwd"], "/", "working directory")
 	a.expect(a.exitCode("two", "e"), int32(0), "exit code")
 	if said["pid"] == 1.0 || said["pid"].(float64) > 1000 {
-		t.Errorf("pid %v is not one of the container's name space", said["pid"])
+		t.Errorf("pid %v is not one of the container's namespace", said["pid"])
 	}
 	process.Args = []string{"/nothing"}
 	a.refused(codes.NotFound, "/nothing", "ExecProcess", &api.ExecProcessRequest{ContainerId: "two", ExecId: "f", Process: process})

@@ -19,7 +19,7 @@ import (
 
 const separate = "GUESTFORGE_TEST_MOUNTS"
 
-// The test program is the agent: it is started as a shim too. As root it runs in mount and pid name spaces of its own, so
+// The test program is the agent: it is started as a shim too. As root it runs in mount and pid namespaces of its own, so
 // that nothing it mounts outlives it, and no signal that goes astray reaches a process of the host.
 func TestMain(m *testing.M) {
 	if shim.Wanted() {
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 			unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""), unix.Mount("proc", "/proc", "proc", 0, ""),
 		)
 		if err != nil || os.Getpid() != 1 {
-			fmt.Fprintln(os.Stderr, "name spaces for the tests:", err)
+			fmt.Fprintln(os.Stderr, "namespaces for the tests:", err)
 			os.Exit(1)
 		}
 	}
@@ -60,6 +60,6 @@ func again() int {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("containers need root: name spaces and mounts")
+		t.Skip("containers need root: namespaces and mounts")
 	}
 }

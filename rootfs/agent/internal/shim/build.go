@@ -12,7 +12,7 @@ import (
 	"guestforge.dev/agent/internal/safepath"
 )
 
-// build makes the container: its mounts, its devices, its root, its name. The name spaces are new already.
+// build makes the container: its mounts, its devices, its root, its name. The namespaces are new already.
 func build(spec *api.Spec) error {
 	// Mounts of the container must not show in the guest. The other way round they may: a slave gets what is unmounted.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {

@@ -1,8 +1,8 @@
 // Package shim is the agent's own program as the first program of a container's process.
 //
-// The agent starts itself anew, in new name spaces, under one of the names below. The shim puts the process into the
+// The agent starts itself anew, in new namespaces, under one of the names below. The shim puts the process into the
 // shape that the OCI spec asks for, says READY, waits for its release and becomes the container's program by execve(2).
-// It needs a process of its own: name spaces, root directory and privileges are a thread's, and Go moves goroutines
+// It needs a process of its own: namespaces, root directory and privileges are a thread's, and Go moves goroutines
 // between threads.
 package shim
 

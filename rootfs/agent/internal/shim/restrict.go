@@ -27,7 +27,7 @@ var limits = map[string]int{
 	"RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
 }
 
-// Check returns an error for a process that restrict would fail on for its words alone, or that has no program.
+// Check returns an error for a process whose fields restrict would reject, or that has no program.
 func Check(process *api.Process) error {
 	if process == nil || len(process.Args) == 0 || process.Args[0] == "" {
 		return fault.Invalid("a process without a program")

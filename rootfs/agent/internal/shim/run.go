@@ -66,9 +66,9 @@ func readSpec() (*api.Spec, error) {
 	return spec, nil
 }
 
-// join enters the container. The pid name space is the agent's doing: it is entered by a fork.
+// join enters the container. The pid namespace is the agent's doing: it is entered by a fork.
 func join() error {
-	if err := unix.Unshare(unix.CLONE_FS); err != nil { // no mount name space for a thread that shares its root
+	if err := unix.Unshare(unix.CLONE_FS); err != nil { // no mount namespace for a thread that shares its root
 		return fmt.Errorf("leave the shared file system state: %w", err)
 	}
 	const spaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC

@@ -13,7 +13,7 @@ import (
 // shim starts with the agent's.
 const self = "/proc/self/exe"
 
-// NewSpaces are the name spaces that a container's first process gets of its own.
+// NewSpaces are the namespaces that a container's first process gets of its own.
 const NewSpaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
 
 // Fork starts a shim under a name. Its standard streams come first in files, its pipes after them.
@@ -34,14 +34,14 @@ func Fork(name string, files []*os.File, cloneflags uintptr) (int, error) {
 	return pid, nil
 }
 
-// ForkInto does the same, and the new process is in the pid name space of another one.
+// ForkInto does the same, and the new process is in the pid namespace of another one.
 func ForkInto(name string, files []*os.File, pidfd int) (pid int, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
 		if err = unix.Setns(pidfd, unix.CLONE_NEWPID); err != nil { // for this thread's children alone
-			err = fmt.Errorf("enter the container's pid name space: %w", err)
+			err = fmt.Errorf("enter the container's pid namespace: %w", err)
 			runtime.UnlockOSThread()
 			return
 		}
