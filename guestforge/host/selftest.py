@@ -53,10 +53,20 @@ def stages(arches: tuple[Arch, ...], *, fast: bool) -> tuple[Stage, ...]:
         Stage("types", ("mypy",)),
     )
     if fast:
-        return (*quick, Stage("tests", ("pytest", "-m", SECONDS_ONLY)))
+        return (*quick, *_tests(f"({SECONDS_ONLY}) and "))
     # what users do, with its progress to be seen; the tests then find everything built
     builds = Stage("builds", ("invoke", "build", "--arch", ",".join(arch.name for arch in arches)))
-    return (*quick, builds, Stage("tests", ("pytest", "--durations=10")))
+    return (*quick, builds, *_tests(""))
+
+
+def _tests(selected: str) -> tuple[Stage, Stage]:
+    """Return the tests that run side by side, a worker a processor, and those that measure and run one by one."""
+    processors = len(os.sched_getaffinity(0))
+    workers = ("--numprocesses", str(processors if processors > 1 else 0), "--dist", "worksteal")
+    return (
+        Stage("tests", ("pytest", *workers, "--durations=10", "-m", f"{selected}not alone")),
+        Stage("tests alone", ("pytest", "-m", f"{selected}alone")),
+    )
 
 
 def run_tests(chosen: Chosen) -> int:

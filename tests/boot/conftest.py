@@ -14,7 +14,7 @@ from guestforge.pipeline import Pipeline
 from guestforge.targets import Options
 
 HERE = Path(__file__).parent
-BOOTS = pytest.StashKey[list]()
+BOOT = "boot"
 
 
 def arches():
@@ -24,7 +24,25 @@ def arches():
 
 
 def pytest_configure(config):
-    config.stash[BOOTS] = []
+    config.pluginmanager.register(Boots(), "boots")
+
+
+class Boots:
+    """The list of boots. With several workers each test's own come with its report."""
+
+    def __init__(self):
+        self._lines = []
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "teardown":
+            self._lines += [line for name, line in report.user_properties if name == BOOT]
+
+    def pytest_terminal_summary(self, terminalreporter):
+        """One line for each boot, whatever pytest captures: what ran where, served by what, for how long."""
+        if self._lines:
+            terminalreporter.section("boots")
+            for line in self._lines:
+                terminalreporter.write_line(line)
 
 
 def pytest_generate_tests(metafunc):
@@ -39,14 +57,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents and (mark := item.get_closest_marker("timeout")):
             item.add_marker(pytest.mark.timeout(*mark.args, **{**mark.kwargs, "func_only": True}), append=False)
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    """One line for each boot, shown whatever pytest captures: what ran where, served by what, for how long."""
-    if lines := config.stash[BOOTS]:
-        terminalreporter.section("boots")
-        for line in lines:
-            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +78,12 @@ def built(pipeline):
 @pytest.fixture
 def booted(request):
     """Take a report for the list of boots, with a remark."""
-    lines = request.config.stash[BOOTS]
-    return lambda report, remark="": lines.append(f"{boot_line(report)} {remark and f'({remark})'}".rstrip())
+
+    def take(report, remark=""):
+        line = f"{boot_line(report)} {remark and f'({remark})'}".rstrip()
+        request.node.user_properties.append((BOOT, line))
+
+    return take
 
 
 @pytest.fixture

@@ -96,6 +96,7 @@ SLOW = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("line", SLOW.values(), ids=SLOW)
 def test_lines_made_to_be_slow_are_not(line: str) -> None:
     start = time.monotonic()

@@ -201,6 +201,7 @@ def silent_after_ok(sock: socket.socket) -> None:
     sock.recv(1000)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "serve",
     [lambda _: None, lambda sock: sock.recv(100) and sock.recv(1), silent_after_ok],

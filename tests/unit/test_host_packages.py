@@ -266,6 +266,7 @@ def test_the_command_names_each_package_once():
     assert command(needs) == "apt-get install --no-install-recommends e2fsprogs flex"
 
 
+@pytest.mark.alone
 def test_looking_for_everything_is_quick():
     needs = [need for arch in ARCHES.values() for need in kernel_needs(arch) + boot_needs(arch)]
     seconds = []

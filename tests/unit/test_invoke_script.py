@@ -147,6 +147,7 @@ def test_a_whole_environment_is_used_without_starting_python(made):
     assert made.noted() == []
 
 
+@pytest.mark.alone
 def test_it_costs_little_once_the_environment_is_whole(made):
     seconds = []
     for _ in range(5):

@@ -55,7 +55,7 @@ class Setting:
 
     def build(self, *names, base="allnoconfig", jobs=2):
         recipe = Kernel(source=SOURCE, base=base, fragments=("base", *names))
-        step = kernel_step(self.store, host(), recipe, FAKE_SOURCE, jobs=Jobserver(jobs), fragments=self.fragments)
+        step = kernel_step(self.store, host(), recipe, FAKE_SOURCE, jobs=Jobserver(jobs), fragments=[self.fragments])
         return Evaluation(self.store).entry(step)
 
     @property
@@ -90,6 +90,7 @@ def test_time_and_place_do_not_show_in_the_kernel(tmp_path):
     assert os.fsencode(tmp_path) not in first
 
 
+@pytest.mark.alone
 def test_a_build_with_nothing_changed_starts_no_program(setting, monkeypatch):
     setting.build()
     monkeypatch.setattr(toolchain, "run", lambda *_, **__: pytest.fail("started a program"))

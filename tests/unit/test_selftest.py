@@ -25,7 +25,7 @@ def test_a_failed_stage_is_named_and_the_others_run():
     with pytest.raises(BuildError) as caught:
         run_stages(stages(PROVEN, fast=True), run)
     assert caught.value.message == "types failed"
-    assert ran == ["lint", "format", "types", "tests"]
+    assert ran == ["lint", "format", "types", "tests", "tests alone"]
 
 
 def test_nothing_is_raised_when_all_pass():
@@ -51,9 +51,18 @@ def test_what_is_tested_is_built_as_users_build_it():
 
 
 def test_only_fast_leaves_tests_out():
-    selection = [stage.argv for stage in stages(PROVEN, fast=False) if "-m" in stage.argv]
-    assert not selection
-    assert ("pytest", "-m", SECONDS_ONLY) in [stage.argv for stage in stages(PROVEN, fast=True)]
+    selected = {fast: [stage.argv[-1] for stage in stages(PROVEN, fast=fast) if "-m" in stage.argv] for fast in (0, 1)}
+    assert selected == {
+        False: ["not alone", "alone"],
+        True: [f"({SECONDS_ONLY}) and not alone", f"({SECONDS_ONLY}) and alone"],
+    }
+
+
+def test_a_worker_for_each_processor_and_none_for_a_single_one(monkeypatch):
+    for processors, workers in ({0}, "0"), ({0, 3, 5}, "3"):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, found=processors: found)
+        (tests,) = (stage.argv for stage in stages(PROVEN, fast=True) if stage.name == "tests")
+        assert tests[tests.index("--numprocesses") + 1] == workers
 
 
 def test_compilers_are_installed_for_what_is_built_alone():
@@ -77,16 +86,28 @@ def test_no_emulator_is_installed_for_fast_tests():
     assert emulators <= {need.tool for need in needs((PROVEN[0],), fast=False)}
 
 
+WRONG = """
+import pytest
+
+def test_wrong():
+    assert 1 == 2
+
+@pytest.mark.alone
+def test_right():
+    pass
+"""
+
+
 @pytest.mark.slow
 def test_a_test_that_fails_is_the_exit_code_of_the_command(tmp_path):
     """The real command on a checkout with one wrong test."""
     clone = tmp_path / "clone"
     for name in ("guestforge", "recipes"):
         shutil.copytree(REPOSITORY / name, clone / name)
-    for name in ("tasks.py", "pyproject.toml"):
+    for name in ("tasks.py", "pyproject.toml", "guestforge.toml"):
         shutil.copy(REPOSITORY / name, clone)
     (clone / "tests").mkdir()
-    (clone / "tests" / "test_wrong.py").write_text("def test_wrong():\n    assert 1 == 2\n")
+    (clone / "tests" / "test_wrong.py").write_text(WRONG)
     done = subprocess.run(
         [Path(sys.executable).with_name("invoke"), "--search-root", clone, "test", "--fast"],
         cwd=clone,

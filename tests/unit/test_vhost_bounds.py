@@ -192,6 +192,7 @@ def locked(share: Path, waiters: int) -> Iterator[tuple[Program, Guest, int, int
         yield made, guest, node, handle, heads
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("operation", [FSYNC, FSYNCDIR, SYNCFS, FALLOCATE, COPY_FILE_RANGE])
 def test_no_number_of_waiters_holds_up_the_disk(share: Path, operation: int) -> None:
     with locked(share, 300) as (_, guest, node, handle, heads):
@@ -225,6 +226,7 @@ def drain(guest: Guest, node: int, handle: int, heads: list[int]) -> int:
     return had
 
 
+@pytest.mark.alone
 def test_waiters_cost_little(share: Path) -> None:
     with locked(share, 300) as (made, guest, node, handle, _):
         guest.call(SETLK, guest.lock(handle, 1, F_WRLCK), node)
