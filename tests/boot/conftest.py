@@ -1,7 +1,9 @@
 """What the tests with real guests share: guests that were built, a watch for leftovers, a list of the boots."""
 
+import contextlib
 import os
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,8 +11,14 @@ import pytest
 from rig import Rig, Scene
 
 from guestforge.arch import PROVEN, X86_64, lookup, lookup_list
+from guestforge.check import fixtures, live
+from guestforge.check.guest import Machine
+from guestforge.check.options import CheckOptions
+from guestforge.check.storages import fill_shares, prepare_with
 from guestforge.check.table import boot_line
+from guestforge.conform.run import PLACE, PROGRAM
 from guestforge.pipeline import Pipeline
+from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.targets import Options
 
 HERE = Path(__file__).parent
@@ -73,6 +81,29 @@ def built(pipeline):
     """
     guests = {arch.name: pipeline(arch.name).guest_artifacts() for arch in dict.fromkeys((X86_64, *arches()))}
     return lambda name: guests.get(name) or pipeline(name).guest_artifacts()
+
+
+@pytest.fixture
+def started(pipeline, built, tmp_path):
+    """Start an architecture's guest, its share served by a server; the guest and its storages by name.
+
+    Each storage holds `conform`, a place for it to write to, and `more`.
+    """
+
+    @contextlib.contextmanager
+    def start(arch, server, kernel_args=(), more=()):
+        program = pipeline(arch.name).conform
+        tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE), *more])
+        storages = prepare_with(arch, lambda _: (tree, ()), tmp_path, disk_mib=64)
+        fill_shares(storages)
+        options = CheckOptions(accel="tcg", virtio_fs_server=server)
+        artifacts = replace(built(arch.name), kernel_args=kernel_args)
+        with live.start(Machine(artifacts, "initrd", options, storages, tmp_path / "console.log")) as running:
+            assert running.wait_serving(60)
+            running.create_sandbox()
+            yield running, {storage.check: storage for storage in storages}
+
+    return start
 
 
 @pytest.fixture

@@ -1,18 +1,30 @@
 """Guests whose share is served by each virtio-fs server."""
 
 import json
+import os
+import stat
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from rig import Faults
 
+from guestforge.agent.container import run_container
+from guestforge.agent.storage import Storage
 from guestforge.arch import PROVEN, host
-from guestforge.check import live
+from guestforge.cache import user_cache
+from guestforge.check import fixtures, live
 from guestforge.check.options import CheckOptions
 from guestforge.check.run import check_artifact
+from guestforge.check.storages import STORAGE_POINT
+from guestforge.conform.run import PLACE, PROGRAM
 from guestforge.errors import UserError
 from guestforge.pipeline import Pipeline
+from guestforge.rootfs.agent import go_environment
+from guestforge.rootfs.tree import Directory, File
+from guestforge.run import run
 from guestforge.targets import Options
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
 
@@ -59,6 +71,59 @@ def test_virtiofsd_serves_guests_of_its_own_interface(check):
             check(host(), "virtiofsd")
     else:
         assert check(host(), "virtiofsd").served_by("virtio-fs").endswith("; asked for)")
+
+
+LAYERS = """package main
+
+import "os"
+
+func main() {
+	for _, err := range []error{
+		os.Remove("/removed"),
+		os.RemoveAll("/replaced"),
+		os.Mkdir("/replaced", 0o755),
+		os.WriteFile("/replaced/new", []byte("new"), 0o644),
+		os.WriteFile("/changed", []byte("changed"), 0o644),
+	} {
+		if err != nil {
+			panic(err)
+		}
+	}
+	entries, err := os.ReadDir("/replaced")
+	if err != nil || len(entries) != 1 {
+		panic("what was below the old one shows through")
+	}
+}
+"""
+
+
+def test_an_overlay_may_have_its_upper_layer_on_a_share(started, arch_row, tmp_path):
+    """What it says of a directory that takes another's place is an attribute, `trusted.`, which no server may set."""
+    (tmp_path / "main.go").write_text(LAYERS)
+    program = tmp_path / "layers"
+    argv = [str(Path(sys.executable).with_name("go")), "build", "-o", str(program), str(tmp_path / "main.go")]
+    run(argv, env=go_environment(user_cache().path, arch_row))
+    lower = [
+        *(Directory(f"/lower{path}") for path in fixtures.MOUNT_POINTS),
+        File("/lower/layers", program, 0o755),
+        Directory("/lower/replaced"),
+        *(File(f"/lower/{name}", b"old", 0o644) for name in ("removed", "changed", "replaced/old")),
+    ]
+    with started(arch_row, "builtin", more=[Directory("/lower"), *lower]) as (guest, storages):
+        share = storages["virtio-fs"]
+        guest.run_program(share, [PROGRAM, "execute", PLACE, "1"], 60, 4096)  # the share is mounted from now on
+        layers = {name: f"{share.mount_point}/{name}" for name in ("lower", "upper", "work")}
+        options = tuple(f"{name}dir={path}" for name, path in layers.items())
+        root = f"{STORAGE_POINT}overlay"
+        overlay = Storage("overlayfs", "overlay", "overlay", root, options)
+        ran = run_container(guest._agent, "overlay", root, ["/layers"], storages=[overlay])
+        assert (ran.status, ran.stderr) == (0, b"")
+        upper = share.place / "upper"
+        assert {path.name for path in upper.iterdir()} >= {"removed", "replaced", "changed"}
+        assert stat.S_ISCHR((upper / "removed").lstat().st_mode)  # a whiteout
+        assert os.getxattr(upper / "replaced", "user.virtiofs.trusted.overlay.opaque") == b"y"
+        assert (upper / "changed").read_text() == "changed"
+        assert (share.place / "lower" / "changed").read_text() == "old"
 
 
 def test_a_guest_that_is_paused_again_and_again_loses_no_request(rig):

@@ -95,6 +95,29 @@ def test_an_end_without_a_known_error_is_no_error():
     assert first_error("  CC      fs/open.o\nmake: *** [x:1: y] Error 1\n", "/tree") is None
 
 
+LINK = 5  # objects that every link compiles
+
+
 @pytest.mark.parametrize(("config", "count"), [({}, 3), ({"CONFIG_EXTRA": "y"}, 4), ({"CONFIG_BROKEN": "y"}, 4)])
 def test_objects_to_expect_follow_from_the_configuration(config, count):
-    assert expected_objects(FAKE, "x86", config) == count
+    assert expected_objects(FAKE, "x86", config) == count + LINK
+
+
+def test_what_is_linked_apart_counts_once(tmp_path):
+    """A directory's lists may have any name; what is in the kernel as well was counted with it."""
+    for name, text in {
+        "arch/x86/Kbuild": "obj-y += entry/vdso/\n",
+        "arch/x86/boot/Makefile": "setup-y += a.o b.o\nsetup-$(CONFIG_MORE) += c.o\ntargets := a.o\n",
+        "arch/x86/boot/compressed/Makefile": "vmlinux-objs-y := $(obj)/head.o $(obj)/misc.o\n",
+        "arch/x86/entry/vdso/Makefile": "obj-y += vma.o\nvobjs-y := note.o vma.o\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert expected_objects(tmp_path, "x86", {}) == 2 + 2 + 2 + LINK
+    assert expected_objects(tmp_path, "x86", {"CONFIG_MORE": "y"}) == 3 + 2 + 2 + LINK
+    assert expected_objects(tmp_path, "x86", {"CONFIG_OBJTOOL": "y"}) == 2 + 2 + 2 + LINK + 22
+
+
+def test_a_whole_kernel_has_some_to_spare(tmp_path):
+    (tmp_path / "Kbuild").write_text("obj-y += " + " ".join(f"o{number}.o" for number in range(1000)) + "\n")
+    assert expected_objects(tmp_path, "x86", {}) == 1000 + LINK + 20
