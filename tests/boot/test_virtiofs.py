@@ -112,7 +112,7 @@ def test_an_overlay_may_have_its_upper_layer_on_a_share(started, arch_row, tmp_p
     with started(arch_row, "builtin", more=[Directory("/lower"), *lower]) as (guest, storages):
         share = storages["virtio-fs"]
         guest.run_program(share, [PROGRAM, "execute", PLACE, "1"], 60, 4096)  # the share is mounted from now on
-        layers = {name: f"{share.mount_point}/{name}" for name in ("lower", "upper", "work")}
+        layers = {name: f"{share.mount_point}{name}" for name in ("lower", "upper", "work")}
         options = tuple(f"{name}dir={path}" for name, path in layers.items())
         root = f"{STORAGE_POINT}overlay"
         overlay = Storage("overlayfs", "overlay", "overlay", root, options)

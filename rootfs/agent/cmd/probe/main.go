@@ -23,6 +23,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 type answer map[string]any
@@ -33,19 +35,20 @@ type command struct {
 }
 
 var commands = map[string]command{
-	"read":     {1, 3, read},
-	"write":    {3, 4, write},
-	"list":     {1, 1, list},
-	"stat":     {1, 1, stat},
-	"rename":   {2, 2, func(args []string) (answer, error) { return nil, os.Rename(args[0], args[1]) }},
-	"unlink":   {1, 1, unlink},
-	"chmod":    {2, 2, chmod},
-	"truncate": {2, 2, truncate},
-	"mkdir":    {1, 2, mkdir},
-	"mounts":   {0, 0, mounts},
-	"echo-env": {1, 1, echoEnv},
-	"exit":     {1, 1, exit},
-	"sleep":    {1, 1, sleep},
+	"read":        {1, 3, read},
+	"write":       {3, 4, write},
+	"list":        {1, 1, list},
+	"stat":        {1, 1, stat},
+	"rename":      {2, 2, func(args []string) (answer, error) { return nil, os.Rename(args[0], args[1]) }},
+	"unlink":      {1, 1, unlink},
+	"chmod":       {2, 2, chmod},
+	"truncate":    {2, 2, truncate},
+	"mkdir":       {1, 2, mkdir},
+	"mounts":      {0, 0, mounts},
+	"echo-env":    {1, 1, echoEnv},
+	"exit":        {1, 1, exit},
+	"sleep":       {1, 1, sleep},
+	"stop-others": {1, 1, stopOthers},
 }
 
 func main() {
@@ -131,6 +134,18 @@ func echoEnv(args []string) (answer, error) {
 func exit(args []string) (answer, error) {
 	code, err := strconv.ParseUint(args[0], 10, 8)
 	return answer{"exit": int(code)}, err
+}
+
+// stopOthers stops again and again all processes that it may, for so many seconds.
+func stopOthers(args []string) (answer, error) {
+	seconds, err := strconv.ParseUint(args[0], 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); {
+		unix.Kill(-1, unix.SIGSTOP)
+	}
+	return answer{}, nil
 }
 
 func sleep(args []string) (answer, error) {

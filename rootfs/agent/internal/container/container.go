@@ -22,17 +22,28 @@ import (
 )
 
 // container is a created container, until it is removed. Its mutex guards its processes, and is not held while anything
-// is waited for but the start of one of them.
+// is waited for.
 type container struct {
 	id, initID string // what CreateContainer called the first process, besides ""
 	bundle     string
 	storages   storage.Set
 
-	mu      sync.Mutex
-	init    *process
-	started bool
-	execs   map[string]*process
+	mu       sync.Mutex
+	init     *process
+	state    state
+	execs    map[string]*process
+	starting map[string]bool // ids of processes that are not in execs yet
 }
+
+// state is how far a container is, but for the end of its first process.
+type state int
+
+const (
+	created state = iota
+	starting
+	started
+	gone
+)
 
 // build mounts what a container needs, and starts its first process, which waits.
 func (m *Manager) build(ctx context.Context, c *container, r *api.CreateContainerRequest) error {
@@ -90,42 +101,67 @@ func (m *Manager) bindRoot(c *container, path string) (string, error) {
 // start releases the first process.
 func (c *container) start(limit time.Duration) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.started {
+	if c.state != created {
+		c.mu.Unlock()
 		return fault.New(codes.FailedPrecondition, "container %s was started before", c.id)
 	}
-	c.started = true
-	return c.init.release(limit)
-}
-
-// exec starts one more process in a running container.
-func (c *container) exec(l *Launcher, id string, process *api.Process) error {
+	c.state = starting
+	c.mu.Unlock()
+	err := c.init.release(limit)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.started || c.init.ended() {
-		return fault.New(codes.FailedPrecondition, "container %s does not run", c.id)
+	if c.state == starting {
+		c.state = started
 	}
-	if other := c.execs[id]; id == c.initID || other != nil && !other.ended() {
-		return fault.New(codes.AlreadyExists, "container %s has a process %s", c.id, id)
-	}
-	pidfd, err := c.init.pidfd()
+	return err
+}
+
+// exec starts one more process in a running container. Others are served meanwhile: what runs in the container can make
+// it last.
+func (c *container) exec(l *Launcher, id string, process *api.Process) error {
+	pidfd, err := c.reserve(id)
 	if err != nil {
 		return err
 	}
 	defer pidfd.Close()
 	p, err := l.create(shim.ExecName, &api.Spec{Process: process}, pidfd)
+	if err == nil {
+		if err = p.release(l.Timeout); err != nil {
+			p.streams.close()
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.starting, id)
 	if err != nil {
 		return err
 	}
-	if err := p.release(l.Timeout); err != nil {
-		p.streams.close()
-		return err
+	if c.state == gone {
+		p.abandon()
+		return fault.New(codes.NotFound, "container %s was removed", c.id)
 	}
 	if before := c.execs[id]; before != nil {
 		before.streams.close()
 	}
 	c.execs[id] = p
 	return nil
+}
+
+// reserve takes an id for one more process, and returns the first one's pidfd.
+func (c *container) reserve(id string) (*os.File, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != started || c.init.ended() {
+		return nil, fault.New(codes.FailedPrecondition, "container %s does not run", c.id)
+	}
+	if other := c.execs[id]; id == c.initID || c.starting[id] || other != nil && !other.ended() {
+		return nil, fault.New(codes.AlreadyExists, "container %s has a process %s", c.id, id)
+	}
+	pidfd, err := c.init.pidfd()
+	if err == nil {
+		c.starting[id] = true
+	}
+	return pidfd, err
 }
 
 // find returns a process by its id; the first one has none, or the one that it was created with.
@@ -157,6 +193,7 @@ func (c *container) kill(ctx context.Context) error {
 func (m *Manager) clear(c *container) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.state = gone
 	if c.init != nil {
 		c.init.pipes.Close()
 		c.init.streams.close()

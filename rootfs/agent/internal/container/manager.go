@@ -44,6 +44,7 @@ func (m *Manager) Create(ctx context.Context, r *api.CreateContainerRequest) err
 	}
 	c := &container{
 		id: r.ContainerId, initID: r.ExecId, bundle: filepath.Join(m.Base, r.ContainerId), execs: map[string]*process{},
+		starting: map[string]bool{},
 	}
 	err := m.build(ctx, c, r)
 	m.mu.Lock()

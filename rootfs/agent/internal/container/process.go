@@ -39,18 +39,19 @@ func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File) (*process
 		files = append(files, pidfd)
 	}
 	p := &process{pipes: pipes, streams: streams}
+	deadline := time.Now().Add(l.Timeout)
 	if err == nil {
 		p.child, err = l.Reaper.Start(func() (int, error) {
 			if pidfd == nil {
 				return shim.Fork(name, files, shim.NewSpaces)
 			}
-			return shim.ForkInto(name, files, int(pidfd.Fd()))
+			return shim.Enter(name, files, l.Timeout, l.helper)
 		})
 	}
 	shim.CloseAll(standard)
 	shim.CloseAll(theirs)
 	if err == nil {
-		err = pipes.Send(spec, l.Timeout)
+		err = pipes.Send(spec, time.Until(deadline))
 	}
 	if err != nil {
 		p.abandon()
@@ -59,6 +60,8 @@ func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File) (*process
 	go p.watch()
 	return p, nil
 }
+
+func (l *Launcher) helper(fork func() (int, error)) (shim.Helper, error) { return l.Reaper.Start(fork) }
 
 func (p *process) watch() {
 	<-p.child.Done()

@@ -14,9 +14,12 @@ import (
 
 // Reaper knows the processes that were started through it.
 type Reaper struct {
+	orphans bool
+
 	mu       sync.Mutex
 	children map[int]*Child
-	orphans  bool
+	starting int                     // starts of which the process is not known yet
+	early    map[int]unix.WaitStatus // of unknown processes that have ended since the first of those starts
 }
 
 // Child is a process that was started; its status stays here after the process has gone.
@@ -29,7 +32,7 @@ type Child struct {
 
 // New returns a reaper at work. With orphans, which is for PID 1 alone, it collects processes of others too.
 func New(orphans bool) *Reaper {
-	r := &Reaper{children: map[int]*Child{}, orphans: orphans}
+	r := &Reaper{orphans: orphans, children: map[int]*Child{}, early: map[int]unix.WaitStatus{}}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGCHLD)
 	go func() {
@@ -40,18 +43,50 @@ func New(orphans bool) *Reaper {
 	return r
 }
 
-// Start runs a function that forks and returns the new process's id. No status is collected meanwhile, so not even
-// that of a process which ends at once is lost.
+// Start runs a function that forks and returns the new process's id. Others start and end processes meanwhile: a fork may
+// take any time. The status of a process that ends before its id is known is not lost. A process whose id comes with an
+// error is ended.
 func (r *Reaper) Start(fork func() (int, error)) (*Child, error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.starting++
+	r.mu.Unlock()
 	pid, err := fork()
-	if err != nil {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.began()
+	if err != nil && pid == 0 {
 		return nil, err
 	}
 	child := &Child{Pid: pid, reaper: r, done: make(chan struct{})}
-	r.children[pid] = child
+	if status, ended := r.early[pid]; ended && !isChild(pid) { // else the number was another's before
+		child.end(status)
+	} else {
+		r.children[pid] = child
+		if err != nil {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		r.wait(pid) // its signal may have come when it was not known yet
+	}
+	if err != nil {
+		return nil, err
+	}
 	return child, nil
+}
+
+func (r *Reaper) began() {
+	if r.starting--; r.starting == 0 {
+		clear(r.early)
+	}
+}
+
+// isChild tells whether there is a child with this number, though it may have ended.
+func isChild(pid int) bool {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
+		if err != unix.EINTR {
+			return err == nil
+		}
+	}
 }
 
 func (r *Reaper) collect() {
@@ -79,10 +114,16 @@ func (r *Reaper) wait(which int) bool {
 	}
 	if child := r.children[pid]; child != nil {
 		delete(r.children, pid)
-		child.status = status
-		close(child.done)
+		child.end(status)
+	} else if r.starting > 0 {
+		r.early[pid] = status
 	}
 	return true
+}
+
+func (c *Child) end(status unix.WaitStatus) {
+	c.status = status
+	close(c.done)
 }
 
 // Done is closed when the process has ended.

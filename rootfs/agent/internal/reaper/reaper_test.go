@@ -49,3 +49,56 @@ func TestASignalHasACodeAndIsSentOnce(t *testing.T) {
 		t.Errorf("signal to a process that has ended: %v", err)
 	}
 }
+
+func TestAStartThatTakesLongHoldsNobodyUp(t *testing.T) {
+	r := New(false)
+	begun, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		r.Start(func() (int, error) {
+			close(begun)
+			<-done
+			return 0, unix.EAGAIN
+		})
+	}()
+	<-begun
+	child := start(t, r, "exit 6")
+	select {
+	case <-child.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("a start waited for another one")
+	}
+	if child.ExitCode() != 6 {
+		t.Errorf("exit code %d", child.ExitCode())
+	}
+}
+
+func TestTheStatusOfWhatEndsBeforeItIsKnown(t *testing.T) {
+	r := New(false)
+	for range 20 {
+		child, err := r.Start(func() (int, error) {
+			pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", "exit 7"}, &syscall.ProcAttr{})
+			time.Sleep(20 * time.Millisecond) // it has ended, and its signal has come
+			return pid, err
+		})
+		if err != nil || child.ExitCode() != 7 {
+			t.Fatalf("%v, exit code %d", err, child.ExitCode())
+		}
+	}
+}
+
+func TestAStartThatFailsEndsWhatItStarted(t *testing.T) {
+	var pid int
+	_, err := New(false).Start(func() (int, error) {
+		pid, _ = syscall.ForkExec("/bin/sleep", []string{"sleep", "100"}, &syscall.ProcAttr{})
+		return pid, unix.ETIMEDOUT
+	})
+	if err != unix.ETIMEDOUT {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); isChild(pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it goes on")
+		}
+	}
+}

@@ -29,6 +29,7 @@ import (
 type agent struct {
 	*testing.T
 	base      string
+	launcher  *container.Launcher
 	client    *ttrpc.Client
 	destroyed chan struct{}
 }
@@ -46,6 +47,7 @@ func startAgent(t *testing.T) *agent {
 		Devices: &device.Finder{Sys: "/sys", Dev: "/dev", Watch: watch, Timeout: 50 * time.Millisecond},
 	}
 	launcher := &container.Launcher{Reaper: children(), Timeout: 10 * time.Second}
+	a.launcher = launcher
 	containers := &container.Manager{Base: a.base, Storage: storages, Launcher: launcher}
 	box := &sandbox.Sandbox{Base: a.base, Storage: storages, Containers: containers}
 	containers.Hostname = box.Hostname

@@ -2,15 +2,20 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/shim"
 )
 
 func startSandbox(t *testing.T) *agent {
@@ -290,5 +295,54 @@ func TestManyContainersLeaveNothing(t *testing.T) {
 	after, _ := os.ReadDir("/proc/self/fd")
 	if len(after) > len(before) {
 		t.Errorf("%d descriptors have become %d", len(before), len(after))
+	}
+}
+
+// A container that stops all that it sees stops what enters it as well, wherever that is. It has no other container wait,
+// and no call without a limit.
+func TestAContainerThatStopsWhateverEntersItHoldsNobodyUp(t *testing.T) {
+	a := startSandbox(t)
+	a.launcher.Timeout = time.Second
+	a.run(a.create("bad", "stop-others", "60"))
+	a.run(a.create("good", "sleep", "100"))
+	var all sync.WaitGroup
+	var late, failed atomic.Int32
+	for i := range 40 {
+		all.Go(func() {
+			begun := time.Now()
+			process := &api.Process{Args: []string{"/probe", "exit", "0"}}
+			request := &api.ExecProcessRequest{ContainerId: "bad", ExecId: fmt.Sprint("e", i), Process: process}
+			if a.call(AgentService, "ExecProcess", request, &emptypb.Empty{}) != nil {
+				failed.Add(1)
+			}
+			if time.Since(begun) > 4*time.Second {
+				late.Add(1)
+			}
+		})
+	}
+	for i := range 10 {
+		begun, id := time.Now(), fmt.Sprint("g", i)
+		process := &api.Process{Args: []string{"/probe", "exit", "7"}}
+		a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "good", ExecId: id, Process: process})
+		a.expect(a.exitCode("good", id), int32(7), "exit code")
+		a.run(a.create(id, "exit", "5"))
+		a.expect(a.exitCode(id, ""), int32(5), "exit code")
+		a.do("RemoveContainer", &api.RemoveContainerRequest{ContainerId: id})
+		if took := time.Since(begun); took > 3*time.Second {
+			t.Errorf("other containers waited for %v", took)
+		}
+	}
+	all.Wait()
+	a.expect(late.Load(), int32(0), "number of calls over their limit")
+	if failed.Load() == 0 {
+		t.Error("nothing was stopped: this test shows nothing")
+	}
+	a.do("RemoveContainer", &api.RemoveContainerRequest{ContainerId: "bad", Timeout: 5})
+	entries, _ := os.ReadDir("/proc")
+	for _, entry := range entries {
+		text, _ := os.ReadFile("/proc/" + entry.Name() + "/cmdline")
+		if strings.HasPrefix(string(text), shim.EnterName) || strings.HasPrefix(string(text), shim.ExecName) {
+			t.Errorf("%s is still there: %q", entry.Name(), text)
+		}
 	}
 }

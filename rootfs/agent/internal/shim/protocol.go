@@ -22,24 +22,29 @@ import (
 	"guestforge.dev/agent/internal/pipe"
 )
 
-// The names (argv[0]) that make a shim of the agent: for a container's first process, and for one more in it.
+// The names (argv[0]) that make a shim of the agent: for a container's first process, for one more in it, and for the
+// helper that forks that one.
 const (
-	InitName = "guestforge-container"
-	ExecName = "guestforge-exec"
+	InitName  = "guestforge-container"
+	ExecName  = "guestforge-exec"
+	EnterName = "guestforge-enter"
 )
 
-// What a shim finds open besides its standard streams. A container's first process gets no PidFD.
+// What a shim finds open besides its standard streams. A container's first process gets no PidFD; a helper passes on what
+// it gets, but for its own pipe.
 const (
 	specFD    = 3 // the spec, serialised, to its end of file
 	statusFD  = 4 // READY, or the text of an error; its end of file after READY is the execve
 	releaseFD = 5 // one byte lets the process go on
 	pidFD     = 6 // the container's first process
+	reportFD  = 7 // of a helper: the id of what it has forked, or the text of an error
 	firstFree = 7
 )
 
 const (
 	ready    = 'R'
 	maxError = 4096
+	entry    = "pid " // what a helper says before the id
 )
 
 // ErrNeverReady is that a shim ended, or was silent for too long, before it was ready.

@@ -21,11 +21,20 @@ func init() {
 
 // Wanted tells whether this process was started as a shim.
 func Wanted() bool {
-	return len(os.Args) > 0 && (os.Args[0] == InitName || os.Args[0] == ExecName)
+	return len(os.Args) > 0 && (os.Args[0] == InitName || os.Args[0] == ExecName || isHelper())
 }
+
+func isHelper() bool { return os.Args[0] == EnterName && len(os.Args) == 3 }
 
 // Run is the program of a shim; it does not return.
 func Run() {
+	if isHelper() {
+		report := os.NewFile(reportFD, "report")
+		if err := forkInto(report); err != nil {
+			complain(report, err)
+		}
+		os.Exit(0)
+	}
 	status := os.NewFile(statusFD, "status")
 	complain(status, run(status))
 	os.Exit(126) // what shells return for a program that can't be run
@@ -66,7 +75,7 @@ func readSpec() (*api.Spec, error) {
 	return spec, nil
 }
 
-// join enters the container. The pid namespace is the agent's doing: it is entered by a fork.
+// join enters the container. Its pid namespace is entered by a fork, which is a helper's doing.
 func join() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // no mount namespace for a thread that shares its root
 		return fmt.Errorf("leave the shared file system state: %w", err)

@@ -2,11 +2,17 @@ package shim
 
 import (
 	"fmt"
+	"io"
 	"os"
-	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/pipe"
 )
 
 // The program of this process. As a file of the guest it is not there for a container that has its own mounts, but a
@@ -18,6 +24,10 @@ const NewSpaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | uni
 
 // Fork starts a shim under a name. Its standard streams come first in files, its pipes after them.
 func Fork(name string, files []*os.File, cloneflags uintptr) (int, error) {
+	return fork([]string{name}, files, cloneflags)
+}
+
+func fork(args []string, files []*os.File, cloneflags uintptr) (int, error) {
 	attr := &syscall.ProcAttr{
 		Dir: "/",
 		// a shim needs one thread, and no more memory than that
@@ -27,27 +37,105 @@ func Fork(name string, files []*os.File, cloneflags uintptr) (int, error) {
 	for _, file := range files {
 		attr.Files = append(attr.Files, file.Fd())
 	}
-	pid, err := syscall.ForkExec(self, []string{name}, attr)
+	pid, err := syscall.ForkExec(self, args, attr)
 	if err != nil {
 		return 0, fmt.Errorf("start a process: %w", err)
 	}
 	return pid, nil
 }
 
-// ForkInto does the same, and the new process is in the pid namespace of another one.
-func ForkInto(name string, files []*os.File, pidfd int) (pid int, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err = unix.Setns(pidfd, unix.CLONE_NEWPID); err != nil { // for this thread's children alone
-			err = fmt.Errorf("enter the container's pid namespace: %w", err)
-			runtime.UnlockOSThread()
-			return
-		}
-		pid, err = Fork(name, files, 0)
-		// the goroutine ends locked, and with it the thread, which nothing else may run on
-	}()
-	<-done
+// Enter has a shim started under a name in the pid namespace of a process, by a program that stays in ours: what is in
+// that namespace may stop the newcomer before it is a shim, and whoever forked it then waits for ever. start starts a
+// process of ours by a function that forks; the newcomer becomes our child as well, and Enter returns its id.
+//
+// Where that takes longer than the limit, the helper is ended, and the newcomer's id comes with the error.
+func Enter(name string, files []*os.File, limit time.Duration, start func(func() (int, error)) (Helper, error)) (int, error) {
+	report, theirs, err := newPipe(unix.O_NONBLOCK)
+	if err != nil {
+		return 0, err
+	}
+	defer report.Close()
+	tag := strconv.FormatUint(entered.Add(1), 10)
+	helper, err := start(func() (int, error) {
+		return fork([]string{EnterName, name, tag}, append(files, theirs), 0)
+	})
+	theirs.Close()
+	if err != nil {
+		return 0, err
+	}
+	pid, err := reported(report, limit)
+	if err != nil {
+		helper.Signal(unix.SIGKILL)
+		<-helper.Done()
+		pid = newcomer(tag)
+	}
 	return pid, err
+}
+
+// Helper is the program that forks a newcomer.
+type Helper interface {
+	Signal(unix.Signal) error
+	Done() <-chan struct{}
+}
+
+// entered counts calls of Enter, so that each newcomer can be told from all others.
+var entered atomic.Uint64
+
+func reported(report *os.File, limit time.Duration) (int, error) {
+	report.SetReadDeadline(time.Now().Add(limit))
+	text, err := io.ReadAll(io.LimitReader(pipe.Patient{File: report}, maxError))
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrNeverReady, err)
+	}
+	if number, found := strings.CutPrefix(string(text), entry); found {
+		return strconv.Atoi(number)
+	}
+	if len(text) == 0 {
+		return 0, ErrNeverReady
+	}
+	return 0, parseComplaint(string(text))
+}
+
+// forkInto is the helper's part: it forks the shim into the pid namespace, as a child of its own parent's.
+func forkInto(report *os.File) error {
+	for fd := specFD; fd <= reportFD; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	if err := unix.Setns(pidFD, unix.CLONE_NEWPID); err != nil { // for this thread's children alone
+		return fmt.Errorf("enter the container's pid namespace: %w", err)
+	}
+	attr := &syscall.ProcAttr{
+		Dir: "/", Env: os.Environ(), Files: []uintptr{0, 1, 2, specFD, statusFD, releaseFD, pidFD},
+		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT},
+	}
+	pid, err := syscall.ForkExec(self, os.Args[1:2], attr)
+	if err != nil {
+		return fmt.Errorf("start a process: %w", err)
+	}
+	_, err = fmt.Fprint(report, entry, pid)
+	return err
+}
+
+// newcomer returns the id of a process that was forked by a helper and has not become a shim, or 0: it still has the
+// helper's memory, and so its arguments.
+func newcomer(tag string) int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	for _, each := range entries {
+		if pid, err := strconv.Atoi(each.Name()); err == nil && isNewcomer(pid, tag) {
+			return pid
+		}
+	}
+	return 0
+}
+
+func isNewcomer(pid int, tag string) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return false
+	}
+	words := strings.Split(string(text), "\x00")
+	return len(words) > 2 && words[0] == EnterName && words[2] == tag
 }
