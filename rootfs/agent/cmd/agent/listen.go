@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"math"
 	"net"
 	"os"
@@ -33,5 +34,23 @@ func listenOn(cid, port uint32) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on vsock port %d (has the kernel CONFIG_VIRTIO_VSOCKETS?): %w", port, err)
 	}
-	return listener, nil
+	return hostOnly{listener}, nil
+}
+
+// hostOnly takes connections of the host alone. Where the kernel has VSOCKETS_LOOPBACK, or passes packets of other guests
+// on, anybody who can open a socket could use the agent otherwise: every container, for one.
+type hostOnly struct{ net.Listener }
+
+func (l hostOnly) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if from, ok := conn.RemoteAddr().(*vsock.Addr); ok && from.ContextID == vsock.Host {
+			return conn, nil
+		}
+		slog.Warn("connection refused: it is not the host's", "from", conn.RemoteAddr())
+		conn.Close()
+	}
 }

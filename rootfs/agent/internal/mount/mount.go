@@ -76,7 +76,7 @@ func Clone(source *os.File, options Options) (*os.File, error) {
 	}
 	cloned := os.NewFile(uintptr(fd), source.Name())
 	attr := unix.MountAttr{Attr_set: options.Set, Attr_clr: options.clear}
-	if err := setattr(cloned, attr, false); err != nil {
+	if err := setattr(cloned, attr, options.SetBelow); err != nil {
 		return nil, errors.Join(err, cloned.Close())
 	}
 	return cloned, nil
@@ -91,15 +91,9 @@ func Place(mounted, target *os.File, options Options) error {
 	return setattr(mounted, unix.MountAttr{Propagation: options.Propagation}, options.deep)
 }
 
-// On mounts on an open file or directory; the source of a bind mount is opened by its path.
+// On mounts a file system on an open directory.
 func On(target *os.File, fstype, source string, options Options) error {
-	var mounted *os.File
-	var err error
-	if options.Bind {
-		mounted, err = clonePath(source, options)
-	} else {
-		mounted, err = New(fstype, source, options)
-	}
+	mounted, err := New(fstype, source, options)
 	if err != nil {
 		return err
 	}
@@ -107,14 +101,15 @@ func On(target *os.File, fstype, source string, options Options) error {
 	return Place(mounted, target, options)
 }
 
-func clonePath(source string, options Options) (*os.File, error) {
-	fd, err := unix.Open(source, unix.O_PATH|unix.O_CLOEXEC, 0)
+// Bind binds an open file or directory on another one. The source is open, and no path: whoever can write on a path's way
+// could have it lead elsewhere by now.
+func Bind(source, target *os.File, options Options) error {
+	cloned, err := Clone(source, options)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: source, Err: err}
+		return err
 	}
-	file := os.NewFile(uintptr(fd), source)
-	defer file.Close()
-	return Clone(file, options)
+	defer cloned.Close()
+	return Place(cloned, target, options)
 }
 
 // ReadOnly makes the mount at a path read-only: that mount, not its file system.

@@ -14,6 +14,7 @@ import (
 type Options struct {
 	Bind, Recursive bool
 	Set             uint64   // MOUNT_ATTR_*: attributes of the mount
+	SetBelow        bool     // they are for all mounts below a recursive bind mount too
 	clear           uint64   // the same, to be taken away
 	Superblock      []string // flags of the file system: ro, sync, ...
 	Data            []string // the file system's own options

@@ -39,6 +39,16 @@ func Open(directory string, resolve uint64) (*Root, error) {
 	return &Root{os.NewFile(uintptr(fd), directory), resolve}, nil
 }
 
+// Path opens an absolute path of the guest with O_PATH. A symbolic link anywhere on it is an error.
+func Path(name string) (*os.File, error) {
+	root, err := Open("/", Strict)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return root.Open(name, unix.O_PATH, 0)
+}
+
 // Close lets go of the directory.
 func (r *Root) Close() error { return r.dir.Close() }
 

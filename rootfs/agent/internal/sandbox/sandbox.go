@@ -19,6 +19,7 @@ import (
 	"guestforge.dev/agent/internal/container"
 	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/mount"
+	"guestforge.dev/agent/internal/safepath"
 	"guestforge.dev/agent/internal/storage"
 )
 
@@ -130,7 +131,12 @@ func (s *Sandbox) setResolver(lines []string) error {
 	}
 	target := os.NewFile(uintptr(fd), s.ResolvConf)
 	defer target.Close()
-	if err := mount.On(target, "", path, mount.Options{Bind: true}); err != nil {
+	source, err := safepath.Path(path)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	if err := mount.Bind(source, target, mount.Options{}); err != nil {
 		return err
 	}
 	s.resolver = true

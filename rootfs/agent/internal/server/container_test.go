@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -344,5 +345,105 @@ func TestAContainerThatStopsWhateverEntersItHoldsNobodyUp(t *testing.T) {
 		if strings.HasPrefix(string(text), shim.EnterName) || strings.HasPrefix(string(text), shim.ExecName) {
 			t.Errorf("%s is still there: %q", entry.Name(), text)
 		}
+	}
+}
+
+// What a container writes into a volume may be a link by the time that another one has it mounted.
+func TestALinkOnTheWayToASourceIsRefused(t *testing.T) {
+	a := startSandbox(t)
+	outside := t.TempDir()
+	a.must(os.WriteFile(filepath.Join(outside, "secret"), []byte("the guest's"), 0o600))
+	volume := filepath.Join(a.base, "shared", "containers", "volume")
+	a.must(os.MkdirAll(volume, 0o755))
+	a.must(os.Symlink(outside, filepath.Join(volume, "directory")))
+	a.must(os.Symlink(filepath.Join(outside, "secret"), filepath.Join(volume, "file")))
+	for i, source := range []string{"directory", "directory/secret", "file", "directory/none"} {
+		request := a.create(fmt.Sprint("link", i), "exit", "0")
+		request.OCI.Mounts = append(request.OCI.Mounts, &api.Mount{
+			Destination: "/data", Type: "bind", Source: filepath.Join(volume, source), Options: []string{"bind"},
+		})
+		a.refused(codes.Internal, "too many levels", "CreateContainer", request)
+	}
+}
+
+// The same while the link comes and goes: what was looked at is what is mounted.
+func TestALinkThatComesAndGoesIsNeverFollowed(t *testing.T) {
+	a := startSandbox(t)
+	outside := t.TempDir()
+	a.must(os.WriteFile(filepath.Join(outside, "secret"), []byte("the guest's"), 0o600))
+	volume := filepath.Join(a.base, "shared", "containers", "volume")
+	directory, link := filepath.Join(volume, "sub"), filepath.Join(volume, "link")
+	a.must(os.MkdirAll(directory, 0o755))
+	a.must(os.Symlink(outside, link))
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				unix.Renameat2(unix.AT_FDCWD, directory, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	ran := 0
+	for i := range 40 {
+		id := fmt.Sprint("swap", i)
+		request := a.create(id, "read", "/data/secret")
+		request.OCI.Mounts = append(request.OCI.Mounts, &api.Mount{
+			Destination: "/data", Type: "bind", Source: directory, Options: []string{"bind"},
+		})
+		if a.call(AgentService, "CreateContainer", request, &emptypb.Empty{}) != nil {
+			continue
+		}
+		ran++
+		a.do("StartContainer", &api.StartContainerRequest{ContainerId: id})
+		if text := a.output("ReadStdout", id, ""); strings.Contains(text, `"ok":true`) {
+			t.Fatalf("the container has read the guest's file: %s", text)
+		}
+		a.do("RemoveContainer", &api.RemoveContainerRequest{ContainerId: id})
+	}
+	close(stop)
+	<-stopped
+	if ran == 0 {
+		t.Error("no container was made: this test shows nothing")
+	}
+}
+
+func TestMasksDoNotDependOnTheImage(t *testing.T) {
+	a := startSandbox(t)
+	for name, change := range map[string]func(*api.CreateContainerRequest, string){
+		"without /dev": func(_ *api.CreateContainerRequest, root string) { a.must(os.Remove(filepath.Join(root, "dev"))) },
+		"a null of its own": func(r *api.CreateContainerRequest, root string) {
+			volume := filepath.Join(a.base, "shared", "containers", "dev")
+			a.must(os.MkdirAll(volume, 0o755))
+			a.must(os.Symlink("/proc/sys/kernel/domainname", filepath.Join(volume, "null")))
+			r.OCI.Mounts = append(r.OCI.Mounts, &api.Mount{
+				Destination: "/dev", Type: "bind", Source: volume, Options: []string{"bind"},
+			})
+		},
+	} {
+		id := strings.NewReplacer(" ", "-", "/", "").Replace(name)
+		request := a.create(id, "read", "/data/masked")
+		a.must(os.WriteFile(filepath.Join(request.OCI.Root.Path, "data", "masked"), []byte("not to be seen"), 0o644))
+		change(request, request.OCI.Root.Path)
+		request.OCI.Linux = &api.Linux{MaskedPaths: []string{"/data/masked", "/nowhere", "/data/masked/below"}}
+		a.run(request)
+		if text := a.output("ReadStdout", id, ""); strings.Contains(text, "not to be seen") || !strings.Contains(text, `"size":0`) {
+			t.Errorf("%s: %s%s", name, text, a.output("ReadStderr", id, ""))
+		}
+	}
+}
+
+func TestAPathIsReadOnlyWithAllThatIsMountedBelow(t *testing.T) {
+	a := startSandbox(t)
+	request := a.create("below", "write", "/data/sub/file", "3", "seed")
+	a.must(os.Mkdir(filepath.Join(request.OCI.Root.Path, "data", "sub"), 0o755))
+	request.OCI.Mounts = append(request.OCI.Mounts, &api.Mount{Destination: "/data/sub", Type: "tmpfs", Source: "tmpfs"})
+	request.OCI.Linux = &api.Linux{ReadonlyPaths: []string{"/data"}}
+	a.run(request)
+	if text := a.output("ReadStdout", "below", ""); !strings.Contains(text, "read-only file system") {
+		t.Errorf("a mount below is not read-only: %s", text)
 	}
 }

@@ -26,6 +26,10 @@ func build(spec *api.Spec) error {
 	if err := furnish(root, spec); err != nil {
 		return err
 	}
+	masks, err := openMasks(spec.Linux.GetMaskedPaths())
+	if err != nil {
+		return err
+	}
 	if err := enter(spec.Root.Path); err != nil {
 		return err
 	}
@@ -34,7 +38,7 @@ func build(spec *api.Spec) error {
 			return fmt.Errorf("set the host name: %w", err)
 		}
 	}
-	if err := protect(spec.Linux.GetMaskedPaths(), spec.Linux.GetReadonlyPaths()); err != nil {
+	if err := protect(masks, spec.Linux.GetReadonlyPaths()); err != nil {
 		return err
 	}
 	if spec.Root.Readonly {
@@ -90,30 +94,51 @@ func mountOne(root *safepath.Root, m *api.Mount) error {
 	if err != nil {
 		return err
 	}
-	options.Bind = options.Bind || m.Type == "bind"
-	target, err := mountPoint(root, m, options.Bind)
-	if err != nil {
-		return err
+	if options.Bind || m.Type == "bind" {
+		err = bindOne(root, m, options)
+	} else {
+		err = mountNew(root, m, options)
 	}
-	defer target.Close()
-	if err := mount.On(target, containerTypes[m.Type], m.Source, options); err != nil {
+	if err != nil {
 		return fmt.Errorf("mount on %s in the container: %w", m.Destination, err)
 	}
 	return nil
 }
 
-// mountPoint opens what to mount on, having made it where it is not there: a file for a file, else a directory.
-func mountPoint(root *safepath.Root, m *api.Mount, bind bool) (*os.File, error) {
-	if bind {
-		info, err := os.Lstat(m.Source)
-		if err != nil {
-			return nil, err
-		}
-		if !info.IsDir() {
-			return fileIn(root, m.Destination)
-		}
+func mountNew(root *safepath.Root, m *api.Mount, options mount.Options) error {
+	target, err := root.Mkdir(m.Destination, 0o755)
+	if err != nil {
+		return err
 	}
-	return root.Mkdir(m.Destination, 0o755)
+	defer target.Close()
+	return mount.On(target, containerTypes[m.Type], m.Source, options)
+}
+
+// bindOne binds a path of the guest's, which others write to: what it leads to is opened once, through no link.
+func bindOne(root *safepath.Root, m *api.Mount, options mount.Options) error {
+	source, err := safepath.Path(m.Source)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := mountPoint(root, m.Destination, source)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	return mount.Bind(source, target, options)
+}
+
+// mountPoint opens what to bind on, having made it where it is not there: a file for a file, else a directory.
+func mountPoint(root *safepath.Root, path string, source *os.File) (*os.File, error) {
+	info, err := source.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		return root.Mkdir(path, 0o755)
+	}
+	return fileIn(root, path)
 }
 
 func fileIn(root *safepath.Root, path string) (*os.File, error) {
@@ -147,47 +172,4 @@ func enter(path string) error {
 		return fmt.Errorf("let go of the old root: %w", err)
 	}
 	return unix.Chdir("/")
-}
-
-// protect hides paths from the container, or makes them read-only. Those that are not there need neither.
-func protect(masked, readonly []string) error {
-	for _, path := range masked {
-		if err := mask(path); err != nil && !os.IsNotExist(err) {
-			return fmt.Errorf("mask %s: %w", path, err)
-		}
-	}
-	for _, path := range readonly {
-		if err := remountReadOnly(path); err != nil && !os.IsNotExist(err) {
-			return fmt.Errorf("make %s read-only: %w", path, err)
-		}
-	}
-	return nil
-}
-
-func mask(path string) error {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	target := os.NewFile(uintptr(fd), path)
-	defer target.Close()
-	info, err := target.Stat()
-	if err != nil {
-		return err
-	}
-	if info.IsDir() {
-		return mount.On(target, "tmpfs", "tmpfs", mount.Options{Set: unix.MOUNT_ATTR_RDONLY, Superblock: []string{"ro"}})
-	}
-	return mount.On(target, "", "/dev/null", mount.Options{Bind: true})
-}
-
-func remountReadOnly(path string) error {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	target := os.NewFile(uintptr(fd), path)
-	defer target.Close()
-	options := mount.Options{Bind: true, Recursive: true, Set: unix.MOUNT_ATTR_RDONLY}
-	return mount.On(target, "", path, options)
 }

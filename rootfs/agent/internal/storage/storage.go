@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -117,6 +116,13 @@ func (m *Manager) attach(ctx context.Context, s *api.Storage, relative string) (
 	if err != nil {
 		return "", err
 	}
+	if fstype == "overlay" {
+		opened, err := m.openLayers(options.Data)
+		defer closeAll(opened)
+		if err != nil {
+			return "", err
+		}
+	}
 	if options.Bind {
 		return "", fault.Invalid("a bind mount is no storage of driver %s", s.Driver)
 	}
@@ -152,25 +158,4 @@ func (m *Manager) Unmount(set Set) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// checkLayer refuses a layer of an overlay outside the base; an escaped character would make two paths of one.
-func (m *Manager) checkLayer(layer string) error {
-	if strings.ContainsAny(layer, "\\") {
-		return fault.Invalid("an overlay's layer with a backslash: %q", layer)
-	}
-	relative, err := safepath.Below(m.Base, layer)
-	if err != nil {
-		return fmt.Errorf("layer of an overlay: %w", err)
-	}
-	root, err := safepath.Open(m.Base, safepath.Strict)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	directory, err := root.Mkdir(relative, 0o755) // upper and work directories are the agent's to make
-	if err != nil {
-		return fmt.Errorf("layer of an overlay: %w", err)
-	}
-	return directory.Close()
 }

@@ -43,6 +43,9 @@ func TestStoragesThatAreRefused(t *testing.T) {
 		{Driver: "ephemeral", Fstype: "tmpfs", Options: []string{"remount"}},
 		{Driver: "overlayfs", Fstype: "overlay", Options: []string{"lowerdir=/etc"}},
 		{Driver: "overlayfs", Fstype: "overlay", Options: []string{"upperdir=a"}},
+		{Driver: "overlayfs", Fstype: "overlay", Options: []string{"lowerdir+=/etc"}},
+		{Driver: "overlayfs", Fstype: "overlay", Options: []string{"datadir+=/etc"}},
+		{Driver: "overlayfs", Fstype: "overlay", Options: []string{"index=off,whatever"}},
 		{Driver: "local", Options: []string{"mode=99"}},
 		{Driver: "local", Options: []string{"uid=1"}},
 	} {
