@@ -159,7 +159,7 @@ def interrupted(function):
         result = function(*args, **named)
         calls.append(args)
         if len(calls) == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this thread, be there others
         return result
 
     return call

@@ -213,7 +213,7 @@ def test_an_interruption_while_an_atomic_file_is_opened_leaves_nothing(tmp_path,
 
     def interrupted(**named):
         made = make(**named)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # to this thread, be there others
         return made
 
     monkeypatch.setattr(tempfile, "mkstemp", interrupted)
