@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import tempfile
 from dataclasses import replace
 from functools import cache
@@ -11,6 +12,7 @@ import pytest
 from rig import Rig, Scene
 
 from guestforge.arch import PROVEN, X86_64, lookup, lookup_list
+from guestforge.cache import user_cache
 from guestforge.check import fixtures, live
 from guestforge.check.guest import Machine
 from guestforge.check.options import CheckOptions
@@ -18,7 +20,9 @@ from guestforge.check.storages import fill_shares, prepare_with
 from guestforge.check.table import boot_line
 from guestforge.conform.run import PLACE, PROGRAM
 from guestforge.pipeline import Pipeline
+from guestforge.rootfs.agent import go_environment
 from guestforge.rootfs.tree import Directory, File, Tree
+from guestforge.run import run
 from guestforge.targets import Options
 
 HERE = Path(__file__).parent
@@ -104,6 +108,20 @@ def started(pipeline, built, tmp_path):
             yield running, {storage.check: storage for storage in storages}
 
     return start
+
+
+@pytest.fixture
+def go_program(tmp_path):
+    """Return a static program of an architecture, made of the text of a Go file."""
+
+    def make(arch, text):
+        source, program = tmp_path / "main.go", tmp_path / f"program-{arch.name}"
+        source.write_text(text)
+        argv = [str(Path(sys.executable).with_name("go")), "build", "-o", str(program), str(source)]
+        run(argv, env=go_environment(user_cache().path, arch))
+        return program
+
+    return make
 
 
 @pytest.fixture

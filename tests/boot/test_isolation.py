@@ -1,9 +1,11 @@
 """Containers that do harm in a real guest, where the agent is PID 1, and what others notice of it."""
 
+import contextlib
 import time
 
 import pytest
 
+from guestforge.agent.container import run_container
 from guestforge.agent.errors import AgentError
 from guestforge.agent.spec import container_spec, process
 from guestforge.arch import X86_64
@@ -43,3 +45,90 @@ def test_a_container_that_stops_whatever_enters_it_holds_nobody_up(started, pipe
         for name in ("bad", "good"):
             agent.remove_container(name, 10)
         guest.power_off(30)
+
+
+BOMB = """package main
+
+import "syscall"
+
+func main() {
+	for {
+		syscall.RawSyscall(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0)
+	}
+}
+"""
+
+
+def test_a_container_that_takes_all_processes_leaves_the_agent_its_own(started, pipeline, go_program):
+    """Go's runtime ends a program that gets no thread, and with PID 1 the kernel ends."""
+    one = pipeline(X86_64.name)
+    more = [
+        File("/probe", one.entry(one.steps.probe).file(PROBE), 0o755),
+        File("/bomb", go_program(X86_64, BOMB), 0o755),
+    ]
+    with started(X86_64, "builtin", more=more) as (guest, storages):
+        disk, agent = storages["virtio-blk"], guest._agent
+        guest.run_program(disk, ["/probe", "exit", "0"], 30, 4096)
+        agent.create_container("good", container_spec("good", disk.mount_point, process(["/probe", "sleep", "120"])))
+        agent.start_container("good")
+        bomb = process(["/bomb"], capabilities=())
+        agent.create_container("bad", container_spec("bad", disk.mount_point, bomb))
+        agent.start_container("bad")
+        time.sleep(3)
+        for number in range(5):
+            with contextlib.suppress(AgentError):  # it may take its time: the bomb has the processor as well
+                agent.exec_process("good", f"e{number}", process(["/probe", "exit", "7"]), timeout=2)
+        agent.remove_container("bad", 60)
+        agent.exec_process("good", "after", process(["/probe", "exit", "7"]), timeout=30)
+        assert agent.wait_process("good", "after", timeout=30) == 7
+        agent.remove_container("good", 30)
+        assert run_container(agent, "after", disk.mount_point, ["/probe", "exit", "3"]).status == 3
+        guest.power_off(30)
+
+
+DEVICES = """package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+)
+
+func main() {
+	for name, device := range map[string][3]int{
+		"root disk": {syscall.S_IFBLK, 254, 0}, "kmsg": {syscall.S_IFCHR, 1, 11}, "console": {syscall.S_IFCHR, 5, 1},
+		"serial": {syscall.S_IFCHR, 4, 64}, "mem": {syscall.S_IFCHR, 1, 1}, "null": {syscall.S_IFCHR, 1, 3},
+	} {
+		path := "/dev/made"
+		if err := syscall.Mknod(path, uint32(device[0]|0o600), device[1]<<8|device[2]); err != nil {
+			panic(err)
+		}
+		file, err := os.OpenFile(path, os.O_RDWR, 0)
+		fmt.Printf("%s: %v\\n", name, errors.Unwrap(err))
+		file.Close()
+		os.Remove(path)
+	}
+}
+"""
+
+
+def test_a_container_opens_no_device_but_its_own(started, arch_row, go_program):
+    """With the capabilities of every engine it makes what nodes it likes."""
+    more = [File("/devices", go_program(arch_row, DEVICES), 0o755)]
+    with started(arch_row, "builtin", more=more) as (guest, storages):
+        disk, agent = storages["virtio-blk"], guest._agent
+        ran = guest.run_program(disk, ["/devices"], 30, 4096)
+        assert ran.status == 0, ran.stderr
+        told = dict(line.split(": ") for line in ran.stdout.decode().splitlines())
+        denied = dict.fromkeys(("root disk", "kmsg", "console", "serial", "mem"), "operation not permitted")
+        assert told == {**denied, "null": "<nil>"}
+        spec = container_spec("rules", disk.mount_point, process(["/devices"]))
+        spec.Linux.Resources.Devices.add(Allow=False, Access="rwm")
+        spec.Linux.Resources.Devices.add(Allow=True, Type="c", Major=1, Minor=11, Access="rw")
+        agent.create_container("rules", spec)
+        agent.start_container("rules")
+        told = dict(
+            line.split(": ") for line in agent.read_stdout("rules", limit=4096, timeout=30).decode().splitlines()
+        )
+        assert (told["kmsg"], told["mem"]) == ("<nil>", "operation not permitted")

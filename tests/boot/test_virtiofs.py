@@ -3,10 +3,8 @@
 import json
 import os
 import stat
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from rig import Faults
@@ -14,7 +12,6 @@ from rig import Faults
 from guestforge.agent.container import run_container
 from guestforge.agent.storage import Storage
 from guestforge.arch import PROVEN, host
-from guestforge.cache import user_cache
 from guestforge.check import fixtures, live
 from guestforge.check.options import CheckOptions
 from guestforge.check.run import check_artifact
@@ -22,9 +19,7 @@ from guestforge.check.storages import STORAGE_POINT
 from guestforge.conform.run import PLACE, PROGRAM
 from guestforge.errors import UserError
 from guestforge.pipeline import Pipeline
-from guestforge.rootfs.agent import go_environment
 from guestforge.rootfs.tree import Directory, File
-from guestforge.run import run
 from guestforge.targets import Options
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
 
@@ -97,12 +92,9 @@ func main() {
 """
 
 
-def test_an_overlay_may_have_its_upper_layer_on_a_share(started, arch_row, tmp_path):
+def test_an_overlay_may_have_its_upper_layer_on_a_share(started, arch_row, go_program):
     """What it says of a directory that takes another's place is an attribute, `trusted.`, which no server may set."""
-    (tmp_path / "main.go").write_text(LAYERS)
-    program = tmp_path / "layers"
-    argv = [str(Path(sys.executable).with_name("go")), "build", "-o", str(program), str(tmp_path / "main.go")]
-    run(argv, env=go_environment(user_cache().path, arch_row))
+    program = go_program(arch_row, LAYERS)
     lower = [
         *(Directory(f"/lower{path}") for path in fixtures.MOUNT_POINTS),
         File("/lower/layers", program, 0o755),

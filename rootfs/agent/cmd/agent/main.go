@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"guestforge.dev/agent/internal/boot"
+	"guestforge.dev/agent/internal/cgroup"
 	"guestforge.dev/agent/internal/cmdline"
 	"guestforge.dev/agent/internal/console"
 	"guestforge.dev/agent/internal/container"
@@ -120,7 +121,11 @@ func assemble(config cmdline.Config, children *reaper.Reaper, destroyed chan str
 	launcher := &container.Launcher{
 		Reaper: children, Timeout: config.LaunchTimeout, PipeSize: config.ContainerPipeSize,
 	}
-	containers := &container.Manager{Base: base, Storage: storages, Launcher: launcher}
+	cgroups, err := cgroup.Open()
+	if err != nil {
+		slog.Warn("containers are not limited, and may use every device", "error", err)
+	}
+	containers := &container.Manager{Base: base, Storage: storages, Launcher: launcher, Cgroups: cgroups}
 	box := &sandbox.Sandbox{Base: base, ResolvConf: "/etc/resolv.conf", Storage: storages, Containers: containers}
 	containers.Hostname = box.Hostname
 	return &server.Service{

@@ -127,6 +127,8 @@ func Settle(config cmdline.Config) {
 		"loopback":          raiseLoopback(),
 		"core dumps":        coreDumps(config.DevMode),
 		"working directory": unix.Chdir("/"),
+		// with some thousand processes the list takes a slow console minutes
+		"list of processes": os.WriteFile("/proc/sys/vm/oom_dump_tasks", []byte("0"), 0),
 	} {
 		if err != nil {
 			slog.Warn("not set up", "what", what, "error", err)

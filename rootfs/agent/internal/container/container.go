@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/cgroup"
 	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/mount"
 	"guestforge.dev/agent/internal/safepath"
@@ -27,6 +28,7 @@ type container struct {
 	id, initID string // what CreateContainer called the first process, besides ""
 	bundle     string
 	storages   storage.Set
+	cgroup     *cgroup.Cgroup
 
 	mu       sync.Mutex
 	init     *process
@@ -60,7 +62,10 @@ func (m *Manager) build(ctx context.Context, c *container, r *api.CreateContaine
 	if spec.Hostname == "" {
 		spec.Hostname = m.Hostname()
 	}
-	c.init, err = m.Launcher.create(shim.InitName, spec, nil)
+	if c.cgroup, err = m.Cgroups.New(c.id, spec.Linux); err != nil {
+		return err
+	}
+	c.init, err = m.Launcher.create(shim.InitName, spec, nil, c.cgroup)
 	return err
 }
 
@@ -124,7 +129,7 @@ func (c *container) exec(l *Launcher, id string, process *api.Process) error {
 		return err
 	}
 	defer pidfd.Close()
-	p, err := l.create(shim.ExecName, &api.Spec{Process: process}, pidfd)
+	p, err := l.create(shim.ExecName, &api.Spec{Process: process}, pidfd, c.cgroup)
 	if err == nil {
 		if err = p.release(l.Timeout); err != nil {
 			p.streams.close()
@@ -201,7 +206,7 @@ func (m *Manager) clear(c *container) error {
 	for _, p := range c.execs {
 		p.streams.close()
 	}
-	errs := []error{unmountBelow(filepath.Join(c.bundle, "rootfs"), c.storages), m.Storage.Unmount(c.storages)}
+	errs := []error{unmountBelow(filepath.Join(c.bundle, "rootfs"), c.storages), m.Storage.Unmount(c.storages), c.cgroup.Remove()}
 	for _, path := range []string{filepath.Join(c.bundle, "rootfs"), c.bundle} {
 		// never what is in them: if an unmount failed that is a storage's content
 		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/cgroup"
 	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/safepath"
 	"guestforge.dev/agent/internal/storage"
@@ -22,6 +23,7 @@ type Manager struct {
 	Base     string // below which each container has its directory, and all storages are
 	Storage  *storage.Manager
 	Launcher *Launcher
+	Cgroups  *cgroup.Tree  // nil: nothing is limited
 	Hostname func() string // of containers whose spec names none
 
 	mu         sync.Mutex
@@ -36,7 +38,7 @@ func (m *Manager) Create(ctx context.Context, r *api.CreateContainerRequest) err
 	if err := safepath.CheckID(r.ContainerId); err != nil || reserved[r.ContainerId] {
 		return fault.Invalid("container id %q: %v", r.ContainerId, err)
 	}
-	if err := check(r, m.Base); err != nil {
+	if err := check(r, m.Base, m.Cgroups != nil); err != nil {
 		return err
 	}
 	if err := m.reserve(r.ContainerId); err != nil {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/cgroup"
 	"guestforge.dev/agent/internal/reaper"
 	"guestforge.dev/agent/internal/shim"
 )
@@ -27,8 +28,8 @@ type Launcher struct {
 	PipeSize int           // bytes; 0 is the kernel's default
 }
 
-// create starts a process and has it wait for its release. A container's first process has no pidfd to follow.
-func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File) (*process, error) {
+// create starts a process in a cgroup and has it wait for its release. A container's first process has no pidfd to follow.
+func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File, group *cgroup.Cgroup) (*process, error) {
 	pipes, theirs, err := shim.NewPipes()
 	if err != nil {
 		return nil, err
@@ -43,9 +44,9 @@ func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File) (*process
 	if err == nil {
 		p.child, err = l.Reaper.Start(func() (int, error) {
 			if pidfd == nil {
-				return shim.Fork(name, files, shim.NewSpaces)
+				return shim.Fork(name, files, shim.NewSpaces, group.Directory())
 			}
-			return shim.Enter(name, files, l.Timeout, l.helper)
+			return shim.Enter(name, files, group.Directory(), l.Timeout, l.helper)
 		})
 	}
 	shim.CloseAll(standard)

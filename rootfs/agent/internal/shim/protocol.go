@@ -28,6 +28,8 @@ const (
 	InitName  = "guestforge-container"
 	ExecName  = "guestforge-exec"
 	EnterName = "guestforge-enter"
+
+	withCgroup = "cgroup" // what a helper is told last where it gets one
 )
 
 // What a shim finds open besides its standard streams. A container's first process gets no PidFD; a helper passes on what
@@ -37,8 +39,9 @@ const (
 	statusFD  = 4 // READY, or the text of an error; its end of file after READY is the execve
 	releaseFD = 5 // one byte lets the process go on
 	pidFD     = 6 // the container's first process
-	reportFD  = 7 // of a helper: the id of what it has forked, or the text of an error
 	firstFree = 7
+	reportFD  = 7 // of a helper: the id of what it has forked, or the text of an error
+	cgroupFD  = 8 // of a helper: the directory of the newcomer's cgroup, if it has one
 )
 
 const (

@@ -24,7 +24,7 @@ func Wanted() bool {
 	return len(os.Args) > 0 && (os.Args[0] == InitName || os.Args[0] == ExecName || isHelper())
 }
 
-func isHelper() bool { return os.Args[0] == EnterName && len(os.Args) == 3 }
+func isHelper() bool { return os.Args[0] == EnterName && len(os.Args) >= 3 }
 
 // Run is the program of a shim; it does not return.
 func Run() {
@@ -55,7 +55,7 @@ func run(status *os.File) error {
 	if os.Args[0] == InitName {
 		err = build(spec)
 	} else {
-		err = join()
+		err = joinContainer()
 	}
 	if err != nil {
 		return err
@@ -75,8 +75,8 @@ func readSpec() (*api.Spec, error) {
 	return spec, nil
 }
 
-// join enters the container. Its pid namespace is entered by a fork, which is a helper's doing.
-func join() error {
+// joinContainer enters the container. Its pid namespace is entered by a fork, which is a helper's doing.
+func joinContainer() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // no mount namespace for a thread that shares its root
 		return fmt.Errorf("leave the shared file system state: %w", err)
 	}

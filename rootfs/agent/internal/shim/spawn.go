@@ -23,16 +23,20 @@ const self = "/proc/self/exe"
 const NewSpaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
 
 // Fork starts a shim under a name. Its standard streams come first in files, its pipes after them.
-func Fork(name string, files []*os.File, cloneflags uintptr) (int, error) {
-	return fork([]string{name}, files, cloneflags)
+// It starts in a cgroup, which is an open directory; nil is ours.
+func Fork(name string, files []*os.File, cloneflags uintptr, cgroup *os.File) (int, error) {
+	return fork([]string{name}, files, cloneflags, cgroup)
 }
 
-func fork(args []string, files []*os.File, cloneflags uintptr) (int, error) {
+func fork(args []string, files []*os.File, cloneflags uintptr, cgroup *os.File) (int, error) {
 	attr := &syscall.ProcAttr{
 		Dir: "/",
 		// a shim needs one thread, and no more memory than that
 		Env: []string{"GOMAXPROCS=1"},
 		Sys: &syscall.SysProcAttr{Cloneflags: cloneflags},
+	}
+	if cgroup != nil {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cgroup.Fd())
 	}
 	for _, file := range files {
 		attr.Files = append(attr.Files, file.Fd())
@@ -48,17 +52,24 @@ func fork(args []string, files []*os.File, cloneflags uintptr) (int, error) {
 // that namespace may stop the newcomer before it is a shim, and whoever forked it then waits for ever. start starts a
 // process of ours by a function that forks; the newcomer becomes our child as well, and Enter returns its id.
 //
+// The newcomer starts in a cgroup as Fork's does, which the helper enters before it forks: clone3(2) has no newcomer that is
+// the child of a parent's and in another cgroup.
+//
 // Where that takes longer than the limit, the helper is ended, and the newcomer's id comes with the error.
-func Enter(name string, files []*os.File, limit time.Duration, start func(func() (int, error)) (Helper, error)) (int, error) {
+func Enter(
+	name string, files []*os.File, cgroup *os.File, limit time.Duration, start func(func() (int, error)) (Helper, error),
+) (int, error) {
 	report, theirs, err := newPipe(unix.O_NONBLOCK)
 	if err != nil {
 		return 0, err
 	}
 	defer report.Close()
 	tag := strconv.FormatUint(entered.Add(1), 10)
-	helper, err := start(func() (int, error) {
-		return fork([]string{EnterName, name, tag}, append(files, theirs), 0)
-	})
+	files, args := append(files, theirs), []string{EnterName, name, tag}
+	if cgroup != nil {
+		files, args = append(files, cgroup), append(args, withCgroup)
+	}
+	helper, err := start(func() (int, error) { return fork(args, files, 0, nil) })
 	theirs.Close()
 	if err != nil {
 		return 0, err
@@ -98,7 +109,7 @@ func reported(report *os.File, limit time.Duration) (int, error) {
 
 // forkInto is the helper's part: it forks the shim into the pid namespace, as a child of its own parent's.
 func forkInto(report *os.File) error {
-	for fd := specFD; fd <= reportFD; fd++ {
+	for fd := specFD; fd <= cgroupFD; fd++ { // closed ones do no harm
 		unix.CloseOnExec(fd)
 	}
 	if err := unix.Setns(pidFD, unix.CLONE_NEWPID); err != nil { // for this thread's children alone
@@ -108,11 +119,27 @@ func forkInto(report *os.File) error {
 		Dir: "/", Env: os.Environ(), Files: []uintptr{0, 1, 2, specFD, statusFD, releaseFD, pidFD},
 		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT},
 	}
+	if len(os.Args) > 3 {
+		if err := join(cgroupFD); err != nil {
+			return fmt.Errorf("enter the container's cgroup: %w", err)
+		}
+	}
 	pid, err := syscall.ForkExec(self, os.Args[1:2], attr)
 	if err != nil {
 		return fmt.Errorf("start a process: %w", err)
 	}
 	_, err = fmt.Fprint(report, entry, pid)
+	return err
+}
+
+// join enters the cgroup of an open directory.
+func join(directory int) error {
+	fd, err := unix.Openat(directory, "cgroup.procs", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte("0"))
 	return err
 }
 

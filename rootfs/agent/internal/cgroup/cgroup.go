@@ -1,0 +1,148 @@
+// Package cgroup limits containers: each has a cgroup (version 2) of its own, below one that leaves the agent a reserve.
+//
+// The agent itself stays in the root cgroup. What containers may take of processes and memory together is less than there
+// is, so that one that takes all it can get leaves the agent able to end it.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/cgroups"
+	_ "github.com/opencontainers/cgroups/devices" // sets what fs2 controls devices by
+	"github.com/opencontainers/cgroups/fs2"
+	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/api"
+)
+
+const (
+	parent = fs2.UnifiedMountpoint + "/guestforge"
+
+	// What is the agent's: threads, of which Go needs some with each process that it starts, and a quarter of the memory
+	// that is left, but no more than 32 MiB.
+	reservedThreads = 256
+	reservedPart    = 4
+	mostReserved    = 32 << 20
+	perProcess      = 256 << 10 // bytes: the least that one takes is 110 KiB of the kernel's memory, on x86_64
+)
+
+// Tree makes the cgroups of containers.
+type Tree struct{ pids int64 } // what a container gets whose spec limits none
+
+// Cgroup is a container's. A nil one limits nothing.
+type Cgroup struct {
+	directory *os.File
+	manager   *fs2.Manager
+}
+
+// Open prepares the parent of all containers' cgroups. An error is that this guest can't limit containers.
+func Open() (*Tree, error) {
+	var status unix.Statfs_t
+	if err := unix.Statfs(fs2.UnifiedMountpoint, &status); err != nil || status.Type != unix.CGROUP2_SUPER_MAGIC {
+		return nil, errors.New("no cgroup version 2 is mounted on " + fs2.UnifiedMountpoint)
+	}
+	threads, err := number("/proc/sys/kernel/threads-max")
+	if err != nil {
+		return nil, err
+	}
+	memory, err := available()
+	if err != nil {
+		return nil, err
+	}
+	memory -= min(memory/reservedPart, mostReserved)
+	// a fork bomb is to meet this limit, and not that of memory, where the kernel has to look for something to kill
+	pids := min(max(threads-reservedThreads, threads/2), memory/perProcess)
+	limits := &cgroups.Resources{PidsLimit: &pids, Memory: memory}
+	limits.SkipDevices = true
+	if _, err := create(parent, limits); err != nil {
+		return nil, err
+	}
+	return &Tree{pids * 3 / 4}, nil // so that one of them can't take the others' processes
+}
+
+// New makes a container's cgroup. What its spec leaves open has the parent's limits; its devices never have.
+func (t *Tree) New(id string, linux *api.Linux) (*Cgroup, error) {
+	if t == nil {
+		return nil, nil
+	}
+	limits, err := resources(linux)
+	if err != nil {
+		return nil, err
+	}
+	if limits.PidsLimit == nil {
+		limits.PidsLimit = &t.pids
+	}
+	path := filepath.Join(parent, id)
+	manager, err := create(path, limits)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cgroup{manager: manager}
+	if c.directory, err = os.Open(path); err == nil {
+		// a container that has lost a process to the lack of memory is not one that works
+		err = os.WriteFile(filepath.Join(path, "memory.oom.group"), []byte("1"), 0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Remove())
+	}
+	return c, nil
+}
+
+// Directory is open on the cgroup, for clone(2) to start processes in it; nil where there is none.
+func (c *Cgroup) Directory() *os.File {
+	if c == nil {
+		return nil
+	}
+	return c.directory
+}
+
+// Remove takes a cgroup away whose processes have ended.
+func (c *Cgroup) Remove() error {
+	if c == nil {
+		return nil
+	}
+	if c.directory != nil {
+		c.directory.Close()
+	}
+	return c.manager.Destroy()
+}
+
+func create(path string, limits *cgroups.Resources) (*fs2.Manager, error) {
+	config := &cgroups.Cgroup{Path: strings.TrimPrefix(path, fs2.UnifiedMountpoint), Resources: limits}
+	manager, err := fs2.NewManager(config, path)
+	if err == nil {
+		err = fs2.CreateCgroupPath(path, config)
+	}
+	if err == nil {
+		err = manager.Set(limits)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cgroup %s: %w", path, err)
+	}
+	return manager, nil
+}
+
+// available returns how many bytes of memory are left to be used, now that the agent is there.
+func available() (int64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	_, after, _ := strings.Cut(string(text), "\nMemAvailable:")
+	line, _, _ := strings.Cut(after, "kB")
+	kib, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+	return kib << 10, err
+}
+
+func number(path string) (int64, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+}
