@@ -132,3 +132,56 @@ def test_a_container_opens_no_device_but_its_own(started, arch_row, go_program):
             line.split(": ") for line in agent.read_stdout("rules", limit=4096, timeout=30).decode().splitlines()
         )
         assert (told["kmsg"], told["mem"]) == ("<nil>", "operation not permitted")
+
+
+GREEDY = """package main
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+)
+
+func main() {
+	children := 0
+	for ; children < 1000; children++ {
+		pid, _, errno := syscall.RawSyscall(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0)
+		if errno != 0 {
+			break
+		}
+		if pid == 0 {
+			for {
+				syscall.RawSyscall(syscall.SYS_PAUSE, 0, 0, 0)
+			}
+		}
+	}
+	fmt.Println(children)
+	if len(os.Args) > 1 {
+		for all := []byte{}; ; {
+			all = append(all, make([]byte, 1<<20)...)
+			for i := 0; i < len(all); i += 4096 {
+				all[i] = 1
+			}
+		}
+	}
+}
+"""
+
+
+def test_a_container_gets_no_more_than_its_spec_says(started, go_program):
+    with started(X86_64, "builtin", more=[File("/greedy", go_program(X86_64, GREEDY), 0o755)]) as (guest, storages):
+        disk, agent = storages["virtio-blk"], guest._agent
+        guest.run_program(disk, ["/conform", "execute", "/out", "1"], 30, 4096)
+        for name, args in (("few", ["/greedy"]), ("small", ["/greedy", "all"])):
+            spec = container_spec(name, disk.mount_point, process(args))
+            spec.Linux.Resources.Pids.Limit = 40
+            spec.Linux.Resources.Memory.Limit = 32 * 1024 * 1024
+            agent.create_container(name, spec)
+            agent.start_container(name)
+            assert 20 < int(agent.read_stdout(name, limit=100, timeout=30)) < 40
+        assert agent.wait_process("few", timeout=30) == 0
+        assert agent.wait_process("small", timeout=30) == 128 + 9
+        assert agent.check_health()
+        for name in ("few", "small"):
+            agent.remove_container(name, 30)
+        guest.power_off(30)
