@@ -194,7 +194,7 @@ class AgentClient:
     def signal_process(
         self, container_id: str, exec_id: str = "", number: int = signal.SIGKILL, timeout: float | None = None
     ) -> None:
-        """Send a signal to a process; with an empty exec_id to every process of the container."""
+        """Send a signal to a process, with an empty exec_id to the container's first one."""
         request = agent_pb2.SignalProcessRequest(container_id=container_id, exec_id=exec_id, signal=number)
         self._do("SignalProcess", request, timeout)
 

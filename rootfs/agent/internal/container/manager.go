@@ -125,7 +125,7 @@ func (m *Manager) Wait(ctx context.Context, id, exec string) (int, error) {
 	return p.wait(ctx)
 }
 
-// Signal signals one process, or with no exec id all of the container.
+// Signal signals one process. With the first one the kernel ends all others of a container.
 func (m *Manager) Signal(id, exec string, signal uint32) error {
 	if signal == 0 || signal > 64 {
 		return fault.Invalid("signal %d", signal)
@@ -134,12 +134,12 @@ func (m *Manager) Signal(id, exec string, signal uint32) error {
 	if err != nil {
 		return err
 	}
-	if exec == "" {
-		return signalAll(c.init, unix.Signal(signal))
-	}
 	p, err := c.find(exec)
 	if err != nil {
 		return err
+	}
+	if p == c.init {
+		return signalInit(p, unix.Signal(signal))
 	}
 	return signalOne(p, unix.Signal(signal))
 }
@@ -165,11 +165,15 @@ func (m *Manager) read(ctx context.Context, r *api.ReadStreamRequest, which func
 	return which(p.streams).read(ctx, r.Len)
 }
 
-// WriteStdin writes to a process's input; it waits for room.
+// WriteStdin writes to a process's input; it waits for room. No bytes at all are its end, as Kata's runtime-rs says it.
 func (m *Manager) WriteStdin(ctx context.Context, r *api.WriteStreamRequest) (int, error) {
 	p, err := m.process(r.ContainerId, r.ExecId)
 	if err != nil {
 		return 0, err
+	}
+	if len(r.Data) == 0 {
+		p.streams.stdin.Close()
+		return 0, nil
 	}
 	n, err := write(ctx, p.streams.stdin, r.Data)
 	if err != nil && n == 0 {

@@ -2,7 +2,6 @@ package container
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"strconv"
 
@@ -12,6 +11,15 @@ import (
 	"guestforge.dev/agent/internal/fault"
 )
 
+// signalInit signals a container's first process. SIGKILL takes the place of a SIGTERM that would have no effect: as the
+// first of its pid namespace a process gets no signal that it has no handler for, and the container would never end.
+func signalInit(init *process, signal unix.Signal) error {
+	if signal == unix.SIGTERM && !heeds(init.child.Pid, signal) {
+		signal = unix.SIGKILL
+	}
+	return signalOne(init, signal)
+}
+
 func signalOne(p *process, signal unix.Signal) error {
 	err := p.child.Signal(signal)
 	if err == unix.ESRCH {
@@ -20,59 +28,20 @@ func signalOne(p *process, signal unix.Signal) error {
 	return err
 }
 
-// signalAll signals every process of a container's pid namespace. The first process gets SIGKILL in place of a SIGTERM
-// that it has no handler for: as the first of its namespace it would never see it, and the container never end.
-func signalAll(init *process, signal unix.Signal) error {
-	if signal == unix.SIGTERM && !handles(init.child.Pid, signal) {
-		signal = unix.SIGKILL
-	}
-	if signal != unix.SIGKILL { // with the first process the kernel kills all others
-		for _, pid := range others(init.child.Pid) {
-			if err := unix.Kill(pid, signal); err != nil && !errors.Is(err, unix.ESRCH) {
-				return err
-			}
-		}
-	}
-	return signalOne(init, signal)
-}
-
-// others returns the processes that share the pid namespace of one; none if that is the agent's own, where all that
-// runs in the guest would be among them.
-func others(first int) []int {
-	space, err := os.Readlink("/proc/" + strconv.Itoa(first) + "/ns/pid")
-	if err != nil {
-		return nil
-	}
-	if own, err := os.Readlink("/proc/self/ns/pid"); err != nil || own == space {
-		return nil
-	}
-	directory, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer directory.Close()
-	names, _ := directory.Readdirnames(-1)
-	var pids []int
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil || pid == first {
-			continue
-		}
-		if link, err := os.Readlink("/proc/" + name + "/ns/pid"); err == nil && link == space {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
-// handles tells whether a process has a handler for a signal (proc_pid_status(5), SigCgt).
-func handles(pid int, signal unix.Signal) bool {
+// heeds tells whether a process has said what is to become of a signal: it has a handler, ignores it, or blocks it to take
+// it from a signalfd or by sigwait (proc_pid_status(5), SigCgt, SigIgn, SigBlk).
+func heeds(pid int, signal unix.Signal) bool {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
 		return false
 	}
-	_, after, _ := bytes.Cut(text, []byte("\nSigCgt:\t"))
-	line, _, _ := bytes.Cut(after, []byte("\n"))
-	mask, err := strconv.ParseUint(string(bytes.TrimSpace(line)), 16, 64)
-	return err == nil && mask&(1<<(signal-1)) != 0
+	for _, name := range []string{"SigCgt", "SigIgn", "SigBlk"} {
+		_, after, _ := bytes.Cut(text, []byte("\n"+name+":\t"))
+		line, _, _ := bytes.Cut(after, []byte("\n"))
+		mask, err := strconv.ParseUint(string(bytes.TrimSpace(line)), 16, 64)
+		if err == nil && mask&(1<<(signal-1)) != 0 {
+			return true
+		}
+	}
+	return false
 }

@@ -113,7 +113,7 @@ func TestExecRunsBesideTheFirstProcess(t *testing.T) {
 	a.refused(codes.NotFound, "two", "StartContainer", &api.StartContainerRequest{ContainerId: "two"})
 }
 
-func TestASignalEndsEveryProcessOfAContainer(t *testing.T) {
+func TestAnEndOfTheFirstProcessIsThatOfAll(t *testing.T) {
 	a := startSandbox(t)
 	a.run(a.create("three", "sleep", "100"))
 	process := &api.Process{Args: []string{"/probe", "sleep", "100"}}
@@ -164,6 +164,42 @@ func TestStdinReachesTheProcess(t *testing.T) {
 	a.expect(answer.Len, uint32(5), "bytes written")
 	a.do("CloseStdin", &api.CloseStdinRequest{ContainerId: "five"})
 	a.expect(a.answer("five", "")["size"], 5.0, "bytes read")
+}
+
+func TestNoBytesAreTheEndOfStdin(t *testing.T) {
+	a := startSandbox(t)
+	a.run(a.create("empty", "read", "/dev/stdin"))
+	for _, data := range []string{"123", ""} {
+		request := &api.WriteStreamRequest{ContainerId: "empty", Data: []byte(data)}
+		a.must(a.call(AgentService, "WriteStdin", request, &api.WriteStreamResponse{}))
+	}
+	a.expect(a.answer("empty", "")["size"], 3.0, "bytes read")
+}
+
+// A signal is for the first process alone, by either of its names; the others are not told.
+func TestASignalIsOfOneProcess(t *testing.T) {
+	a := startSandbox(t)
+	a.run(a.create("first", "sleep", "100"))
+	process := &api.Process{Args: []string{"/probe", "sleep", "100"}}
+	a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "first", ExecId: "e", Process: process})
+	for _, id := range []string{"", "first"} {
+		a.do("SignalProcess", &api.SignalProcessRequest{ContainerId: "first", ExecId: id, Signal: uint32(unix.SIGURG)})
+		a.do("SignalProcess", &api.SignalProcessRequest{ContainerId: "first", ExecId: id, Signal: uint32(unix.SIGWINCH)})
+	}
+	a.do("SignalProcess", &api.SignalProcessRequest{ContainerId: "first", ExecId: "e", Signal: 15})
+	a.expect(a.exitCode("first", "e"), int32(128+15), "exit code of the other")
+	a.do("SignalProcess", &api.SignalProcessRequest{ContainerId: "first", ExecId: "first", Signal: 9})
+	a.expect(a.exitCode("first", ""), int32(128+9), "exit code of the first")
+}
+
+func TestAUserMayOpenItsStreamsAnew(t *testing.T) {
+	a := startSandbox(t)
+	request := a.create("streams", "read", "/dev/stdin")
+	request.OCI.Process.User = &api.User{UID: 1000, GID: 1000}
+	request.OCI.Process.Capabilities = &api.LinuxCapabilities{}
+	a.run(request)
+	a.do("CloseStdin", &api.CloseStdinRequest{ContainerId: "streams"})
+	a.expect(a.answer("streams", "")["ok"], true, "the opening")
 }
 
 func TestAReadThatGaveUpTakesNothing(t *testing.T) {

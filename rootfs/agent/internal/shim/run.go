@@ -106,10 +106,16 @@ func launch(process *api.Process, status *os.File) error {
 	if err != nil {
 		return err
 	}
+	variables := environment(process)
+	for standard := range 3 { // its user may open them anew, as /dev/stdout
+		if err := unix.Fchown(standard, int(process.User.GetUID()), int(process.User.GetGID())); err != nil {
+			return fmt.Errorf("give the standard streams away: %w", err)
+		}
+	}
 	if err := restrict(process); err != nil {
 		return err
 	}
-	return &os.PathError{Op: "run", Path: program, Err: unix.Exec(program, process.Args, process.Env)}
+	return &os.PathError{Op: "run", Path: program, Err: unix.Exec(program, process.Args, variables)}
 }
 
 func changeDirectory(directory string) error {
