@@ -143,6 +143,9 @@ import (
 )
 
 func main() {
+	var files syscall.Rlimit
+	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files)
+	fmt.Println(files.Max)
 	children := 0
 	for ; children < 1000; children++ {
 		pid, _, errno := syscall.RawSyscall(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0)
@@ -178,7 +181,9 @@ def test_a_container_gets_no_more_than_its_spec_says(started, go_program):
             spec.Linux.Resources.Memory.Limit = 32 * 1024 * 1024
             agent.create_container(name, spec)
             agent.start_container(name)
-            assert 20 < int(agent.read_stdout(name, limit=100, timeout=30)) < 40
+            files, children = map(int, agent.read_stdout(name, limit=100, timeout=30).split())
+            assert files == 1 << 20
+            assert 20 < children < 40
         assert agent.wait_process("few", timeout=30) == 0
         assert agent.wait_process("small", timeout=30) == 128 + 9
         assert agent.check_health()

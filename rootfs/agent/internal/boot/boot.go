@@ -119,6 +119,9 @@ func openConsole() {
 	unix.Close(fd)
 }
 
+// openFiles is the most that the kernel allows, fs.nr_open. It leaves 4096 to a PID 1 that asks for nothing.
+const openFiles = 1 << 20
+
 // Settle does what depends on the command line, and what the guest can do without: failures are logged.
 func Settle(config cmdline.Config) {
 	for what, err := range map[string]error{
@@ -127,7 +130,8 @@ func Settle(config cmdline.Config) {
 		"loopback":          raiseLoopback(),
 		"core dumps":        coreDumps(config.DevMode),
 		"working directory": unix.Chdir("/"),
-		// with some thousand processes the list takes a slow console minutes
+		"open files":        unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: openFiles, Max: openFiles}),
+		// of those that run when the kernel kills for memory: with some thousand it takes a slow console minutes
 		"list of processes": os.WriteFile("/proc/sys/vm/oom_dump_tasks", []byte("0"), 0),
 	} {
 		if err != nil {

@@ -37,6 +37,12 @@ type container struct {
 	starting map[string]bool // ids of processes that are not in execs yet
 }
 
+// unread is how long a process's output is kept after its status was told.
+var unread = 10 * time.Second
+
+// closed is a time that has come.
+var closed = func() <-chan time.Time { c := make(chan time.Time); close(c); return c }()
+
 // state is how far a container is, but for the end of its first process.
 type state int
 
@@ -180,6 +186,25 @@ func (c *container) find(id string) (*process, error) {
 		return p, nil
 	}
 	return nil, fault.New(codes.NotFound, "container %s has no process %s", c.id, id)
+}
+
+// forget takes away a process whose status was told, once its output has been read to the end, or nobody has done that for
+// some time: each holds three pipes.
+func (c *container) forget(id string, p *process) {
+	limit := time.After(unread)
+	for _, stream := range []*reader{p.streams.stdout, p.streams.stderr} {
+		select {
+		case <-stream.over:
+		case <-limit:
+			limit = closed
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.execs[id] == p {
+		delete(c.execs, id)
+		p.streams.close()
+	}
 }
 
 // kill ends all processes and waits for their end: with the first one the kernel ends all others of its pid namespace.

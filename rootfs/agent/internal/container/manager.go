@@ -118,11 +118,19 @@ func (m *Manager) Exec(r *api.ExecProcessRequest) error {
 
 // Wait returns a process's exit code when it has ended.
 func (m *Manager) Wait(ctx context.Context, id, exec string) (int, error) {
-	p, err := m.process(id, exec)
+	c, err := m.get(id)
 	if err != nil {
 		return 0, err
 	}
-	return p.wait(ctx)
+	p, err := c.find(exec)
+	if err != nil {
+		return 0, err
+	}
+	code, err := p.wait(ctx)
+	if err == nil && p != c.init {
+		go c.forget(exec, p)
+	}
+	return code, err
 }
 
 // Signal signals one process. With the first one the kernel ends all others of a container.

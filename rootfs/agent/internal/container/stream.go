@@ -23,13 +23,14 @@ const (
 type reader struct {
 	file *os.File
 	turn chan struct{}
+	over chan struct{} // closed when somebody was told the end
 
 	mu    sync.Mutex
 	limit time.Time // once the process has ended
 }
 
 func newReader(file *os.File) *reader {
-	return &reader{file: file, turn: make(chan struct{}, 1)}
+	return &reader{file: file, turn: make(chan struct{}, 1), over: make(chan struct{})}
 }
 
 // read returns what is there, waiting for at least a byte; nothing is the end of the stream. However long ago the process
@@ -50,6 +51,7 @@ func (r *reader) read(ctx context.Context, size uint32) ([]byte, error) {
 	case n > 0:
 		return data[:n], nil
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed):
+		r.told()
 		return nil, nil
 	}
 	return nil, err
@@ -106,6 +108,15 @@ func (r *reader) deadline(gone error) {
 		r.file.SetReadDeadline(time.Unix(1, 0))
 	} else {
 		r.file.SetReadDeadline(r.limit)
+	}
+}
+
+// told takes note that the end was told. Calls take turns.
+func (r *reader) told() {
+	select {
+	case <-r.over:
+	default:
+		close(r.over)
 	}
 }
 

@@ -483,3 +483,26 @@ func TestAPathIsReadOnlyWithAllThatIsMountedBelow(t *testing.T) {
 		t.Errorf("a mount below is not read-only: %s", text)
 	}
 }
+
+func TestManyProcessesLeaveNothing(t *testing.T) {
+	a := startSandbox(t)
+	a.run(a.create("host", "sleep", "100"))
+	count := func() int { entries, _ := os.ReadDir("/proc/self/fd"); return len(entries) }
+	before := count()
+	for i := range 30 {
+		id := fmt.Sprint("e", i)
+		process := &api.Process{Args: []string{"/probe", "exit", "3"}}
+		a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "host", ExecId: id, Process: process})
+		a.expect(a.exitCode("host", id), int32(3), "exit code")
+		if text := a.output("ReadStdout", "host", id); text == "" { // the status does not take it away
+			t.Fatal("the output is lost")
+		}
+		a.output("ReadStderr", "host", id)
+	}
+	for end := time.Now().Add(5 * time.Second); count() > before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d descriptors have become %d", before, count())
+		}
+	}
+	a.refused(codes.NotFound, "no process e0", "SignalProcess", &api.SignalProcessRequest{ContainerId: "host", ExecId: "e0", Signal: 9})
+}

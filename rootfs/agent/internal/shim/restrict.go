@@ -77,7 +77,18 @@ func restrict(process *api.Process) error {
 	return nil
 }
 
+// openFiles is how many files a program may open that does not ask for more: some close all that they could have open.
+const openFiles = 1024
+
 func setLimits(process *api.Process) error {
+	var files unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &files); err != nil {
+		return err
+	}
+	files.Cur = min(openFiles, files.Max)
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &files, nil); err != nil {
+		return err
+	}
 	for _, limit := range process.Rlimits {
 		value := unix.Rlimit{Cur: limit.Soft, Max: limit.Hard}
 		if err := unix.Prlimit(0, limits[limit.Type], &value, nil); err != nil {
