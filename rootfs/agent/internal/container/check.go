@@ -27,7 +27,6 @@ func check(r *api.CreateContainerRequest, base string, limits bool) error {
 	if err := shim.CheckDevices(spec.Linux.GetDevices()); err != nil {
 		return fault.Invalid("%v", err)
 	}
-	linux := spec.GetLinux()
 	switch {
 	case len(spec.Hostname) > 64 || strings.IndexByte(spec.Hostname, 0) >= 0:
 		return fault.Invalid("a host name of more than 64 bytes")
@@ -37,28 +36,22 @@ func check(r *api.CreateContainerRequest, base string, limits bool) error {
 		return fault.Unimplemented("devices and mounts beside the spec")
 	case r.StdinPort != 0 || r.StdoutPort != 0 || r.StderrPort != 0:
 		return fault.Unimplemented("standard streams over vsock ports")
-	case hooks(spec.Hooks) > 0:
-		return fault.Unimplemented("hooks")
-	case linux.GetSeccomp() != nil:
-		return fault.Unimplemented("seccomp")
-	case len(linux.GetSysctl()) > 0:
-		return fault.Unimplemented("sysctls")
-	case len(linux.GetUIDMappings())+len(linux.GetGIDMappings()) > 0:
-		return fault.Unimplemented("user namespaces")
 	}
-	resources := linux.GetResources()
-	if proto.Size(resources.GetBlockIO()) > 0 || proto.Size(resources.GetNetwork()) > 0 || !limits && proto.Size(resources) > 0 {
-		slog.Warn("limits are not enforced", "container", r.ContainerId, "of", resources)
+	if names := ignored(spec.GetLinux().GetResources()); names != "" {
+		slog.Warn("limits are not enforced", "container", r.ContainerId, "of", names)
 	}
-	return nil
+	if !limits && proto.Size(spec.GetLinux().GetResources()) > 0 {
+		slog.Warn("limits are not enforced: there are no cgroups", "container", r.ContainerId)
+	}
+	return checkFields(spec)
 }
 
 func checkProcess(p *api.Process) error {
 	if err := shim.Check(p); err != nil {
 		return fault.Invalid("%v", err)
 	}
-	if p.Terminal {
-		return fault.Unimplemented("terminals")
+	if err := checkProcessFields(p); err != nil {
+		return err
 	}
 	for _, text := range append(append([]string{p.Cwd}, p.Args...), p.Env...) {
 		if strings.IndexByte(text, 0) >= 0 {
@@ -66,9 +59,4 @@ func checkProcess(p *api.Process) error {
 		}
 	}
 	return nil
-}
-
-func hooks(h *api.Hooks) int {
-	return len(h.GetPrestart()) + len(h.GetPoststart()) + len(h.GetPoststop()) +
-		len(h.GetCreateRuntime()) + len(h.GetCreateContainer()) + len(h.GetStartContainer())
 }

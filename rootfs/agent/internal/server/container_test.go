@@ -239,10 +239,11 @@ func TestOutputWaitsForALateReader(t *testing.T) {
 func TestWhatIsNotServedIsRefused(t *testing.T) {
 	a := startSandbox(t)
 	for words, change := range map[string]func(*api.CreateContainerRequest){
-		"seccomp":   func(r *api.CreateContainerRequest) { r.OCI.Linux = &api.Linux{Seccomp: &api.LinuxSeccomp{}} },
-		"hooks":     func(r *api.CreateContainerRequest) { r.OCI.Hooks = &api.Hooks{Prestart: []*api.Hook{{}}} },
-		"terminals": func(r *api.CreateContainerRequest) { r.OCI.Process.Terminal = true },
-		"pid name":  func(r *api.CreateContainerRequest) { r.SandboxPidns = true },
+		"Seccomp":  func(r *api.CreateContainerRequest) { r.OCI.Linux = &api.Linux{Seccomp: &api.LinuxSeccomp{}} },
+		"Hooks":    func(r *api.CreateContainerRequest) { r.OCI.Hooks = &api.Hooks{Prestart: []*api.Hook{{}}} },
+		"Terminal": func(r *api.CreateContainerRequest) { r.OCI.Process.Terminal = true },
+		"Apparmor": func(r *api.CreateContainerRequest) { r.OCI.Process.ApparmorProfile = "strict" },
+		"pid name": func(r *api.CreateContainerRequest) { r.SandboxPidns = true },
 	} {
 		request := a.create("seven", "exit", "0")
 		change(request)
