@@ -26,8 +26,9 @@ def held() -> Iterator[set[int | signal.Signals]]:
     For moments in which something is there already and nothing would remove or end it yet. A thread that is started in
     such a block holds them for good. One that was not would take them for us, and Python would tell us at once.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # one that has just come is raised here
         yield before
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

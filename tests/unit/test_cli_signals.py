@@ -145,3 +145,26 @@ def test_interruption_that_python_drops_comes_again(hook):
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.startswith("interrupted; ")
     assert time.monotonic() - start < 10
+
+
+def test_what_is_held_waits_and_nothing_stays_held(monkeypatch):
+    """Not even where the signal came while the hold began."""
+    change, done = signal.pthread_sigmask, []
+
+    def late(how, mask):
+        before = change(how, mask)
+        if mask == signals.ENDING:
+            done.append("begun")
+            raise KeyboardInterrupt
+        return before
+
+    with pytest.raises(KeyboardInterrupt), signals.held():
+        signal.raise_signal(signal.SIGINT)
+        done.append("worked")
+    assert done == ["worked"]
+    monkeypatch.setattr(signal, "pthread_sigmask", late)
+    with pytest.raises(KeyboardInterrupt), signals.held():
+        done.append("worked")
+    monkeypatch.undo()
+    assert done == ["worked", "begun"]
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(signals.ENDING)
