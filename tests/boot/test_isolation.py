@@ -18,14 +18,25 @@ LAUNCH = 1  # seconds that a process may take to its program
 ROUNDS = 8
 
 
-def test_a_container_that_stops_whatever_enters_it_holds_nobody_up(started, pipeline):
-    """It stops a newcomer before it has become a program of its own, when whoever forked it still waits for that."""
+@pytest.fixture
+def probe(pipeline):
+    """The probe, as a file for a storage."""
     one = pipeline(X86_64.name)
-    probe = File("/probe", one.entry(one.steps.probe).file(PROBE), 0o755)
+    return File("/probe", one.entry(one.steps.probe).file(PROBE), 0o755)
+
+
+def mounted(guest, storages, program):
+    """Return the disk, which a program that is on it has the agent mount, and the agent."""
+    disk = storages["virtio-blk"]
+    guest.run_program(disk, program, 30, 4096)
+    return disk, guest._agent
+
+
+def test_a_container_that_stops_whatever_enters_it_holds_nobody_up(started, probe):
+    """It stops a newcomer before it has become a program of its own, when whoever forked it still waits for that."""
     limits = (f"agent.launch_process_timeout={LAUNCH}",)
     with started(X86_64, "builtin", kernel_args=limits, more=[probe]) as (guest, storages):
-        disk, agent = storages["virtio-blk"], guest._agent
-        guest.run_program(disk, ["/probe", "exit", "0"], 30, 4096)  # the disk is mounted from now on
+        disk, agent = mounted(guest, storages, ["/probe", "exit", "0"])
         for name, args in (("bad", ["stop-others", "120"]), ("good", ["sleep", "120"])):
             agent.create_container(name, container_spec(name, disk.mount_point, process(["/probe", *args])))
             agent.start_container(name)
@@ -59,16 +70,11 @@ func main() {
 """
 
 
-def test_a_container_that_takes_all_processes_leaves_the_agent_its_own(started, pipeline, go_program):
+def test_a_container_that_takes_all_processes_leaves_the_agent_its_own(started, probe, go_program):
     """Go's runtime ends a program that gets no thread, and with PID 1 the kernel ends."""
-    one = pipeline(X86_64.name)
-    more = [
-        File("/probe", one.entry(one.steps.probe).file(PROBE), 0o755),
-        File("/bomb", go_program(X86_64, BOMB), 0o755),
-    ]
+    more = [probe, File("/bomb", go_program(X86_64, BOMB), 0o755)]
     with started(X86_64, "builtin", more=more) as (guest, storages):
-        disk, agent = storages["virtio-blk"], guest._agent
-        guest.run_program(disk, ["/probe", "exit", "0"], 30, 4096)
+        disk, agent = mounted(guest, storages, ["/probe", "exit", "0"])
         agent.create_container("good", container_spec("good", disk.mount_point, process(["/probe", "sleep", "120"])))
         agent.start_container("good")
         bomb = process(["/bomb"], capabilities=())
@@ -173,8 +179,7 @@ func main() {
 
 def test_a_container_gets_no_more_than_its_spec_says(started, go_program):
     with started(X86_64, "builtin", more=[File("/greedy", go_program(X86_64, GREEDY), 0o755)]) as (guest, storages):
-        disk, agent = storages["virtio-blk"], guest._agent
-        guest.run_program(disk, ["/conform", "execute", "/out", "1"], 30, 4096)
+        disk, agent = mounted(guest, storages, ["/conform", "execute", "/out", "1"])
         for name, args in (("few", ["/greedy"]), ("small", ["/greedy", "all"])):
             spec = container_spec(name, disk.mount_point, process(args))
             spec.Linux.Resources.Pids.Limit = 40

@@ -11,6 +11,7 @@
 //	mounts                         {"mounts":[{"target","fstype","source"}]}
 //	echo-env NAME                  {"value","set","uid","gid","cwd","hostname","pid","args"}
 //	exit CODE, sleep SECONDS       {}, and that exit code, or that pause first
+//	stop-others SECONDS            {}, having stopped all processes that it may again and again for so long
 //
 // Modes are octal, mtime_ns and mtime nanoseconds and seconds since 1970. An answer has "ok": true; a failure is
 // {"ok": false, "error": TEXT} with exit code 1.
@@ -145,7 +146,7 @@ func stopOthers(args []string) (answer, error) {
 	for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); {
 		unix.Kill(-1, unix.SIGSTOP)
 	}
-	return answer{}, nil
+	return nil, nil
 }
 
 func sleep(args []string) (answer, error) {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/procfs"
 )
 
 const (
@@ -133,9 +134,7 @@ func available() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, after, _ := strings.Cut(string(text), "\nMemAvailable:")
-	line, _, _ := strings.Cut(after, "kB")
-	kib, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+	kib, err := strconv.ParseInt(procfs.Field(string(text), "MemAvailable"), 10, 64)
 	return kib << 10, err
 }
 

@@ -50,9 +50,6 @@ func checkProcess(p *api.Process) error {
 	if err := shim.Check(p); err != nil {
 		return fault.Invalid("%v", err)
 	}
-	if err := checkProcessFields(p); err != nil {
-		return err
-	}
 	for _, text := range append(append([]string{p.Cwd}, p.Args...), p.Env...) {
 		if strings.IndexByte(text, 0) >= 0 {
 			return fault.Invalid("a NUL byte in an argument, a variable or the working directory")

@@ -30,18 +30,15 @@ type container struct {
 	storages   storage.Set
 	cgroup     *cgroup.Cgroup
 
-	mu       sync.Mutex
-	init     *process
-	state    state
-	execs    map[string]*process
-	starting map[string]bool // ids of processes that are not in execs yet
+	mu      sync.Mutex
+	init    *process
+	state   state
+	execs   map[string]*process
+	pending map[string]bool // ids of processes that are being started, and not in execs yet
 }
 
 // unread is how long a process's output is kept after its status was told.
-var unread = 10 * time.Second
-
-// closed is a time that has come.
-var closed = func() <-chan time.Time { c := make(chan time.Time); close(c); return c }()
+const unread = 10 * time.Second
 
 // state is how far a container is, but for the end of its first process.
 type state int
@@ -143,7 +140,7 @@ func (c *container) exec(l *Launcher, id string, process *api.Process) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.starting, id)
+	delete(c.pending, id)
 	if err != nil {
 		return err
 	}
@@ -165,12 +162,12 @@ func (c *container) reserve(id string) (*os.File, error) {
 	if c.state != started || c.init.ended() {
 		return nil, fault.New(codes.FailedPrecondition, "container %s does not run", c.id)
 	}
-	if other := c.execs[id]; id == c.initID || c.starting[id] || other != nil && !other.ended() {
+	if other := c.execs[id]; id == c.initID || c.pending[id] || other != nil && !other.ended() {
 		return nil, fault.New(codes.AlreadyExists, "container %s has a process %s", c.id, id)
 	}
 	pidfd, err := c.init.pidfd()
 	if err == nil {
-		c.starting[id] = true
+		c.pending[id] = true
 	}
 	return pidfd, err
 }
@@ -191,12 +188,12 @@ func (c *container) find(id string) (*process, error) {
 // forget takes away a process whose status was told, once its output has been read to the end, or nobody has done that for
 // some time: each holds three pipes.
 func (c *container) forget(id string, p *process) {
-	limit := time.After(unread)
+	limit, cancel := context.WithTimeout(context.Background(), unread)
+	defer cancel()
 	for _, stream := range []*reader{p.streams.stdout, p.streams.stderr} {
 		select {
 		case <-stream.over:
-		case <-limit:
-			limit = closed
+		case <-limit.Done():
 		}
 	}
 	c.mu.Lock()

@@ -79,7 +79,7 @@ Linux.Resources.BlockIO          a limit, and no protection: it is logged
 Linux.Resources.Network          a limit, and no protection: it is logged
 `)
 
-// What fields of a few values may have.
+// values has the fields that are served with some of their values only, and these.
 var values = map[string][]string{
 	"Linux.Namespaces.Type":   {"mount", "pid", "ipc", "uts"},
 	"Linux.RootfsPropagation": {"private", "rprivate", "slave", "rslave"},
@@ -94,11 +94,8 @@ func fields(table string) map[string]string {
 	return known
 }
 
-// checkFields returns an error for the first field of a spec that is set and not served.
+// checkFields returns an error for a field of a spec that is set and not served.
 func checkFields(spec *api.Spec) error { return walk("", spec.ProtoReflect()) }
-
-// checkProcessFields does so for a process alone.
-func checkProcessFields(p *api.Process) error { return walk("Process.", p.ProtoReflect()) }
 
 func walk(prefix string, message protoreflect.Message) error {
 	if len(message.GetUnknown()) > 0 {

@@ -46,7 +46,7 @@ func (m *Manager) Create(ctx context.Context, r *api.CreateContainerRequest) err
 	}
 	c := &container{
 		id: r.ContainerId, initID: r.ExecId, bundle: filepath.Join(m.Base, r.ContainerId), execs: map[string]*process{},
-		starting: map[string]bool{},
+		pending: map[string]bool{},
 	}
 	err := m.build(ctx, c, r)
 	m.mu.Lock()
@@ -107,6 +107,9 @@ func (m *Manager) Exec(r *api.ExecProcessRequest) error {
 		return fault.Unimplemented("standard streams over vsock ports")
 	}
 	if err := checkProcess(r.Process); err != nil {
+		return err
+	}
+	if err := checkFields(&api.Spec{Process: r.Process}); err != nil {
 		return err
 	}
 	c, err := m.get(r.ContainerId)

@@ -46,7 +46,7 @@ func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File, group *cg
 			if pidfd == nil {
 				return shim.Fork(name, files, shim.NewSpaces, group.Directory())
 			}
-			return shim.Enter(name, files, group.Directory(), l.Timeout, l.helper)
+			return shim.Enter(name, files, group.Directory(), l.Timeout, l.Reaper)
 		})
 	}
 	shim.CloseAll(standard)
@@ -61,8 +61,6 @@ func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File, group *cg
 	go p.watch()
 	return p, nil
 }
-
-func (l *Launcher) helper(fork func() (int, error)) (shim.Helper, error) { return l.Reaper.Start(fork) }
 
 func (p *process) watch() {
 	<-p.child.Done()

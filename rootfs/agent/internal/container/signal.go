@@ -1,7 +1,6 @@
 package container
 
 import (
-	"bytes"
 	"os"
 	"strconv"
 
@@ -9,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/procfs"
 )
 
 // signalInit signals a container's first process. SIGKILL takes the place of a SIGTERM that would have no effect: as the
@@ -36,9 +36,7 @@ func heeds(pid int, signal unix.Signal) bool {
 		return false
 	}
 	for _, name := range []string{"SigCgt", "SigIgn", "SigBlk"} {
-		_, after, _ := bytes.Cut(text, []byte("\n"+name+":\t"))
-		line, _, _ := bytes.Cut(after, []byte("\n"))
-		mask, err := strconv.ParseUint(string(bytes.TrimSpace(line)), 16, 64)
+		mask, err := strconv.ParseUint(procfs.Field(string(text), name), 16, 64)
 		if err == nil && mask&(1<<(signal-1)) != 0 {
 			return true
 		}

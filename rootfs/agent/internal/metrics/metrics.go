@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"guestforge.dev/agent/internal/procfs"
 )
 
 // Collect returns all figures that this guest has; a file that its kernel lacks leaves its figures out.
@@ -20,7 +22,7 @@ func Collect() string {
 	gauge(&out, "kata_guest_vm_stat", "Virtual memory of the guest.", "item", pairs(read("/proc/vmstat")))
 	cpuTime(&out, read("/proc/stat"))
 	gauge(&out, "kata_agent_proc_status", "Memory of the agent.", "item", meminfo(memoryOf(read("/proc/self/status"))))
-	plain(&out, "kata_agent_threads", "Threads of the agent.", field(read("/proc/self/status"), "Threads:"))
+	plain(&out, "kata_agent_threads", "Threads of the agent.", procfs.Field(read("/proc/self/status"), "Threads"))
 	plain(&out, "kata_agent_total_vm", "Virtual memory of the agent.", pages(0))
 	plain(&out, "kata_agent_total_rss", "Resident memory of the agent.", pages(1))
 	return out.String()
@@ -158,15 +160,6 @@ func memoryOf(text string) string {
 		}
 	}
 	return out.String()
-}
-
-func field(text, name string) string {
-	for line := range strings.Lines(text) {
-		if words := strings.Fields(line); len(words) > 1 && words[0] == name {
-			return words[1]
-		}
-	}
-	return ""
 }
 
 // pages returns a column of /proc/self/statm in bytes.

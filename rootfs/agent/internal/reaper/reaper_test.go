@@ -19,6 +19,19 @@ func start(t *testing.T, r *Reaper, script string) *Child {
 	return child
 }
 
+// expect waits for the end of a child, which must have this exit code.
+func expect(t *testing.T, child *Child, code int) {
+	t.Helper()
+	select {
+	case <-child.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("no status has come")
+	}
+	if child.ExitCode() != code {
+		t.Errorf("exit code %d", child.ExitCode())
+	}
+}
+
 func TestEveryChildsStatusArrives(t *testing.T) {
 	r := New(false)
 	var all []*Child
@@ -26,14 +39,7 @@ func TestEveryChildsStatusArrives(t *testing.T) {
 		all = append(all, start(t, r, "exit 5"))
 	}
 	for _, child := range all {
-		select {
-		case <-child.Done():
-		case <-time.After(10 * time.Second):
-			t.Fatal("a status was lost")
-		}
-		if child.ExitCode() != 5 {
-			t.Errorf("exit code %d", child.ExitCode())
-		}
+		expect(t, child, 5)
 	}
 }
 
@@ -52,25 +58,15 @@ func TestASignalHasACodeAndIsSentOnce(t *testing.T) {
 
 func TestAStartThatTakesLongHoldsNobodyUp(t *testing.T) {
 	r := New(false)
-	begun, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		r.Start(func() (int, error) {
-			close(begun)
-			<-done
-			return 0, unix.EAGAIN
-		})
-	}()
+	begun, over := make(chan struct{}), make(chan struct{})
+	defer close(over)
+	go r.Start(func() (int, error) {
+		close(begun)
+		<-over
+		return 0, unix.EAGAIN
+	})
 	<-begun
-	child := start(t, r, "exit 6")
-	select {
-	case <-child.Done():
-	case <-time.After(10 * time.Second):
-		t.Fatal("a start waited for another one")
-	}
-	if child.ExitCode() != 6 {
-		t.Errorf("exit code %d", child.ExitCode())
-	}
+	expect(t, start(t, r, "exit 6"), 6)
 }
 
 func TestTheStatusOfWhatEndsBeforeItIsKnown(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"guestforge.dev/agent/internal/pipe"
+	"guestforge.dev/agent/internal/reaper"
 )
 
 // The program of this process. As a file of the guest it is not there for a container that has its own mounts, but a
@@ -25,22 +26,23 @@ const NewSpaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | uni
 // Fork starts a shim under a name. Its standard streams come first in files, its pipes after them.
 // It starts in a cgroup, which is an open directory; nil is ours.
 func Fork(name string, files []*os.File, cloneflags uintptr, cgroup *os.File) (int, error) {
-	return fork([]string{name}, files, cloneflags, cgroup)
+	how := &syscall.SysProcAttr{Cloneflags: cloneflags}
+	if cgroup != nil {
+		how.UseCgroupFD, how.CgroupFD = true, int(cgroup.Fd())
+	}
+	return fork([]string{name}, descriptors(files), how)
 }
 
-func fork(args []string, files []*os.File, cloneflags uintptr, cgroup *os.File) (int, error) {
-	attr := &syscall.ProcAttr{
-		Dir: "/",
-		// a shim needs one thread, and no more memory than that
-		Env: []string{"GOMAXPROCS=1"},
-		Sys: &syscall.SysProcAttr{Cloneflags: cloneflags},
-	}
-	if cgroup != nil {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cgroup.Fd())
-	}
+func descriptors(files []*os.File) (fds []uintptr) {
 	for _, file := range files {
-		attr.Files = append(attr.Files, file.Fd())
+		fds = append(fds, file.Fd())
 	}
+	return fds
+}
+
+func fork(args []string, fds []uintptr, how *syscall.SysProcAttr) (int, error) {
+	// a shim needs one thread, and no more memory than that
+	attr := &syscall.ProcAttr{Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: fds, Sys: how}
 	pid, err := syscall.ForkExec(self, args, attr)
 	if err != nil {
 		return 0, fmt.Errorf("start a process: %w", err)
@@ -49,15 +51,15 @@ func fork(args []string, files []*os.File, cloneflags uintptr, cgroup *os.File) 
 }
 
 // Enter has a shim started under a name in the pid namespace of a process, by a program that stays in ours: what is in
-// that namespace may stop the newcomer before it is a shim, and whoever forked it then waits for ever. start starts a
-// process of ours by a function that forks; the newcomer becomes our child as well, and Enter returns its id.
+// that namespace may stop the newcomer before it is a shim, and whoever forked it then waits for ever. That helper is started
+// through the reaper; the newcomer becomes our child as well, and Enter returns its id.
 //
 // The newcomer starts in a cgroup as Fork's does, which the helper enters before it forks: clone3(2) has no newcomer that is
 // the child of a parent's and in another cgroup.
 //
 // Where that takes longer than the limit, the helper is ended, and the newcomer's id comes with the error.
 func Enter(
-	name string, files []*os.File, cgroup *os.File, limit time.Duration, start func(func() (int, error)) (Helper, error),
+	name string, files []*os.File, cgroup *os.File, limit time.Duration, children *reaper.Reaper,
 ) (int, error) {
 	report, theirs, err := newPipe(unix.O_NONBLOCK)
 	if err != nil {
@@ -69,7 +71,7 @@ func Enter(
 	if cgroup != nil {
 		files, args = append(files, cgroup), append(args, withCgroup)
 	}
-	helper, err := start(func() (int, error) { return fork(args, files, 0, nil) })
+	helper, err := children.Start(func() (int, error) { return fork(args, descriptors(files), nil) })
 	theirs.Close()
 	if err != nil {
 		return 0, err
@@ -81,12 +83,6 @@ func Enter(
 		pid = newcomer(tag)
 	}
 	return pid, err
-}
-
-// Helper is the program that forks a newcomer.
-type Helper interface {
-	Signal(unix.Signal) error
-	Done() <-chan struct{}
 }
 
 // entered counts calls of Enter, so that each newcomer can be told from all others.
@@ -115,18 +111,15 @@ func forkInto(report *os.File) error {
 	if err := unix.Setns(pidFD, unix.CLONE_NEWPID); err != nil { // for this thread's children alone
 		return fmt.Errorf("enter the container's pid namespace: %w", err)
 	}
-	attr := &syscall.ProcAttr{
-		Dir: "/", Env: os.Environ(), Files: []uintptr{0, 1, 2, specFD, statusFD, releaseFD, pidFD},
-		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT},
-	}
 	if len(os.Args) > 3 {
 		if err := join(cgroupFD); err != nil {
 			return fmt.Errorf("enter the container's cgroup: %w", err)
 		}
 	}
-	pid, err := syscall.ForkExec(self, os.Args[1:2], attr)
+	fds := []uintptr{0, 1, 2, specFD, statusFD, releaseFD, pidFD}
+	pid, err := fork(os.Args[1:2], fds, &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT})
 	if err != nil {
-		return fmt.Errorf("start a process: %w", err)
+		return err
 	}
 	_, err = fmt.Fprint(report, entry, pid)
 	return err
