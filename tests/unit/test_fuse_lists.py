@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guestforge.vhost.fs.fuse.shown import settled
 from tests.fuse_client import ROOT, failing
 from tests.unit.shares import serving
 
@@ -164,13 +163,11 @@ def test_the_top_of_the_share_too(share):
         assert stat.S_IMODE(client.getattr(ROOT).mode) == 0o700
 
 
-@pytest.mark.parametrize(
-    ("changed", "after", "expected"),
-    [
-        (10**18 + 1, 10_000_000, False), (10**18 + 1, 60_000_000, True),  # a tick of HZ=100, and more
-        (10**18, 60_000_000, False), (10**18, 1_999_999_999, False), (10**18, 2_000_000_001, True),  # whole seconds
-        (10**18 + 1, -5, False),  # the clock was set back
-    ],
-)  # fmt: skip
-def test_a_file_is_remembered_once_a_change_would_show(changed, after, expected):
-    assert settled(changed, changed + after) is expected
+def test_a_list_that_comes_at_once_is_seen(share):
+    with serving(share) as client:
+        for number in range(200):  # most of them within one tick of the kernel's clock
+            name = f"new{number}"
+            node = client.create(name.encode(), "O_RDWR").node
+            assert stat.S_IMODE(client.getattr(node).mode) == 0o644
+            os.setxattr(share / name, ACCESS, acl(6, {1000: 4}, 0, {}, 4, 0))
+            assert stat.S_IMODE(client.getattr(node).mode) == 0o600

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 
-def split(views: Sequence[memoryview], size: int) -> tuple[bytes, list[memoryview]]:
+def split(views: Sequence[memoryview], size: int) -> tuple[bytes, Sequence[memoryview]]:
     """Return the first bytes of a scattered text, and what follows them. Raises ValueError where there are fewer."""
     if views and len(views[0]) == size:  # as guests lay it out
-        return bytes(views[0]), list(views[1:])
+        return bytes(views[0]), views[1:]
     head, rest = [], []
     for view in views:
         head.append(bytes(view[:size]))

@@ -6,9 +6,8 @@ what was compared). Values: asm/fcntl.h of each architecture, include/uapi/asm-g
 
 import os
 import struct
-from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from guestforge.arch import OpenFlags
 
@@ -25,8 +24,7 @@ DIFFERENT: Final[dict[OpenFlags, dict[str, int]]] = {
 COMMON: Final = os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NONBLOCK | os.O_SYNC | os.O_NOATIME
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(NamedTuple):
     """open(2)'s flags as the host has them; O_DIRECT is told apart, because the guest's cache is what it is about."""
 
     flags: int

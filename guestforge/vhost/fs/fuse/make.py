@@ -7,9 +7,9 @@ import stat
 from collections.abc import Callable
 from typing import Final
 
-from guestforge.vhost.fs.fuse.abi import opening
+from guestforge.vhost.fs.fuse.abi import Opening, opening
 from guestforge.vhost.fs.fuse.attributes import drop_privileges
-from guestforge.vhost.fs.fuse.inodes import Inode, check_name, refuse, undone
+from guestforge.vhost.fs.fuse.inodes import check_name, refuse, undone
 from guestforge.vhost.fs.fuse.owners import IMPOSSIBLE, LEAVE, give
 from guestforge.vhost.fs.fuse.protocol import OPEN_KILL_SUIDGID, OPEN_OUT, Op
 from guestforge.vhost.fs.fuse.share import Operation, Request, Share, decode_device
@@ -54,24 +54,23 @@ def create(share: Share, request: Request) -> bytes:
     except FileExistsError:
         if how.flags & os.O_EXCL:
             raise
-        return _open_existing(share, request, parent, name, asked)
+        return _open_existing(share, request, how, asked)
     with undone(lambda: os.unlink(name, dir_fd=parent.descriptor)):
-        return _opened(share, request, descriptor, mode)
+        return _opened(share, request, descriptor, how, mode)
 
 
-def _open_existing(share: Share, request: Request, parent: Inode, name: bytes, asked: int) -> bytes:
+def _open_existing(share: Share, request: Request, how: Opening, asked: int) -> bytes:
     """Open what is under a name already.
 
     It is looked at before it is opened: it may be a device of the host, which the guest has made itself, or a pipe.
     """
-    inode, _ = share.find(parent, name)
+    inode, _ = share.find(share.inodes.directory(request.nodeid), request.name(CREATE_IN))
     try:
-        how = opening(request.fields(CREATE_IN)[0], share.guest.open_flags)
         descriptor = share.reopen(inode, how.flags & ~os.O_CREAT)
         if asked & OPEN_KILL_SUIDGID and how.flags & os.O_TRUNC:
             with undone(lambda: os.close(descriptor)):
                 drop_privileges(descriptor)
-        return _opened(share, request, descriptor, None)
+        return _opened(share, request, descriptor, how, None)
     finally:
         share.inodes.forget(inode.id, 1)  # _opened counts one lookup, and the reply is one
 
@@ -88,10 +87,10 @@ def tmpfile(share: Share, request: Request) -> bytes:
         mode & 0o7777,
         dir_fd=share.proc,
     )
-    return _opened(share, request, descriptor, mode)
+    return _opened(share, request, descriptor, how, mode)
 
 
-def _opened(share: Share, request: Request, descriptor: int, mode: int | None) -> bytes:
+def _opened(share: Share, request: Request, descriptor: int, how: Opening, mode: int | None) -> bytes:
     """Return the answer for a file that is open now; `mode` is that of one that we made."""
     with undone(lambda: os.close(descriptor)):
         if mode is not None:
@@ -99,10 +98,9 @@ def _opened(share: Share, request: Request, descriptor: int, mode: int | None) -
             if mode & SPECIAL_BITS:
                 os.fchmod(descriptor, mode & 0o7777)
         inode, status = share.inodes.take(os.open(str(descriptor), os.O_PATH | os.O_CLOEXEC, dir_fd=share.proc))
-    direct = opening(request.fields(CREATE_IN)[0], share.guest.open_flags).direct
     with undone(lambda: share.inodes.forget(inode.id, 1)):
         number = share.handles.add(descriptor, inode)
-    return entry(share, request, inode, status) + request.pack(OPEN_OUT, number, share.opened_how(direct=direct), 0)
+    return entry(share, request, inode, status) + request.pack(OPEN_OUT, number, share.opened_how(direct=how.direct), 0)
 
 
 def _made(

@@ -193,8 +193,9 @@ class FuseServer:
 
     def _answer(self, request: Request, reply: Sequence[memoryview]) -> int:
         """Do a request and write the reply, an error at need; return its length."""
+        operation = OPERATIONS.get(request.opcode)
         try:
-            answer = self._perform(request)
+            answer = operation(self._share, request) if operation else self._session(request)
         except OSError as e:
             return self._reply(request, reply, -(e.errno or errno.EIO), 0)
         except (ValueError, OverflowError, struct.error) as e:  # numbers that no system call of the host takes
@@ -206,16 +207,14 @@ class FuseServer:
         if answer is None:
             return 0
         if isinstance(answer, bytes):
-            if len(answer) > request.room:
+            size = len(answer)
+            if scatter(request.payload, answer) < size:
                 return self._reply(request, reply, -errno.EINVAL, 0)
-            scatter(request.payload, answer)
-            answer = len(answer)
+            answer = size
         return self._reply(request, reply, 0, answer)
 
-    def _perform(self, request: Request) -> bytes | int | None:
-        operation = OPERATIONS.get(request.opcode)
-        if operation is not None:
-            return operation(self._share, request)
+    def _session(self, request: Request) -> bytes:
+        """Begin or end a session. Raises ENOSYS for whatever else no operation is for."""
         if request.opcode == Op.INIT:
             return self._init(request)
         if request.opcode == Op.DESTROY:
@@ -242,10 +241,14 @@ class FuseServer:
 
     def _reply(self, request: Request, reply: Sequence[memoryview], error: int, size: int) -> int:
         """Write the reply's header; return the whole reply's length, 0 where there is no room for one."""
-        if not reply or (len(reply[0]) < OUT_HEADER_SIZE and sum(map(len, reply)) < OUT_HEADER_SIZE):
-            return 0
+        header = layout(request.order, OUT_HEADER)
         length = OUT_HEADER_SIZE + size
-        scatter(reply, layout(request.order, OUT_HEADER).pack(length, error, request.unique))
+        if reply and len(reply[0]) >= OUT_HEADER_SIZE:  # as guests lay it out
+            header.pack_into(reply[0], 0, length, error, request.unique)
+        elif sum(map(len, reply)) < OUT_HEADER_SIZE:
+            return 0
+        else:
+            scatter(reply, header.pack(length, error, request.unique))
         return length
 
     def _mistaken(self, request: Request, error: Exception) -> None:

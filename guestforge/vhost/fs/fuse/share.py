@@ -11,8 +11,9 @@ from typing import Any, Final
 from guestforge.arch import Arch
 from guestforge.vhost.fs.fuse import owners
 from guestforge.vhost.fs.fuse.abi import layout
+from guestforge.vhost.fs.fuse.changes import each_shows
 from guestforge.vhost.fs.fuse.inodes import Handles, Inode, InodeTable, check_name, refuse
-from guestforge.vhost.fs.fuse.protocol import FOPEN_DIRECT_IO
+from guestforge.vhost.fs.fuse.protocol import FOPEN_DIRECT_IO, ROOT_ID
 from guestforge.vhost.fs.fuse.retired import Retired
 from guestforge.vhost.fs.fuse.space import Space
 from guestforge.vhost.fs.fuse.syscalls import own_descriptors
@@ -40,12 +41,12 @@ class Request:
     def fields(self, fields: str) -> tuple[Any, ...]:
         """Return the arguments at the beginning of the body; raises EINVAL for a body that is too short."""
         form = layout(self.order, fields)
+        if self.body and len(self.body[0]) >= form.size:  # as guests lay it out
+            return form.unpack_from(self.body[0])
         return form.unpack(self.head(form.size))
 
     def head(self, size: int) -> bytes:
         """Return the first bytes of the body."""
-        if self.body and len(self.body[0]) >= size:
-            return bytes(self.body[0][:size])
         data = b"".join(self.body)[:size]
         if len(data) < size:
             raise refuse(errno.EINVAL)
@@ -89,6 +90,7 @@ class Share:
     retired: Retired
     waiters: Waiters
     space: Space
+    changes_show_on: int | None = None  # the number of a file system whose files' changes show at once, see changes.py
     descriptors: str = "/proc/self/fd/"  # what leads to `proc`
     keeps_owners: bool = field(default_factory=owners.are_kept)
     # Every file bypasses the guest's page cache: what the host changes is seen at once, as with virtiofsd's cache=none.
@@ -131,7 +133,8 @@ def open_share(root: Path, guest: Arch, *, read_only: bool, space: Space, max_in
     retired = Retired()
     waiters = Waiters()
     inodes = InodeTable(directory, retired, waiters.released, most=max_inodes)
-    return Share(guest, inodes, proc, read_only, Handles(inodes, retired), retired, waiters, space)
+    shown = inodes[ROOT_ID].device if not read_only and each_shows(directory) else None
+    return Share(guest, inodes, proc, read_only, Handles(inodes, retired), retired, waiters, space, shown)
 
 
 def decode_device(number: int) -> int:

@@ -2,20 +2,16 @@
 
 import os
 from time import time_ns
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from guestforge.vhost.fs.fuse.changes import SECOND, settled
 from guestforge.vhost.fs.fuse.inodes import Inode
 from guestforge.vhost.fs.fuse.lists import SHARED, narrowed
 from guestforge.vhost.fs.fuse.owners import kept
 from guestforge.vhost.fs.fuse.protocol import ATTR_OUT, ENTRY_OUT
 from guestforge.vhost.fs.fuse.share import OPENED, VALID, Request, Share
 
-# Nanoseconds after which a change of a file gives it another time of change: those of a tick of the kernel's clock, and
-# some more, and those of a file system that keeps whole seconds, or every second one.
-SECOND: Final = 1_000_000_000
 TIME: Final = 0xFFFF_FFFF_FFFF_FFFF  # a time before 1970 travels as a number without a sign
-TICK: Final = SECOND // 20
-COARSE: Final = 2 * SECOND
 
 
 class Rights(NamedTuple):
@@ -44,25 +40,21 @@ def _rights(share: Share, inode: Inode, status: os.stat_result) -> tuple[int, in
     path = share.path(inode)  # every file that is new to the guest comes here
     mode, listed = narrowed(path, mode)
     owner = kept(path) if share.keeps_owners else None
-    if not listed and not owner and settled(changed, time_ns()):
+    if not listed and not owner and (share.changes_show_on == status.st_dev or settled(changed, time_ns())):
         inode.plain = changed
     return mode, *(owner or (status.st_uid, status.st_gid))
 
 
-def settled(changed: int, now: int) -> bool:
-    """Whether a file that is changed now gets another time of change than it has, both in nanoseconds."""
-    return now - changed > (TICK if changed % SECOND else COARSE)
-
-
 def attributes(share: Share, inode: Inode, status: os.stat_result) -> tuple[int, ...]:
     """Return the fields of ATTR."""
-    access, change, meta = status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns
+    whole: Any = status  # its items are whole seconds, which typeshed takes for fractions
+    access, change, meta = whole[7:]
     mode, uid, gid = _rights(share, inode, status)
     device = status.st_rdev
     return (
         share.inodes.numbers.shown(status.st_dev, status.st_ino), status.st_size, status.st_blocks,
-        access // SECOND & TIME, change // SECOND & TIME, meta // SECOND & TIME,
-        access % SECOND, change % SECOND, meta % SECOND,
+        access & TIME, change & TIME, meta & TIME,
+        status.st_atime_ns % SECOND, status.st_mtime_ns % SECOND, status.st_ctime_ns % SECOND,
         mode, status.st_nlink, uid, gid, encode_device(device) if device else 0, status.st_blksize, 0,
     )  # fmt: skip
 
