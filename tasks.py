@@ -1,144 +1,155 @@
-"""The tasks that a user types. Each reads its options and calls the library; docs/tasks.md describes them.
+"""The tasks that a user types. Each takes its options and calls the library; docs/tasks.md describes them.
 
 The library is imported inside the tasks: a task must not pay for what it does not use.
 """
 
 from invoke import Collection
 
-from guestforge.cli import Chosen, job
+from guestforge.cli import job
+from guestforge.options import (
+    BenchOptions,
+    BuildOptions,
+    CheckOptions,
+    CleanOptions,
+    ConformOptions,
+    DebugOptions,
+    HostBenchOptions,
+    MakeOptions,
+    ProofOptions,
+    SelftestOptions,
+    StepOptions,
+    TargetOptions,
+    TerminalOptions,
+)
 from guestforge.words import judge
 
-STEP = ("project", "arch", "guest", "jobs", "mirror", "refresh", "agent", "output")
-MADE = (*STEP, "dry-run", "fail-fast", "json")
-BOOT = ("accel", "timeout", "artifact", "verbose", "virtio-fs-server")
 
-
-@job(*MADE, *BOOT)
-def build(chosen: Chosen) -> int:
+@job()
+def build(built: BuildOptions, making: MakeOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Build kernel, agent, root file system, initrd and disk image, and prove them by booting."""
     from guestforge import commands
 
-    return commands.build(chosen)
+    return commands.build(built, making, checks, proof)
 
 
-@job(*MADE)
-def kernel(chosen: Chosen) -> int:
+@job()
+def kernel(built: BuildOptions, making: MakeOptions) -> int:
     """Build the kernel alone."""
     from guestforge import commands
 
-    return commands.kernel(chosen)
+    return commands.kernel(built, making)
 
 
-@job(*MADE)
-def agent(chosen: Chosen) -> int:
+@job()
+def agent(built: BuildOptions, making: MakeOptions) -> int:
     """Build the agent alone."""
     from guestforge import commands
 
-    return commands.agent(chosen)
+    return commands.agent(built, making)
 
 
-@job(*MADE)
-def rootfs(chosen: Chosen) -> int:
+@job()
+def rootfs(built: BuildOptions, making: MakeOptions) -> int:
     """Show what the root file system holds, having built what goes into it."""
     from guestforge import commands
 
-    return commands.rootfs(chosen)
+    return commands.rootfs(built, making)
 
 
-@job(*MADE)
-def initrd(chosen: Chosen) -> int:
+@job()
+def initrd(built: BuildOptions, making: MakeOptions) -> int:
     """Build the initrd, and what it needs."""
     from guestforge import commands
 
-    return commands.initrd(chosen)
+    return commands.initrd(built, making)
 
 
-@job(*MADE)
-def image(chosen: Chosen) -> int:
+@job()
+def image(built: BuildOptions, making: MakeOptions) -> int:
     """Build the disk image, and what it needs."""
     from guestforge import commands
 
-    return commands.image(chosen)
+    return commands.image(built, making)
 
 
-@job(*MADE, *BOOT)
-def check(chosen: Chosen) -> int:
+@job()
+def check(built: BuildOptions, making: MakeOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Boot what was built and check it, whether it has been checked before or not."""
     from guestforge import commands
 
-    return commands.check(chosen)
+    return commands.check(built, making, checks, proof)
 
 
-@job(*MADE, "accel", "timeout", "many", "virtio-fs-server")
-def conform(chosen: Chosen) -> int:
+@job(without=("verbose",))
+def conform(built: BuildOptions, making: MakeOptions, checks: CheckOptions, trial: ConformOptions) -> int:
     """Try in a guest what file systems promise, on each storage, and print what is not kept everywhere."""
     from guestforge import commands
 
-    return commands.conform(chosen)
+    return commands.conform(built, making, checks, trial)
 
 
-@job(*STEP, "accel", "artifact")
-def run(chosen: Chosen) -> None:
+@job()
+def run(built: DebugOptions, terminal: TerminalOptions) -> None:
     """Start a guest with its console on the terminal; Ctrl-A X leaves it."""
     from guestforge import interactive
 
-    interactive.run(chosen)
+    interactive.run(built, terminal)
 
 
-@job("step", *STEP, "accel", "timeout", "artifact", "virtio-fs-server")
-def why(chosen: Chosen) -> int:
+@job(without=("verbose",))
+def why(asked: StepOptions, built: BuildOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Say what in a step's key has changed since its newest entry in the store."""
     from guestforge import commands
 
-    return commands.why(chosen)
+    return commands.why(asked, built, checks, proof)
 
 
-@job("fast", "arch")
-def test(chosen: Chosen) -> int:
+@job()
+def test(tried: SelftestOptions) -> int:
     """Lint, check types, and run all tests, with real boots unless --fast."""
     from guestforge.host import selftest
 
-    return selftest.run_tests(chosen)
+    return selftest.run_tests(tried)
 
 
-@job("project", "arch")
-def doctor(chosen: Chosen) -> int:
+@job()
+def doctor(targets: TargetOptions) -> int:
     """Say what of this machine a build and its checks can use, and what is missing."""
     from guestforge.host import doctor
 
-    return doctor.run_doctor(chosen)
+    return doctor.run_doctor(targets)
 
 
-@job("project", "store")
-def clean(chosen: Chosen) -> None:
+@job()
+def clean(removed: CleanOptions) -> None:
     """Remove what was built from output/, and with --store the store too."""
     from guestforge import commands
 
-    commands.clean(chosen)
+    commands.clean(removed)
 
 
-@job("arch")
-def bench_build(chosen: Chosen) -> None:
+@job()
+def bench_build(measured: HostBenchOptions) -> None:
     """Measure builds against plain make, and write docs/figures.md."""
     from guestforge.bench import build
 
-    build.run(chosen)
+    build.run(measured)
 
 
-@job("arch")
-def bench_boot(chosen: Chosen) -> None:
+@job()
+def bench_boot(measured: BenchOptions) -> None:
     """Measure boots, sizes and memory, and write docs/figures.md."""
     from guestforge.bench import boot
 
-    boot.run(chosen)
+    boot.run(measured)
 
 
-@job("arch")
-def bench_storage(chosen: Chosen) -> None:
+@job()
+def bench_storage(measured: BenchOptions) -> None:
     """Measure how quickly guests work on their storages, and write docs/figures.md."""
     from guestforge.bench import storage
 
-    storage.run(chosen)
+    storage.run(measured)
 
 
 bench = Collection("bench")

@@ -6,69 +6,62 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from guestforge.arch import ARCHES, Arch, host, lookup_list
+from guestforge.arch import ARCHES
 from guestforge.cache import clean as clean_cache
 from guestforge.cache import user_cache
 from guestforge.check import live
-from guestforge.check.options import ARTIFACTS, CheckOptions
-from guestforge.cli import Chosen
-from guestforge.conform.run import MANY
+from guestforge.check.report import ARTIFACTS
 from guestforge.conform.run import conform as run_conform
 from guestforge.conform.table import table
 from guestforge.errors import GuestforgeError, UserError
-from guestforge.files import remove, require_file
+from guestforge.files import remove
 from guestforge.graph import Evaluation, walk
 from guestforge.host.packages import ensure
 from guestforge.jobserver import Jobserver
 from guestforge.manifest import Artifact, place, write_json
 from guestforge.need import Need
+from guestforge.option import known
+from guestforge.options import (
+    BuildOptions,
+    CheckOptions,
+    CleanOptions,
+    ConformOptions,
+    MakeOptions,
+    ProofOptions,
+    StepOptions,
+)
 from guestforge.pipeline import Pipeline
 from guestforge.progress import complain, human, say
-from guestforge.project import find_project
 from guestforge.rootfs.agent import AGENT
 from guestforge.rootfs.tree import Directory, File, Node, Symlink
 from guestforge.schedule import Goal, Rules, Schedule
 from guestforge.step import Step
 from guestforge.store import Store
-from guestforge.targets import Options
-from guestforge.vmm.accel import Wanted
 from guestforge.vmm.needs import boot_needs
-from guestforge.vmm.virtiofs import SERVERS
-from guestforge.vmm.virtiofs import Wanted as WantedServer
 from guestforge.why import explain, foretold
 
-MAX_JOBS: Final = 4096
-MAX_FILES: Final = 1_000_000
 CONFORM_JSON: Final = "conform.json"
-MAX_TIMEOUT: Final = 86_400.0  # seconds
-ACCELERATORS: Final[tuple[Wanted, ...]] = ("auto", "kvm", "tcg")
 
 Work = Callable[[Pipeline], None]
 Goals = Callable[[Pipeline], tuple[Goal, ...]]
 
 
-def build(chosen: Chosen) -> int:
+def build(built: BuildOptions, making: MakeOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Build everything, fill the output directory, and prove it."""
-    return _make(chosen, _guest_and_proofs(chosen))
+    return _make(built, making, _guest_and_proofs(checks, proof))
 
 
-def check(chosen: Chosen) -> int:
+def check(built: BuildOptions, making: MakeOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Boot and check what the recipe makes, which is built first where it has not been."""
-    return _make(chosen, _guest_and_proofs(chosen), proven_again=True)
+    return _make(built, making, _guest_and_proofs(checks, proof), proven_again=True)
 
 
-def conform(chosen: Chosen) -> int:
+def conform(built: BuildOptions, making: MakeOptions, checks: CheckOptions, trial: ConformOptions) -> int:
     """Try on each storage of a guest what file systems promise, and print what is not kept everywhere."""
-    options = CheckOptions(
-        accel=accelerator_of(chosen),
-        timeout=chosen.number("timeout", 0.1, MAX_TIMEOUT),
-        virtio_fs_server=virtio_fs_server_of(chosen),
-    )
-    many = chosen.whole("many", 1, MAX_FILES) or MANY
 
     def work(pipeline: Pipeline) -> None:
         ensure(boot_needs(pipeline.arch))
-        found = run_conform(live.start, pipeline.guest_artifacts(), pipeline.conform, options, many=many)
+        found = run_conform(live.start, pipeline.guest_artifacts(), pipeline.conform, checks, many=trial.many)
         write_json(pipeline.output / CONFORM_JSON, found.to_json())
         say(table(found))
 
@@ -76,20 +69,24 @@ def conform(chosen: Chosen) -> int:
         steps = pipeline.steps
         return (Goal(pipeline.arch.name, (*steps.published, steps.probe, steps.conform)),)
 
-    return _make(chosen, goals, work)
+    return _make(built, making, goals, work)
 
 
-def kernel(chosen: Chosen) -> int:
+def kernel(built: BuildOptions, making: MakeOptions) -> int:
     """Build the kernel and put it into the output directory."""
-    return _make(chosen, lambda one: (_placed(one, one.steps.kernel, one.kernel_artifacts),))
+    return _make(built, making, lambda one: (_placed(one, one.steps.kernel, one.kernel_artifacts),))
 
 
-def agent(chosen: Chosen) -> int:
+def agent(built: BuildOptions, making: MakeOptions) -> int:
     """Build the agent and put it into the output directory."""
-    return _make(chosen, lambda one: (_placed(one, one.steps.agent, lambda: (Artifact(AGENT, one.agent, AGENT),)),))
+
+    def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
+        return (_placed(pipeline, pipeline.steps.agent, lambda: (Artifact(AGENT, pipeline.agent, AGENT),)),)
+
+    return _make(built, making, goals)
 
 
-def rootfs(chosen: Chosen) -> int:
+def rootfs(built: BuildOptions, making: MakeOptions) -> int:
     """List what the root file system holds."""
 
     def work(pipeline: Pipeline) -> None:
@@ -99,36 +96,36 @@ def rootfs(chosen: Chosen) -> int:
     def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
         return (Goal(pipeline.arch.name, (pipeline.steps.agent, *pipeline.steps.parts.packages)),)
 
-    return _make(chosen, goals, work)
+    return _make(built, making, goals, work)
 
 
-def initrd(chosen: Chosen) -> int:
+def initrd(built: BuildOptions, making: MakeOptions) -> int:
     """Build the initrd and put it into the output directory."""
-    return _make(chosen, lambda one: (_placed(one, one.steps.initrd, lambda: (one.initrd_artifact(),)),))
+    return _make(built, making, lambda one: (_placed(one, one.steps.initrd, lambda: (one.initrd_artifact(),)),))
 
 
-def image(chosen: Chosen) -> int:
+def image(built: BuildOptions, making: MakeOptions) -> int:
     """Build the disk image and put it into the output directory."""
-    return _make(chosen, lambda one: (_placed(one, one.steps.image, lambda: (one.image_artifact(),)),))
+    return _make(built, making, lambda one: (_placed(one, one.steps.image, lambda: (one.image_artifact(),)),))
 
 
-def why(chosen: Chosen) -> int:
+def why(asked: StepOptions, built: BuildOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Say of a step what in its key has changed since its newest entry in the store."""
-    goals = _guest_and_proofs(chosen)
+    goals = _guest_and_proofs(checks, proof)
 
     def work(pipeline: Pipeline) -> None:
         steps = {step.role: step for step in walk(*_steps(goals(pipeline)))}
-        wanted = chosen.one_of("step", tuple(steps))
+        wanted = known("STEP", asked.step, tuple(steps))
         for line in explain(pipeline.evaluation, steps[wanted]):
             print(line)
 
-    return max(_each(_pipelines(chosen), work))
+    return max(_each(_pipelines(built), work))
 
 
-def clean(chosen: Chosen) -> None:
+def clean(removed: CleanOptions) -> None:
     """Remove what was built from the project's output directory, and with --store all that the cache holds of ours."""
-    _clean_output(find_project(chosen.path("project")).output)
-    if chosen.switch("store"):
+    _clean_output(removed.project.output)
+    if removed.store:
         place = user_cache()
         say(f"removing what guestforge has made in {place.path}")
         if kept := clean_cache(place):
@@ -145,59 +142,16 @@ def _clean_output(output: Path) -> None:
         output.rmdir()
 
 
-def options_of(chosen: Chosen, guest: str | None = None) -> Options:
-    """Read a build's options; `guest` is the default recipe. Raises UserError for one that makes no sense."""
-    defaults = Options()
-    project = find_project(chosen.path("project"))
-    agent = chosen.path("agent")
-    if agent is not None:
-        require_file(agent, "--agent")
-    return Options(
-        project=project,
-        guest=chosen.text("guest", guest or project.settings.guest),
-        jobs=chosen.whole("jobs", 1, MAX_JOBS) or defaults.jobs,
-        mirror=chosen.text("mirror", "") or None,
-        refresh=chosen.switch("refresh"),
-        agent=agent,
-        output=chosen.path("output") or project.output,
-    )
-
-
-def arches_of(chosen: Chosen) -> tuple[Arch, ...]:
-    """Return the architectures that were asked for, the host's by default; raises UserError for an unknown one."""
-    return lookup_list(chosen.text("arch", host().name))
-
-
-def accelerator_of(chosen: Chosen) -> Wanted:
-    """Return the accelerator that was asked for; raises UserError for an unknown one."""
-    name = chosen.one_of("accel", ACCELERATORS)
-    return next(wanted for wanted in ACCELERATORS if wanted == name)
-
-
-def virtio_fs_server_of(chosen: Chosen) -> WantedServer:
-    """Return the virtio-fs server that was asked for; raises UserError for an unknown one."""
-    name = chosen.one_of("virtio-fs-server", SERVERS)
-    return next(wanted for wanted in SERVERS if wanted == name)
-
-
-def _check_options(chosen: Chosen) -> CheckOptions:
-    chosen.some_of("artifact", ARTIFACTS)
-    return CheckOptions(
-        accel=accelerator_of(chosen),
-        timeout=chosen.number("timeout", 0.1, MAX_TIMEOUT),
-        verbose=chosen.switch("verbose"),
-        virtio_fs_server=virtio_fs_server_of(chosen),
-    )
-
-
-def _make(chosen: Chosen, goals: Goals, work: Work | None = None, *, proven_again: bool = False) -> int:
+def _make(
+    built: BuildOptions, making: MakeOptions, goals: Goals, work: Work | None = None, *, proven_again: bool = False
+) -> int:
     """Make each architecture's goals side by side, then do the work for those that were made; return the exit code.
 
     That is the worst of all errors. With --dry-run, say what would become of the steps instead.
     """
-    pipelines = _pipelines(chosen)
+    pipelines = _pipelines(built)
     wanted = {pipeline: goals(pipeline) for pipeline in pipelines}
-    if chosen.switch("dry-run"):
+    if making.dry_run:
         return max(_each(pipelines, lambda pipeline: _foretell(pipeline, _steps(wanted[pipeline]))))
     for pipeline in pipelines:
         pipeline.try_places()
@@ -212,9 +166,8 @@ def _make(chosen: Chosen, goals: Goals, work: Work | None = None, *, proven_agai
 
     codes = _each(pipelines, judge)
     judged = [pipeline for pipeline, code in zip(pipelines, codes, strict=True) if not code]
-    rules = Rules(
-        pipelines[0].jobs, again=guests if proven_again else frozenset(), fail_fast=chosen.switch("fail-fast")
-    )
+    again = guests if proven_again else frozenset()
+    rules = Rules(pipelines[0].jobs, again=again, fail_fast=making.fail_fast)
     if rules.fail_fast and any(codes):
         return max(codes)
     schedule = Schedule(pipelines[0].evaluation, [goal for one in judged for goal in wanted[one]], rules)
@@ -231,10 +184,9 @@ def _ensure_for_proofs(needs: Iterable[Need]) -> None:
         complain(e)
 
 
-def _pipelines(chosen: Chosen) -> list[Pipeline]:
-    options = options_of(chosen)
-    evaluation, jobs = Evaluation(Store()), Jobserver(options.jobs)
-    return [Pipeline(arch, options, evaluation, jobs) for arch in arches_of(chosen)]
+def _pipelines(built: BuildOptions) -> list[Pipeline]:
+    evaluation, jobs = Evaluation(Store()), Jobserver(built.jobs)
+    return [Pipeline(arch, built, evaluation, jobs) for arch in built.arches]
 
 
 def _each(pipelines: list[Pipeline], work: Work) -> list[int]:
@@ -258,14 +210,12 @@ def _steps(goals: Iterable[Goal]) -> tuple[Step, ...]:
     return tuple(step for goal in goals for step in goal.steps)
 
 
-def _guest_and_proofs(chosen: Chosen) -> Goals:
+def _guest_and_proofs(checks: CheckOptions, proof: ProofOptions) -> Goals:
     """Return the goals of a guest: its output, and the proof of each artifact that is asked for."""
-    options = _check_options(chosen)
-    booted = chosen.some_of("artifact", ARTIFACTS)
 
     def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
         steps = pipeline.steps
-        proofs = [pipeline.check_step(name, options) for name in ARTIFACTS if name in booted]
+        proofs = [pipeline.check_step(name, checks) for name in ARTIFACTS if name in proof.artifacts]
         return (
             Goal(f"{pipeline.arch.name} output", steps.published, lambda _: _publish(pipeline)),
             *(Goal(f"{proof.title} report", (proof,), partial(pipeline.show_proof, proof)) for proof in proofs),

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from guestforge.arch import Arch
-from guestforge.check.options import ARTIFACTS, CheckOptions, GuestArtifacts
+from guestforge.check.artifacts import GuestArtifacts
+from guestforge.check.report import ARTIFACTS
 from guestforge.check.report import Artifact as Booted
 from guestforge.check.run import FILES
 from guestforge.check.step import check_step, emulators
@@ -19,6 +20,7 @@ from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
 from guestforge.manifest import Artifact, place, write_manifest
 from guestforge.need import Need
+from guestforge.options import BuildOptions, CheckOptions
 from guestforge.progress import say
 from guestforge.recipe.bounds import require_processors
 from guestforge.rootfs.agent import CONFORM, PROBE, STORAGEBENCH, go_version
@@ -26,7 +28,7 @@ from guestforge.rootfs.flavour import disk_tree
 from guestforge.rootfs.tree import Tree
 from guestforge.step import Step, Use
 from guestforge.store import Entry, Store
-from guestforge.targets import Options, guest_steps
+from guestforge.targets import guest_steps
 from guestforge.vmm.emulator import Emulator, choose_emulator
 from guestforge.vmm.needs import boot_needs
 
@@ -43,7 +45,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, arch: Arch, options: Options, evaluation: Evaluation | None = None, jobs: Jobserver | None = None
+        self, arch: Arch, options: BuildOptions, evaluation: Evaluation | None = None, jobs: Jobserver | None = None
     ) -> None:
         """`evaluation` and `jobs` are shared by all guests that are made at once; one made alone has its own."""
         self.arch = arch

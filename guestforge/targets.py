@@ -4,18 +4,15 @@ source ---------- kernel ---.--- initrd ---.
 agent, packages ------------'--- image ----'--- check
 """
 
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from guestforge.arch import Arch
 from guestforge.image.disk_step import image_step
 from guestforge.image.initrd_step import initrd_step
 from guestforge.jobserver import Jobserver
 from guestforge.kernel.step import kernel_step
-from guestforge.layout import OUTPUT
-from guestforge.project import Project, our_project
+from guestforge.options import BuildOptions
 from guestforge.recipe.bounds import load_guest_for
 from guestforge.recipe.load import load_kernel, load_rootfs
 from guestforge.recipe.models import DebianSource, Guest, Rootfs
@@ -26,19 +23,6 @@ from guestforge.sources.packages import package_step
 from guestforge.sources.resolution import Archive
 from guestforge.step import Step
 from guestforge.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a user chooses for a build besides the architecture; by default of what this checkout has."""
-
-    project: Project = field(default_factory=our_project)
-    guest: str = "minimal"
-    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    mirror: str | None = None  # instead of the host's, for all that apt fetches
-    refresh: bool = False  # ask the mirror again for the newest version of a source
-    agent: Path | None = None  # a binary that takes the place of our agent
-    output: Path = OUTPUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +50,7 @@ class GuestSteps:
         return (self.kernel, self.initrd, self.image)
 
 
-def guest_steps(store: Store, arch: Arch, options: Options, jobs: Jobserver) -> GuestSteps:
+def guest_steps(store: Store, arch: Arch, options: BuildOptions, jobs: Jobserver) -> GuestSteps:
     """Return a guest's steps, whose programs share `jobs`. Raises UserError for what is wrong with its recipes."""
     archive = Archive(store, options.mirror, options.refresh)
     recipes = options.project.recipes

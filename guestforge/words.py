@@ -14,8 +14,8 @@ from invoke.exceptions import Exit
 from invoke.parser.context import ParserContext
 from invoke.program import Program
 
-from guestforge.cli import LISTS
 from guestforge.errors import UserError
+from guestforge.options import LISTS
 
 INVOKE = "invoke.main"  # the module that Invoke's own program begins with
 HELP = frozenset({"--help", "-h"})

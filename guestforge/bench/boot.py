@@ -13,22 +13,21 @@ from guestforge.agent.errors import AgentError
 from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.transport import AGENT_PORT
-from guestforge.arch import PROVEN, Arch, lookup_list
+from guestforge.arch import Arch
 from guestforge.bench.figures import Aim, Figure, Section, Table, formatted, missed, spread, write
 from guestforge.bench.host import compiler, host_facts, now
+from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.live import guest_plan
-from guestforge.check.options import ARTIFACTS, GuestArtifacts
-from guestforge.check.report import Artifact
-from guestforge.cli import Chosen
+from guestforge.check.report import ARTIFACTS, Artifact
 from guestforge.errors import CheckError
 from guestforge.host.packages import ensure
 from guestforge.image.initrd_step import INITRD
 from guestforge.kernel.step import KERNEL
+from guestforge.options import BenchOptions, BuildOptions
 from guestforge.pipeline import Pipeline, guest_needs
 from guestforge.progress import bar, say
 from guestforge.rootfs.agent import AGENT
 from guestforge.scratch import scratch_directory
-from guestforge.targets import Options
 from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
@@ -76,10 +75,9 @@ class Measured:
     counted: dict[Artifact, list[int]]
 
 
-def run(chosen: Chosen) -> None:
+def run(measured: BenchOptions) -> None:
     """Measure the architectures that were asked for, by default those that are proven, and write the section."""
-    arches = lookup_list(chosen.text("arch", ",".join(arch.name for arch in PROVEN)))
-    pipelines = [Pipeline(arch, Options()) for arch in arches]
+    pipelines = [Pipeline(arch, BuildOptions()) for arch in measured.arches]
     ensure(need for pipeline in pipelines for need in guest_needs(pipeline))
     guests = [pipeline.guest_artifacts() for pipeline in pipelines]  # built, where they are not, before the clock runs
     facts = host_facts()

@@ -16,10 +16,8 @@ from guestforge.bench.host import compiler, host_facts, now
 from guestforge.bench.lanes import Command, Cost, Lane, alone, in_turn, seconds_of
 from guestforge.bench.step import step_argv
 from guestforge.cache import SCRATCH, VARIABLE
-from guestforge.check.options import ARTIFACTS
+from guestforge.check.report import ARTIFACTS
 from guestforge.check.run import REPORT
-from guestforge.cli import Chosen
-from guestforge.commands import arches_of
 from guestforge.errors import BuildError
 from guestforge.files import digest_file, remove_tree
 from guestforge.graph import Evaluation
@@ -31,6 +29,7 @@ from guestforge.kernel.make import ENVIRONMENT, Make, build_argv, configure_argv
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP
 from guestforge.kernel.toolchain import identify
 from guestforge.layout import CHECKOUT, FRAGMENTS, INVOKE
+from guestforge.options import BuildOptions, HostBenchOptions
 from guestforge.pipeline import Pipeline, guest_needs
 from guestforge.progress import Bar, bar, say, step
 from guestforge.recipe.load import load_guest, load_kernel
@@ -40,7 +39,6 @@ from guestforge.sources.kernel_tree import kernel_tree
 from guestforge.sources.linux import source_step
 from guestforge.sources.resolution import Archive
 from guestforge.store import Store
-from guestforge.targets import Options
 from guestforge.vmm.emulator import choose_emulator
 
 BORROWED: Final = ("store/source", "store/package", "resolved", "go/modules")  # of the user's cache
@@ -54,13 +52,12 @@ SHORT_TURN: Final = 1.0  # seconds, of builds that take less than a minute
 CHANGES: Final = (("CONFIG_EXT4_FS_SECURITY", "n"), ("CONFIG_UTS_NS", "n"))
 
 
-def run(chosen: Chosen) -> None:
+def run(measured: HostBenchOptions) -> None:
     """Measure the architectures that were asked for, and write the section."""
-    arches = arches_of(chosen)
-    for arch in arches:
-        ensure(guest_needs(Pipeline(arch, Options())))
+    for arch in measured.arches:
+        ensure(guest_needs(Pipeline(arch, BuildOptions())))
     facts = host_facts()
-    tables = tuple(_table(_measure(arch)) for arch in arches)
+    tables = tuple(_table(_measure(arch)) for arch in measured.arches)
     section = Section("build", now(), facts, tables)
     write(section)
     for line in missed(section):
@@ -78,7 +75,7 @@ def _table(measured: Measured) -> Table:
 
 
 def _measure(arch: Arch) -> Measured:
-    user, options = Store(), Options()
+    user, options = Store(), BuildOptions()
     recipe = load_kernel(load_guest(options.guest).kernel)
     evaluation = Evaluation(user)
     steps = Pipeline(arch, options, evaluation).steps
@@ -172,7 +169,7 @@ class Bench:
 
     def _check_once(self) -> float:
         seconds = seconds_of(self._invoke("check"), self._log)
-        guest = self._output / self._arch.name / Options().guest
+        guest = self._output / self._arch.name / BuildOptions().guest
         reports = [json.loads((guest / "check" / artifact / REPORT).read_text()) for artifact in ARTIFACTS]
         return seconds - sum(float(report["phases"]["done"]) for report in reports)
 
@@ -216,7 +213,7 @@ class Bench:
         return Command(argv, {VARIABLE: str(self._store.cache), SWITCH: "never"})
 
     def _step(self) -> Command:
-        argv = step_argv(self._arch, Options().guest, self._store.cache, self._fragments, self._jobs)
+        argv = step_argv(self._arch, BuildOptions().guest, self._store.cache, self._fragments, self._jobs)
         return Command(argv, {"PYTHONPATH": str(CHECKOUT)})
 
     def _make_commands(self) -> list[Command]:

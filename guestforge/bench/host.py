@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch
+from guestforge.options import processors
 from guestforge.procfs import fields
 from guestforge.run import find_tool, run
 
@@ -24,7 +25,7 @@ def host_facts() -> Facts:
     """Return what the machine is, and how busy it was before the measurement."""
     memory = int(fields(MEMINFO)["MemTotal"].split()[0]) / 1024**2
     return (
-        ("processors", f"{len(os.sched_getaffinity(0))} ({fields(CPUINFO).get('model name') or platform.machine()})"),
+        ("processors", f"{processors()} ({fields(CPUINFO).get('model name') or platform.machine()})"),
         ("memory", f"{memory:.1f} GiB"),
         ("host kernel", platform.release()),
         ("load in the minute before", f"{os.getloadavg()[0]:.1f}"),

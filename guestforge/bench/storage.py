@@ -7,23 +7,22 @@ from pathlib import Path
 from statistics import median
 from typing import Final, get_args
 
-from guestforge.arch import PROVEN, Arch, lookup_list
+from guestforge.arch import Arch
 from guestforge.bench.figures import Aim, Figure, Section, Table, missed, spread, write
 from guestforge.bench.host import host_facts, now
 from guestforge.check import fixtures, live
+from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Machine
-from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.run import CONSOLE
 from guestforge.check.storages import Storage, fill_shares, prepare_with
-from guestforge.cli import Chosen
 from guestforge.errors import CheckError
 from guestforge.host.packages import ensure
+from guestforge.options import BenchOptions, BuildOptions, CheckOptions
 from guestforge.pipeline import Pipeline, guest_needs
 from guestforge.progress import bar, say
 from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.scratch import scratch_directory
-from guestforge.targets import Options
 from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.virtiofs import Kind
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
@@ -59,10 +58,9 @@ class Measured:
     memory: int
 
 
-def run(chosen: Chosen) -> None:
+def run(measured: BenchOptions) -> None:
     """Measure the architectures that were asked for, by default those that are proven, and write the section."""
-    arches = lookup_list(chosen.text("arch", ",".join(arch.name for arch in PROVEN)))
-    pipelines = [Pipeline(arch, Options()) for arch in arches]
+    pipelines = [Pipeline(arch, BuildOptions()) for arch in measured.arches]
     ensure(need for pipeline in pipelines for need in guest_needs(pipeline))
     guests = [(pipeline.guest_artifacts(), pipeline.storagebench) for pipeline in pipelines]
     facts = host_facts()

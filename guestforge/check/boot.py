@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
+from guestforge.check.artifacts import DEFAULT_TIMEOUT
 from guestforge.check.engine import CheckFailure, NotAskedError, RunEnded
 from guestforge.check.guest import Details, Guest, Machine
-from guestforge.check.options import DEFAULT_TIMEOUT
 from guestforge.check.report import CheckResult, Measurements, Phases, Qemu, Report
 from guestforge.check.storages import Storage
 from guestforge.countdown import countdown

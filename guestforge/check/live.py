@@ -16,9 +16,9 @@ from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.storage import Storage as AgentStorage
 from guestforge.agent.transport import AGENT_PORT
+from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure, RunEnded
 from guestforge.check.guest import Ask, Details, Machine
-from guestforge.check.options import GuestArtifacts
 from guestforge.check.probe import EXCERPT_LINES, OUTPUT_LIMIT, PROBE, ProbeTalk
 from guestforge.check.report import Artifact, Measurements, Qemu
 from guestforge.check.sandbox import Sandbox

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 from guestforge.errors import CheckError
 from guestforge.files import atomic_file
@@ -14,6 +14,7 @@ SCHEMA = 1  # raised when a key changes its meaning or goes; a new key does not 
 Status = Literal["pass", "fail", "skip"]
 Verdict = Literal["pass", "fail"]
 Artifact = Literal["initrd", "image"]
+ARTIFACTS: Final[tuple[Artifact, ...]] = get_args(Artifact)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from guestforge.arch import Arch
 from guestforge.check import live
-from guestforge.check.options import CheckOptions, GuestArtifacts
+from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.report import Artifact, failed
 from guestforge.check.run import FILES, check_artifact
 from guestforge.files import atomic_copy
 from guestforge.image import ext4
+from guestforge.options import CheckOptions
 from guestforge.run import find_tool
 from guestforge.step import NotKeptError, Step, Use, Used
 from guestforge.vmm.emulator import Emulator, installed_emulator

@@ -5,27 +5,28 @@ from typing import Final
 
 from guestforge import progress
 from guestforge.check import fixtures
+from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Guest, Machine, Starter
-from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.run import CONSOLE
 from guestforge.check.storages import Storage, fill_shares, prepare_with
 from guestforge.conform.results import OUTPUT_LIMIT, Results, parse_results
 from guestforge.conform.table import Conformance
 from guestforge.errors import CheckError
+from guestforge.options import CheckOptions
 from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.scratch import scratch_directory
 
 PROGRAM: Final = "/conform"
 PLACE: Final = "/out"
-MANY: Final = 1_000  # files in the large directory, unless the user asks for another number
+
 DISK_MIB: Final = 512  # room for 100,000 files and the sparse ones
 TIMEOUT: Final = 1_800.0  # seconds for all cases on one storage, without --timeout
 READY_TIMEOUT: Final = 60.0
 
 
 def conform(
-    start: Starter, artifacts: GuestArtifacts, program: Path, options: CheckOptions, *, many: int = MANY
+    start: Starter, artifacts: GuestArtifacts, program: Path, options: CheckOptions, *, many: int
 ) -> Conformance:
     """Boot the initrd and try every promise on each storage; `many` is the number of files of the large directory.
 

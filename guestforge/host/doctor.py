@@ -2,17 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 
-from guestforge.arch import host, lookup_list
-from guestforge.cli import Chosen
 from guestforge.host.findings import Finding, findings
 from guestforge.host.packages import command
-from guestforge.project import find_project
+from guestforge.options import TargetOptions
 
 
-def run_doctor(chosen: Chosen) -> int:
-    """Print what was found; return 1 when something needed is missing, else 0. Raises UserError for a wrong --arch."""
-    arches = lookup_list(chosen.text("arch", host().name))
-    found = tuple(findings(arches, find_project(chosen.path("project"))))
+def run_doctor(targets: TargetOptions) -> int:
+    """Print what was found; return 1 when something needed is missing, else 0."""
+    found = tuple(findings(targets.arches, targets.project))
     print(report(found))
     return exit_code(found)
 

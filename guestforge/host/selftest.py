@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from guestforge.arch import ARCHES, PROVEN, Arch, lookup_list
+from guestforge.arch import ARCHES, PROVEN, Arch
 from guestforge.cache import VARIABLE
-from guestforge.cli import Chosen
 from guestforge.errors import BuildError
 from guestforge.graph import needs_of
 from guestforge.host.packages import ensure
 from guestforge.layout import CHECKOUT
 from guestforge.need import Need
+from guestforge.options import TESTED, BuildOptions, SelftestOptions, processors
 from guestforge.pipeline import Pipeline
 from guestforge.progress import say
 from guestforge.run import spawn
-from guestforge.targets import Options
 from guestforge.vmm.needs import SECCOMP, boot_needs
 
 PROGRAMS: Final = Path(sys.executable).parent  # of the virtual environment
@@ -32,8 +31,6 @@ TEST_NEEDS: Final = (
     Need("cpio", tool="cpio"),
     SECCOMP,
 )
-# What the boot tests read, tests/boot/conftest.py
-ARCHES_VARIABLE: Final = "GUESTFORGE_TEST_ARCHES"
 CODE: Final = ("guestforge", "tests", "tasks.py")
 
 
@@ -61,27 +58,19 @@ def stages(arches: tuple[Arch, ...], *, fast: bool) -> tuple[Stage, ...]:
 
 def _tests(selected: str) -> tuple[Stage, Stage]:
     """Return the tests that run side by side, a worker a processor, and those that measure and run one by one."""
-    processors = len(os.sched_getaffinity(0))
-    workers = ("--numprocesses", str(processors if processors > 1 else 0), "--dist", "worksteal")
+    count = processors()
+    workers = ("--numprocesses", str(count if count > 1 else 0), "--dist", "worksteal")
     return (
         Stage("tests", ("pytest", *workers, "--durations=10", "-m", f"{selected}not alone")),
         Stage("tests alone", ("pytest", "-m", f"{selected}alone")),
     )
 
 
-def run_tests(chosen: Chosen) -> int:
+def run_tests(tried: SelftestOptions) -> int:
     """Run all stages and return 0; raises BuildError that names those that failed, UserError for a missing program."""
-    arches = arches_of(chosen)
-    fast = chosen.switch("fast")
-    ensure(needs(arches, fast=fast))
-    run_stages(stages(arches, fast=fast), lambda stage: _run(stage, arches))
+    ensure(needs(tried.arches, fast=tried.fast))
+    run_stages(stages(tried.arches, fast=tried.fast), lambda stage: _run(stage, tried.arches))
     return 0
-
-
-def arches_of(chosen: Chosen) -> tuple[Arch, ...]:
-    """Return the architectures whose guests are booted: --arch, else the environment's, else all that are proven."""
-    proven = ",".join(arch.name for arch in PROVEN)
-    return lookup_list(chosen.text("arch", os.environ.get(ARCHES_VARIABLE) or proven))
 
 
 def needs(arches: tuple[Arch, ...], *, fast: bool) -> tuple[Need, ...]:
@@ -96,7 +85,7 @@ def needs(arches: tuple[Arch, ...], *, fast: bool) -> tuple[Need, ...]:
 
 
 def _build_needs(arch: Arch) -> tuple[Need, ...]:
-    return needs_of(*Pipeline(arch, Options()).steps.published)
+    return needs_of(*Pipeline(arch, BuildOptions()).steps.published)
 
 
 def run_stages(todo: tuple[Stage, ...], run: Callable[[Stage], int]) -> None:
@@ -115,7 +104,7 @@ def run_stages(todo: tuple[Stage, ...], run: Callable[[Stage], int]) -> None:
 def _run(stage: Stage, arches: tuple[Arch, ...]) -> int:
     """Run a stage with its output where ours goes; return its exit code."""
     env = {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
-    env[ARCHES_VARIABLE] = ",".join(arch.name for arch in arches)
+    env[TESTED] = ",".join(arch.name for arch in arches)
     program = PROGRAMS / stage.argv[0]
     with spawn((program, *stage.argv[1:]), cwd=CHECKOUT, env=env, stdout=1, stderr=2) as process:
         return process.popen.wait()

@@ -15,15 +15,14 @@ from guestforge.arch import PROVEN, X86_64, lookup, lookup_list
 from guestforge.cache import user_cache
 from guestforge.check import fixtures, live
 from guestforge.check.guest import Machine
-from guestforge.check.options import CheckOptions
 from guestforge.check.storages import fill_shares, prepare_with
 from guestforge.check.table import boot_line
 from guestforge.conform.run import PLACE, PROGRAM
+from guestforge.options import BuildOptions, CheckOptions
 from guestforge.pipeline import Pipeline
 from guestforge.rootfs.agent import go_environment
 from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.run import run
-from guestforge.targets import Options
 
 HERE = Path(__file__).parent
 BOOT = "boot"
@@ -74,7 +73,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def pipeline():
     """Return the pipeline of an architecture by its name, on the user's own store."""
-    return cache(lambda name: Pipeline(lookup(name), Options()))
+    return cache(lambda name: Pipeline(lookup(name), BuildOptions()))
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from guestforge.check import live
-from guestforge.check.options import CheckOptions
 from guestforge.check.report import Report, failed
 from guestforge.check.run import check_artifact
 from guestforge.errors import CheckError
+from guestforge.options import CheckOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 5.0  # seconds in which all that was ended has gone, on a loaded host

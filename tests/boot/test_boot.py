@@ -11,12 +11,11 @@ import pytest
 from guestforge.arch import PPC64LE
 from guestforge.check import live
 from guestforge.check.checks import CHECKS
-from guestforge.check.options import ARTIFACTS, CheckOptions
-from guestforge.check.report import failed
+from guestforge.check.report import ARTIFACTS, failed
 from guestforge.check.run import check_artifact
 from guestforge.files import digest_file
+from guestforge.options import BuildOptions, CheckOptions
 from guestforge.pipeline import Pipeline
-from guestforge.targets import Options
 from guestforge.vmm.user import TRANSIENT
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
@@ -40,7 +39,7 @@ QEMU = {"version": str, "argv": list, "reason": str, "untrusted": list, "under_t
 def boot(request, arch_row, tmp_path_factory):
     """A check through the pipeline, into an output directory of its own: the report, the directory, digests before."""
     output = tmp_path_factory.mktemp("output")
-    one = Pipeline(arch_row, Options(output=output))
+    one = Pipeline(arch_row, BuildOptions(output=output))
     files = (one.guest_artifacts().kernel, one.guest_artifacts().initrd, one.guest_artifacts().image)
     before = {path: digest_file(path) for path in files}
     out = one.output / "check" / request.param

@@ -13,14 +13,13 @@ from guestforge.agent.container import run_container
 from guestforge.agent.storage import Storage
 from guestforge.arch import PROVEN, host
 from guestforge.check import fixtures, live
-from guestforge.check.options import CheckOptions
 from guestforge.check.run import check_artifact
 from guestforge.check.storages import STORAGE_POINT
 from guestforge.conform.run import PLACE, PROGRAM
 from guestforge.errors import UserError
+from guestforge.options import BuildOptions, CheckOptions
 from guestforge.pipeline import Pipeline
 from guestforge.rootfs.tree import Directory, File
-from guestforge.targets import Options
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
@@ -34,7 +33,7 @@ def check(tmp_path, booted):
     """Check the initrd of an architecture with a server; the report, all of whose checks have passed."""
 
     def run(arch, server):
-        one = Pipeline(arch, Options(output=tmp_path))
+        one = Pipeline(arch, BuildOptions(output=tmp_path))
         options = CheckOptions(virtio_fs_server=server)
         report = check_artifact(live.start, one.guest_artifacts(), "initrd", one.output / "check" / "initrd", options)
         booted(report, f"--virtio-fs-server {server}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from guestforge.arch import PROVEN
 from guestforge.bench import boot, build, builds
 from guestforge.bench.figures import (
     HEAD,
@@ -231,7 +232,7 @@ def boots_of(seconds):
 def test_figures_of_boots_are_medians_and_aims_are_judged():
     boots = {"initrd": boots_of([3.0, 1.0, 2.0]), "image": boots_of([4.0, 5.0, 9.0])}
     counted = {"initrd": [570, 571, 572], "image": [1, 2, 3]}
-    measured = boot.Measured(boot.PROVEN[0], boot.Sizes(3_640_000, 1_990_000, 6_090_000), boots, counted)
+    measured = boot.Measured(PROVEN[0], boot.Sizes(3_640_000, 1_990_000, 6_090_000), boots, counted)
     figures = {figure.name: figure for figure in boot.figures(measured)}
     assert figures["initrd: agent ready"].value == 2.0
     assert figures["image: agent ready"].value == 5.0
@@ -245,7 +246,7 @@ def test_figures_of_builds_are_ratios_of_medians():
     for step, make in ((11.0, 10.0), (12.0, 11.0), (99.0, 12.0)):
         change.add(Cost(step, 20.0, 1), Cost(make, 19.0, 1), 7)
     cost = Cost(306.0, 600.0, 900_000)
-    measured = builds.Measured(boot.PROVEN[0], "6.12", cost, Cost(300.0, 590.0, 1), 1_000_000, [0.6], [0.9], [change])
+    measured = builds.Measured(PROVEN[0], "6.12", cost, Cost(300.0, 590.0, 1), 1_000_000, [0.6], [0.9], [change])
     figures = {figure.name: figure for figure in builds.figures(measured)}
     assert figures["kernel from nothing / plain make"].value == 1.02
     changed = figures["CONFIG_X changed / plain make"]
@@ -256,7 +257,7 @@ def test_figures_of_builds_are_ratios_of_medians():
 
 
 def test_the_step_as_a_program_ends_with_the_error_of_its_fragments(tmp_path):
-    argv = step_argv(boot.PROVEN[0], "minimal", tmp_path / "cache", tmp_path / "kernel-configs", 1)
+    argv = step_argv(PROVEN[0], "minimal", tmp_path / "cache", tmp_path / "kernel-configs", 1)
     done = run(argv, env={"PYTHONPATH": str(FRAGMENTS.parent)}, check=False)
     assert done.returncode == 1
     assert "error: no fragment 'base'" in done.output

@@ -10,8 +10,9 @@ import pytest
 from guestforge import cache as module
 from guestforge import commands
 from guestforge.cache import DIRECTORIES, FILES, TAG, Place, clean, open_cache, user_cache
-from guestforge.cli import Chosen
 from guestforge.errors import UserError
+from guestforge.options import CleanOptions
+from guestforge.project import find_project
 from guestforge.scratch import mark
 from guestforge.store import Store
 
@@ -150,7 +151,7 @@ def test_the_task_says_what_it_kept(tmp_path, monkeypatch, capsys):
     (tmp_path / "guestforge.toml").touch()
     monkeypatch.setenv("GUESTFORGE_CACHE", str(tmp_path / "cache"))
     Store().get_or_build("step", {}, lambda out: (out / "file").touch())
-    commands.clean(Chosen({"store": True, "project": str(tmp_path)}))
+    commands.clean(CleanOptions(find_project(tmp_path), store=True))
     assert tree(tmp_path) == ["cache", "cache/thesis.txt", "guestforge.toml"]
     assert "cache/thesis.txt" in capsys.readouterr().err
 
@@ -160,7 +161,7 @@ def test_an_output_that_is_a_link_loses_the_link_alone(tmp_path):
     (tmp_path / "srv" / "file").touch()
     (tmp_path / "output").symlink_to("srv")
     (tmp_path / "guestforge.toml").touch()
-    commands.clean(Chosen({"store": False, "project": str(tmp_path)}))
+    commands.clean(CleanOptions(find_project(tmp_path)))
     assert tree(tmp_path) == ["guestforge.toml", "srv", "srv/file"]
     assert (tmp_path / "srv").stat().st_mode & 0o777 == 0o755
 

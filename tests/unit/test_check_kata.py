@@ -11,12 +11,13 @@ from guestforge.agent.proto import oci_pb2
 from guestforge.agent.spec import container_spec, process
 from guestforge.arch import ARCHES
 from guestforge.check import fixtures
+from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.guest import Machine
 from guestforge.check.live import agent_storage, machine_plan
-from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.check.report import failed
 from guestforge.check.run import check_artifact
 from guestforge.check.storages import prepare
+from guestforge.options import CheckOptions
 from guestforge.vmm.argv import disk_address
 from guestforge.vmm.plan import Vsock
 

@@ -9,10 +9,11 @@ from guest_double import ended, starter
 
 from guestforge.arch import ARCHES
 from guestforge.check import fixtures
-from guestforge.check.options import CheckOptions, GuestArtifacts
+from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.report import failed
 from guestforge.check.run import check_artifact
 from guestforge.errors import BuildError, UserError
+from guestforge.options import CheckOptions
 
 
 @pytest.fixture

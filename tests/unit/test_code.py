@@ -7,12 +7,11 @@ import pytest
 
 from guestforge import code
 from guestforge.arch import X86_64
-from guestforge.check.options import CheckOptions
 from guestforge.code import NEUTRAL, ROOT, code_digest, code_files
 from guestforge.graph import Evaluation, walk
+from guestforge.options import BuildOptions, CheckOptions
 from guestforge.pipeline import Pipeline
 from guestforge.store import Store
-from guestforge.targets import Options
 
 SOURCE, KERNEL, PROGRAMS = "source linux-source-6.12", "kernel", ("agent", "probe")
 CHECKS = ("check initrd", "check image")
@@ -60,7 +59,7 @@ STALE = {
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
     """The steps of a guest and of its proof, by their names."""
-    guest = Pipeline(X86_64, Options(), Evaluation(Store(tmp_path_factory.mktemp("store") / "cache")))
+    guest = Pipeline(X86_64, BuildOptions(), Evaluation(Store(tmp_path_factory.mktemp("store") / "cache")))
     proofs = [guest.check_step(name, CheckOptions()) for name in ("initrd", "image")]
     found = {step.role: step for step in walk(*guest.steps.published, guest.steps.probe, *proofs)}
     assert set(found) == ALL

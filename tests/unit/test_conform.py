@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from guestforge.agent.container import Result as Ran
 from guestforge.arch import ARCHES
+from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure, RunEnded
-from guestforge.check.options import CheckOptions, GuestArtifacts
 from guestforge.conform import run as module
 from guestforge.conform.results import NAME_LIMIT, Result, parse_results
 from guestforge.conform.table import Conformance, table
 from guestforge.errors import CheckError
+from guestforge.options import CheckOptions
 from guestforge.vmm.accel import Accelerator
 
 
@@ -126,7 +127,9 @@ def conform(tmp_path):
     artifacts = GuestArtifacts(ARCHES["x86_64"], "minimal", file, "6", file, file, file)
 
     def run(**faults):
-        return module.conform(lambda _: contextlib.nullcontext(Guest(**faults)), artifacts, file, CheckOptions())
+        return module.conform(
+            lambda _: contextlib.nullcontext(Guest(**faults)), artifacts, file, CheckOptions(), many=1000
+        )
 
     return run
 

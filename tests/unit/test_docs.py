@@ -14,14 +14,16 @@ from pydantic import BaseModel
 import tasks
 from guestforge.arch import ARCHES
 from guestforge.check.checks import CHECKS
-from guestforge.cli import INTERRUPTED, OPTIONS, POSITIONAL
+from guestforge.cli import INTERRUPTED
 from guestforge.errors import BuildError, CheckError, UserError
 from guestforge.host import selftest
+from guestforge.options import OPTIONS
 from guestforge.recipe.models import Guest, Kernel, Rootfs, Settings
 
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
 FIGURES = "figures.md"  # written by a command, for the machine that it ran on
+POSITIONAL = {name for name, declared in OPTIONS.items() if declared.place}
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 VARIABLE = re.compile(r"\bGUESTFORGE_[A-Z_]+")
 

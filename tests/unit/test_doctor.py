@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES, PROVEN, host
-from guestforge.cli import Chosen
 from guestforge.host import findings as module
 from guestforge.host.doctor import exit_code, report, run_doctor
 from guestforge.host.findings import Finding, accelerator, disk, findings, installed_server, tools, virtio_fs
 from guestforge.image import ext4
 from guestforge.kernel.toolchain import kernel_needs
 from guestforge.need import Need
+from guestforge.options import TargetOptions
 from guestforge.project import Project
 from guestforge.recipe.models import Settings
 from guestforge.rootfs import agent
@@ -124,19 +124,16 @@ def machine(programs, tmp_path, monkeypatch):
     return tmp_path
 
 
-CHOSEN = Chosen({"project": None, "arch": None})
-
-
 @pytest.mark.usefixtures("machine")
 def test_a_machine_that_has_everything_is_exit_code_0(capsys):
-    assert run_doctor(CHOSEN) == 0
+    assert run_doctor(TargetOptions()) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "nothing that is needed is missing"
 
 
 @pytest.mark.parametrize("tool", ["make", f"{host().cross_prefix}gcc", "debugfs", host().qemu, "apt-get"])
 def test_each_tool_that_is_taken_away_is_told_with_its_remedy(machine, capsys, tool):
     (machine / "bin" / tool).unlink()
-    assert run_doctor(CHOSEN) == 1
+    assert run_doctor(TargetOptions()) == 1
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if line.startswith("missing")]
     assert f" {tool} " in line

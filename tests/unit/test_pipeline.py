@@ -9,15 +9,14 @@ from guestforge import commands
 from guestforge.arch import X86_64
 from guestforge.check.run import FILES as CHECKED
 from guestforge.check.step import emulators
-from guestforge.cli import OPTIONS, Chosen
 from guestforge.errors import UserError
 from guestforge.graph import Evaluation
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
 from guestforge.need import Need
+from guestforge.options import BuildOptions, CheckOptions, MakeOptions, ProofOptions
 from guestforge.pipeline import Pipeline
 from guestforge.step import Step
 from guestforge.store import Store
-from guestforge.targets import Options
 from guestforge.vmm.emulator import installed_emulator
 from tests.fake_steps import fake_parts, fake_step
 
@@ -52,7 +51,7 @@ def test_the_emulators_version_is_that_of_now(path):
 
 
 def test_an_emulator_that_is_installed_for_the_checks_is_in_manifest_and_checks(tmp_path, path, monkeypatch):
-    pipeline = Pipeline(X86_64, Options(output=tmp_path / "out"), Evaluation(Store(tmp_path / "cache")))
+    pipeline = Pipeline(X86_64, BuildOptions(output=tmp_path / "out"), Evaluation(Store(tmp_path / "cache")))
     facts = json.dumps(KERNEL_FACTS).encode()
     made = {name: fake_step(name, dict.fromkeys(files, facts)) for name, files in FILES.items()}
     pipeline.steps = replace(pipeline.steps, **made, parts=fake_parts())
@@ -69,7 +68,7 @@ def test_an_emulator_that_is_installed_for_the_checks_is_in_manifest_and_checks(
     monkeypatch.setattr(pipeline, "check_step", check_step)
     monkeypatch.setattr(commands, "_pipelines", lambda _: [pipeline])
     monkeypatch.setattr(commands, "ensure", lambda needs: list(needs) and install(path, "QEMU 7"))
-    assert commands.build(Chosen({name: default for name, (_, default) in OPTIONS.items()})) == 0
+    assert commands.build(pipeline.options, MakeOptions(), CheckOptions(), ProofOptions()) == 0
     assert proofs == [["QEMU 7", "QEMU 7"]] * 2
     manifest = pipeline.output / "manifest.json"
     assert json.loads(manifest.read_text())["versions"]["qemu"] == "QEMU 7"

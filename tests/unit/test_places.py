@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from guestforge import commands
-from guestforge.cli import OPTIONS, Chosen
 from guestforge.errors import BuildError, UserError
 from guestforge.files import disk_errors, require_file, try_directory
 from guestforge.manifest import Artifact, place, write_json
+from guestforge.option import read
+from guestforge.options import BuildOptions, MakeOptions
 from guestforge.store import Store
 from guestforge.vmm.sockets import runtime_directory
 
@@ -89,7 +90,7 @@ def environment(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("spoil", "name"), NAMED, ids=[f"{name} {spoil.__name__}" for spoil, name in NAMED])
 def test_a_path_that_can_not_be_used_is_told_in_a_line(tmp_path, environment, spoil, name):
     bad = str(spoil(tmp_path / "bad"))
-    given = {**dict.fromkeys(OPTIONS), "output": str(tmp_path / "output")}
+    given = {"output": str(tmp_path / "output")}
     if name in {"XDG_CACHE_HOME", "HOME"}:
         environment.delenv("GUESTFORGE_CACHE")
     if name.startswith("--"):
@@ -97,7 +98,7 @@ def test_a_path_that_can_not_be_used_is_told_in_a_line(tmp_path, environment, sp
     else:
         environment.setenv(name, bad)
     with pytest.raises(UserError) as caught:
-        commands.kernel(Chosen(given))
+        commands.kernel(read(BuildOptions, given), MakeOptions())
     assert name in caught.value.message
     assert "\n" not in caught.value.message
     assert not (tmp_path / "output").exists()

@@ -9,16 +9,16 @@ import pytest
 
 from guestforge import commands
 from guestforge.arch import X86_64
-from guestforge.cli import Chosen
 from guestforge.errors import UserError
 from guestforge.graph import Evaluation
 from guestforge.kernel.fragment import compose
 from guestforge.layout import CHECKOUT, FRAGMENTS, RECIPES
+from guestforge.option import read
+from guestforge.options import BuildOptions, CleanOptions
 from guestforge.pipeline import Pipeline
 from guestforge.project import FILE, VARIABLE, find_project
 from guestforge.recipe.load import load_guest, load_kernel
 from guestforge.store import Store
-from guestforge.targets import Options
 
 GUEST = 'description = "mine"\nkernel = "default"\nrootfs = "minimal"\n'
 INVOKE = str(Path(sys.executable).with_name("invoke"))
@@ -168,9 +168,9 @@ def test_a_guest_of_a_project_is_made_of_its_own_parts_and_of_ours(place):
         },
     )
     store = Store(place.parent / "cache")
-    options = Options(project=find_project(), guest="mine")
+    options = BuildOptions(project=find_project(), guest="mine")
     mine = Pipeline(X86_64, options, Evaluation(store)).steps
-    minimal = Pipeline(X86_64, Options(), Evaluation(store)).steps
+    minimal = Pipeline(X86_64, BuildOptions(), Evaluation(store)).steps
     assert mine.rootfs == minimal.rootfs
     assert mine.kernel.inputs()["request"] != minimal.kernel.inputs()["request"]
 
@@ -204,15 +204,13 @@ def test_from_an_empty_directory_to_a_guest_of_ones_own(place):
 
 def test_output_is_the_projects(place):
     fill(place)
-    assert commands.options_of(
-        Chosen(dict.fromkeys(("agent", "guest", "jobs", "mirror", "output", "project")))
-    ).output == (place / "output")
+    assert read(BuildOptions, {}).output == place / "output"
 
 
 def test_clean_removes_what_was_built_and_nothing_else(place):
     fill(place, **{"output__x86_64__mine__kernel": "k", "output__thesis.txt": "years"})
-    commands.clean(Chosen({"project": None, "store": False}))
+    commands.clean(read(CleanOptions, {}))
     assert sorted(path.name for path in (place / "output").iterdir()) == ["thesis.txt"]
     (place / "output" / "thesis.txt").unlink()
-    commands.clean(Chosen({"project": None, "store": False}))
+    commands.clean(read(CleanOptions, {}))
     assert not (place / "output").exists()

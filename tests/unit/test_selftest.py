@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES, PROVEN
-from guestforge.cli import Chosen
 from guestforge.errors import BuildError
-from guestforge.host.selftest import ARCHES_VARIABLE, SECONDS_ONLY, Stage, arches_of, needs, run_stages, stages
+from guestforge.host.selftest import SECONDS_ONLY, Stage, needs, run_stages, stages
+from guestforge.option import read
+from guestforge.options import TESTED, SelftestOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -73,11 +74,11 @@ def test_compilers_are_installed_for_what_is_built_alone():
 
 
 def test_architectures_are_the_options_else_the_environments_else_all_that_are_proven(monkeypatch):
-    monkeypatch.delenv(ARCHES_VARIABLE, raising=False)
-    assert arches_of(Chosen({"arch": None})) == PROVEN
-    monkeypatch.setenv(ARCHES_VARIABLE, "s390x")
-    assert arches_of(Chosen({"arch": None})) == (ARCHES["s390x"],)
-    assert arches_of(Chosen({"arch": "arm64"})) == (ARCHES["aarch64"],)
+    monkeypatch.delenv(TESTED, raising=False)
+    assert read(SelftestOptions, {}).arches == PROVEN
+    monkeypatch.setenv(TESTED, "s390x")
+    assert read(SelftestOptions, {}).arches == (ARCHES["s390x"],)
+    assert read(SelftestOptions, {"arch": "arm64"}).arches == (ARCHES["aarch64"],)
 
 
 def test_no_emulator_is_installed_for_fast_tests():

@@ -8,8 +8,8 @@ import pytest
 from invoke.program import Program
 
 import tasks
-from guestforge.cli import LISTS, OPTIONS, job
 from guestforge.errors import UserError
+from guestforge.options import LISTS, OPTIONS
 from guestforge.words import _by_every_name, check
 
 REPOSITORY = Path(__file__).parents[2]
@@ -24,7 +24,6 @@ def invoke(*words):
     return subprocess.run(argv, capture_output=True, text=True, timeout=60)
 
 
-OPTIONAL = ("arch", "artifact", "guest")
 WRONG = [
     ("rootfs --arch x86_64 s390x", "'s390x' after rootfs is neither", "commas and no blanks"),
     ("agent --guest minimal debug", "'debug' after agent is neither", "commas"),
@@ -53,8 +52,8 @@ WRONG = [
     ("--arch x build", "unknown option --arch", ""),
     *(
         (f"build --{name} 1 --{name}=2", f"--{name} is given twice: 1 and 2", "one value")
-        for name, (_, default) in OPTIONS.items()
-        if default is None and name not in LISTS and f"--{name}" in TASKS["build"]
+        for name, declared in OPTIONS.items()
+        if declared.read and name not in LISTS and f"--{name}" in TASKS["build"]
     ),
 ]
 
@@ -93,10 +92,6 @@ def test_a_user_is_told_by_us_and_not_by_invoke(line):
 def test_a_list_that_is_given_piece_by_piece_is_one():
     done = invoke("rootfs", "--arch", "x86_64,none", "--arch", "s390x")
     assert done.stderr.startswith("error: unknown architecture 'none'")
-    seen = []
-    task = job(*OPTIONAL)(lambda chosen: seen.append([chosen.text(name, "-") for name in OPTIONAL]))
-    task.body(None, arch=["a,b", "c"], artifact=[], guest=None)
-    assert seen == [["a,b,c", "-", "-"]]
 
 
 def test_a_shell_may_ask_how_half_a_line_goes_on():

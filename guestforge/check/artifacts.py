@@ -1,14 +1,9 @@
-"""What a check is given: the guest as it was built, and what the user chose."""
+"""What a check is given: a guest as it was built."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from guestforge.arch import Arch
-from guestforge.check.report import Artifact
-from guestforge.vmm.accel import Wanted
-from guestforge.vmm.virtiofs import Wanted as WantedServer
-
-ARTIFACTS: tuple[Artifact, ...] = ("initrd", "image")
 
 # Seconds that one check may take before the guest counts as hung; nothing healthy comes near them.
 DEFAULT_TIMEOUT = {"tcg": 60.0, "kvm": 20.0}
@@ -34,17 +29,3 @@ class GuestArtifacts:
     cpus: int = 1
     kernel_args: tuple[str, ...] = ()
     own_agent: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class CheckOptions:
-    """What a user chooses for a check.
-
-    `timeout` is the seconds that one check may take (None: DEFAULT_TIMEOUT of the accelerator); `verbose` streams the
-    console; `virtio_fs_server` is who serves the share.
-    """
-
-    accel: Wanted = "auto"
-    timeout: float | None = None
-    verbose: bool = False
-    virtio_fs_server: WantedServer = "auto"
