@@ -5,8 +5,9 @@ The library is imported inside the tasks: a task must not pay for what it does n
 
 from invoke import Collection
 
-from guestforge.cli import job
-from guestforge.options import (
+from guestforge.cli.job import job
+from guestforge.cli.words import judge
+from guestforge.project.options import (
     BenchOptions,
     BuildOptions,
     CheckOptions,
@@ -21,13 +22,12 @@ from guestforge.options import (
     TargetOptions,
     TerminalOptions,
 )
-from guestforge.words import judge
 
 
 @job()
 def build(built: BuildOptions, making: MakeOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Build kernel, agent, root file system, initrd and disk image, and prove them by booting."""
-    from guestforge import commands
+    from guestforge.cli import commands
 
     return commands.build(built, making, checks, proof)
 
@@ -35,7 +35,7 @@ def build(built: BuildOptions, making: MakeOptions, checks: CheckOptions, proof:
 @job()
 def kernel(built: BuildOptions, making: MakeOptions) -> int:
     """Build the kernel alone."""
-    from guestforge import commands
+    from guestforge.cli import commands
 
     return commands.kernel(built, making)
 
@@ -43,7 +43,7 @@ def kernel(built: BuildOptions, making: MakeOptions) -> int:
 @job()
 def agent(built: BuildOptions, making: MakeOptions) -> int:
     """Build the agent alone."""
-    from guestforge import commands
+    from guestforge.cli import commands
 
     return commands.agent(built, making)
 
@@ -51,7 +51,7 @@ def agent(built: BuildOptions, making: MakeOptions) -> int:
 @job()
 def rootfs(built: BuildOptions, making: MakeOptions) -> int:
     """Show what the root file system holds, having built what goes into it."""
-    from guestforge import commands
+    from guestforge.cli import commands
 
     return commands.rootfs(built, making)
 
@@ -59,7 +59,7 @@ def rootfs(built: BuildOptions, making: MakeOptions) -> int:
 @job()
 def initrd(built: BuildOptions, making: MakeOptions) -> int:
     """Build the initrd, and what it needs."""
-    from guestforge import commands
+    from guestforge.cli import commands
 
     return commands.initrd(built, making)
 
@@ -67,7 +67,7 @@ def initrd(built: BuildOptions, making: MakeOptions) -> int:
 @job()
 def image(built: BuildOptions, making: MakeOptions) -> int:
     """Build the disk image, and what it needs."""
-    from guestforge import commands
+    from guestforge.cli import commands
 
     return commands.image(built, making)
 
@@ -75,7 +75,7 @@ def image(built: BuildOptions, making: MakeOptions) -> int:
 @job()
 def check(built: BuildOptions, making: MakeOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Boot what was built and check it, whether it has been checked before or not."""
-    from guestforge import commands
+    from guestforge.cli import commands
 
     return commands.check(built, making, checks, proof)
 
@@ -83,7 +83,7 @@ def check(built: BuildOptions, making: MakeOptions, checks: CheckOptions, proof:
 @job(without=("verbose",))
 def conform(built: BuildOptions, making: MakeOptions, checks: CheckOptions, trial: ConformOptions) -> int:
     """Try in a guest what file systems promise, on each storage, and print what is not kept everywhere."""
-    from guestforge import commands
+    from guestforge.cli import commands
 
     return commands.conform(built, making, checks, trial)
 
@@ -91,7 +91,7 @@ def conform(built: BuildOptions, making: MakeOptions, checks: CheckOptions, tria
 @job()
 def run(built: DebugOptions, terminal: TerminalOptions) -> None:
     """Start a guest with its console on the terminal; Ctrl-A X leaves it."""
-    from guestforge import interactive
+    from guestforge.cli import interactive
 
     interactive.run(built, terminal)
 
@@ -99,7 +99,7 @@ def run(built: DebugOptions, terminal: TerminalOptions) -> None:
 @job(without=("verbose",))
 def why(asked: StepOptions, built: BuildOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Say what in a step's key has changed since its newest entry in the store."""
-    from guestforge import commands
+    from guestforge.cli import commands
 
     return commands.why(asked, built, checks, proof)
 
@@ -115,7 +115,7 @@ def test(tried: SelftestOptions) -> int:
 @job()
 def doctor(targets: TargetOptions) -> int:
     """Say what of this machine a build and its checks can use, and what is missing."""
-    from guestforge.host import doctor
+    from guestforge.cli import doctor
 
     return doctor.run_doctor(targets)
 
@@ -123,7 +123,7 @@ def doctor(targets: TargetOptions) -> int:
 @job()
 def clean(removed: CleanOptions) -> None:
     """Remove what was built from output/, and with --store the store too."""
-    from guestforge import commands
+    from guestforge.cli import commands
 
     commands.clean(removed)
 

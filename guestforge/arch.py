@@ -9,7 +9,7 @@ import platform
 from dataclasses import dataclass
 from typing import Literal
 
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 
 ByteOrder = Literal["little", "big"]
 OpenFlags = Literal["generic", "arm64", "powerpc"]

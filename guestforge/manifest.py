@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from guestforge import __version__
-from guestforge.files import atomic_copy, atomic_file, disk_errors
-from guestforge.store import Entry, FileFacts
+from guestforge.core.files import atomic_copy, atomic_file, disk_errors
+from guestforge.core.store import Entry, FileFacts
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

@@ -7,27 +7,26 @@ from typing import Any
 
 from guestforge.arch import Arch
 from guestforge.check.artifacts import GuestArtifacts
-from guestforge.check.report import ARTIFACTS
-from guestforge.check.report import Artifact as Booted
 from guestforge.check.run import FILES
 from guestforge.check.step import check_step, emulators
-from guestforge.files import require_temporary_directory, try_directory
-from guestforge.graph import Evaluation, needs_of, walk
+from guestforge.core.files import require_temporary_directory, try_directory
+from guestforge.core.graph import Evaluation, needs_of, walk
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.need import Need
+from guestforge.core.progress import say
+from guestforge.core.step import Step, Use
+from guestforge.core.store import Entry, Store
 from guestforge.image.disk_step import IMAGE
 from guestforge.image.initrd_step import INITRD
-from guestforge.jobserver import Jobserver
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
 from guestforge.manifest import Artifact, place, write_manifest
-from guestforge.need import Need
-from guestforge.options import BuildOptions, CheckOptions
-from guestforge.progress import say
-from guestforge.recipe.bounds import require_processors
+from guestforge.project.bounds import require_processors
+from guestforge.project.options import ARTIFACTS, BuildOptions, CheckOptions
+from guestforge.project.options import Artifact as Booted
 from guestforge.rootfs.agent import CONFORM, PROBE, STORAGEBENCH, go_version
 from guestforge.rootfs.flavour import disk_tree
 from guestforge.rootfs.tree import Tree
-from guestforge.step import Step, Use
-from guestforge.store import Entry, Store
 from guestforge.targets import guest_steps
 from guestforge.vmm.emulator import Emulator, choose_emulator
 from guestforge.vmm.needs import boot_needs

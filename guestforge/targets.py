@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from functools import cache
 
 from guestforge.arch import Arch
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.step import Step
+from guestforge.core.store import Store
 from guestforge.image.disk_step import image_step
 from guestforge.image.initrd_step import initrd_step
-from guestforge.jobserver import Jobserver
 from guestforge.kernel.step import kernel_step
-from guestforge.options import BuildOptions
-from guestforge.recipe.bounds import load_guest_for
-from guestforge.recipe.load import load_kernel, load_rootfs
-from guestforge.recipe.models import DebianSource, Guest, Rootfs
+from guestforge.project.bounds import load_guest_for
+from guestforge.project.load import load_kernel, load_rootfs
+from guestforge.project.models import DebianSource, Guest, Rootfs
+from guestforge.project.options import BuildOptions
 from guestforge.rootfs.agent import AGENT, CONFORM, PROBE, STORAGEBENCH, given_step, program_step
 from guestforge.rootfs.parts import Parts
 from guestforge.sources.linux import source_step
 from guestforge.sources.packages import package_step
 from guestforge.sources.resolution import Archive
-from guestforge.step import Step
-from guestforge.store import Store
 
 
 @dataclass(frozen=True, slots=True)

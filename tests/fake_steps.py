@@ -1,7 +1,7 @@
 """Steps in the place of those that take long: each makes files with a content that a test chooses."""
 
+from guestforge.core.step import Step
 from guestforge.rootfs.parts import Parts
-from guestforge.step import Step
 
 
 def fake_step(name, files, *, arch="", variant="", uses=(), code=()):

@@ -1,1 +1,6 @@
-"""The typed ttRPC client of the guest agent's API: what a container runtime would be to a guest."""
+"""The ttRPC client and the agent's API, as a container runtime would have them."""
+
+from typing import Final
+
+# The modules that other packages may import.
+FACE: Final[tuple[str, ...]] = ("client", "container", "dialogue", "errors", "metrics", "ready", "storage", "transport")

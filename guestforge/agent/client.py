@@ -21,7 +21,7 @@ from guestforge.agent.errors import AgentError, Code, ConnectionLostError, Outpu
 from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2
 from guestforge.agent.storage import Storage
 from guestforge.agent.ttrpc import Call, Connection
-from guestforge.countdown import countdown
+from guestforge.core.countdown import countdown
 
 AGENT_SERVICE = "grpc.AgentService"
 HEALTH_SERVICE = "grpc.Health"

@@ -9,8 +9,8 @@ from guestforge.agent.client import OUTPUT_LIMIT, AgentClient
 from guestforge.agent.errors import AgentError
 from guestforge.agent.spec import DEFAULT_ENV, container_spec, process
 from guestforge.agent.storage import Storage
-from guestforge.countdown import countdown
-from guestforge.signals import held
+from guestforge.core.countdown import countdown
+from guestforge.core.signals import held
 
 CLEAN_UP = 10.0  # seconds that the removal of a container gets when the rest of the time is gone
 

@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from guestforge.errors import GuestforgeError
+from guestforge.core.errors import GuestforgeError
 
 MAX_GUEST_TEXT = 2000  # characters of a guest's own words that an error repeats
 

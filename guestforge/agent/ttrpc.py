@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from guestforge.agent.errors import Code, ConnectionLostError, ProtocolError, RpcError
 from guestforge.agent.frames import MAX_DATA, MAX_STREAM, Frame, FrameParser, Kind, encode_frame
 from guestforge.agent.proto.ttrpc_pb2 import Request, Response
-from guestforge.signals import held
+from guestforge.core.signals import held
 
 M = TypeVar("M", bound=Message)
 Ended = ConnectionLostError | ProtocolError  # why a connection is no more

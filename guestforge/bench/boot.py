@@ -18,16 +18,15 @@ from guestforge.bench.figures import Aim, Figure, Section, Table, formatted, mis
 from guestforge.bench.host import compiler, host_facts, now
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.live import guest_plan
-from guestforge.check.report import ARTIFACTS, Artifact
-from guestforge.errors import CheckError
+from guestforge.core.errors import CheckError
+from guestforge.core.progress import bar, say
+from guestforge.core.scratch import scratch_directory
 from guestforge.host.packages import ensure
 from guestforge.image.initrd_step import INITRD
 from guestforge.kernel.step import KERNEL
-from guestforge.options import BenchOptions, BuildOptions
 from guestforge.pipeline import Pipeline, guest_needs
-from guestforge.progress import bar, say
+from guestforge.project.options import ARTIFACTS, Artifact, BenchOptions, BuildOptions
 from guestforge.rootfs.agent import AGENT
-from guestforge.scratch import scratch_directory
 from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine

@@ -15,12 +15,14 @@ from guestforge.bench.figures import Section, Table, missed, write
 from guestforge.bench.host import compiler, host_facts, now
 from guestforge.bench.lanes import Command, Cost, Lane, alone, in_turn, seconds_of
 from guestforge.bench.step import step_argv
-from guestforge.cache import SCRATCH, VARIABLE
-from guestforge.check.report import ARTIFACTS
 from guestforge.check.run import REPORT
-from guestforge.errors import BuildError
-from guestforge.files import digest_file, remove_tree
-from guestforge.graph import Evaluation
+from guestforge.core.cache import SCRATCH, VARIABLE
+from guestforge.core.errors import BuildError
+from guestforge.core.files import digest_file, remove_tree
+from guestforge.core.graph import Evaluation
+from guestforge.core.progress import Bar, bar, say, step
+from guestforge.core.scratch import scratch_directory
+from guestforge.core.store import Store
 from guestforge.host.packages import SWITCH, ensure
 from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import format_line, parse_line, read_dotconfig
@@ -28,17 +30,14 @@ from guestforge.kernel.fragment import COMMON, compose
 from guestforge.kernel.make import ENVIRONMENT, Make, build_argv, configure_argv
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP
 from guestforge.kernel.toolchain import identify
-from guestforge.layout import CHECKOUT, FRAGMENTS, INVOKE
-from guestforge.options import BuildOptions, HostBenchOptions
 from guestforge.pipeline import Pipeline, guest_needs
-from guestforge.progress import Bar, bar, say, step
-from guestforge.recipe.load import load_guest, load_kernel
-from guestforge.recipe.models import Kernel
-from guestforge.scratch import scratch_directory
+from guestforge.project.layout import CHECKOUT, FRAGMENTS, INVOKE
+from guestforge.project.load import load_guest, load_kernel
+from guestforge.project.models import Kernel
+from guestforge.project.options import ARTIFACTS, BuildOptions, HostBenchOptions
 from guestforge.sources.kernel_tree import kernel_tree
 from guestforge.sources.linux import source_step
 from guestforge.sources.resolution import Archive
-from guestforge.store import Store
 from guestforge.vmm.emulator import choose_emulator
 
 BORROWED: Final = ("store/source", "store/package", "resolved", "go/modules")  # of the user's cache

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from guestforge.files import atomic_file
-from guestforge.layout import FIGURES
+from guestforge.core.files import atomic_file
+from guestforge.project.layout import FIGURES
 
 Unit = Literal["ratio", "seconds", "bytes", "KiB", "instructions"]
 Key = Literal["build", "boot", "storage"]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch
-from guestforge.options import processors
-from guestforge.procfs import fields
-from guestforge.run import find_tool, run
+from guestforge.core.procfs import fields
+from guestforge.core.run import find_tool, run
+from guestforge.project.options import processors
 
 MEMINFO: Final = Path("/proc/meminfo")
 CPUINFO: Final = Path("/proc/cpuinfo")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from guestforge.errors import BuildError
-from guestforge.run import Process, spawn
+from guestforge.core.errors import BuildError
+from guestforge.core.run import Process, spawn
 
 TURN: Final = 5.0  # seconds that one works while the others are stopped
 SAMPLE: Final = 0.5  # seconds between two looks at the memory

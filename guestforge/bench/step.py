@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 from guestforge.arch import Arch, lookup
-from guestforge.errors import GuestforgeError
-from guestforge.graph import Evaluation
-from guestforge.jobserver import Jobserver
+from guestforge.core.errors import GuestforgeError
+from guestforge.core.graph import Evaluation
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.store import Store
 from guestforge.kernel.step import kernel_step
-from guestforge.recipe.load import load_guest, load_kernel
+from guestforge.project.load import load_guest, load_kernel
 from guestforge.sources.linux import source_step
 from guestforge.sources.resolution import Archive
-from guestforge.store import Store
 
 
 def step_argv(arch: Arch, guest: str, cache: Path, fragments: Path, jobs: int) -> list[str]:

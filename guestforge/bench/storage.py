@@ -16,13 +16,13 @@ from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Machine
 from guestforge.check.run import CONSOLE
 from guestforge.check.storages import Storage, fill_shares, prepare_with
-from guestforge.errors import CheckError
+from guestforge.core.errors import CheckError
+from guestforge.core.progress import bar, say
+from guestforge.core.scratch import scratch_directory
 from guestforge.host.packages import ensure
-from guestforge.options import BenchOptions, BuildOptions, CheckOptions
 from guestforge.pipeline import Pipeline, guest_needs
-from guestforge.progress import bar, say
+from guestforge.project.options import BenchOptions, BuildOptions, CheckOptions
 from guestforge.rootfs.tree import Directory, File, Tree
-from guestforge.scratch import scratch_directory
 from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.virtiofs import Kind
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not

@@ -1,1 +1,6 @@
-"""The named boot checks of a built guest, and their report."""
+"""The named checks of a guest that runs, and their report."""
+
+from typing import Final
+
+# The modules that other packages may import.
+FACE: Final[tuple[str, ...]] = ("artifacts", "engine", "fixtures", "guest", "live", "run", "step", "storages")

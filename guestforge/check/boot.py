@@ -10,7 +10,7 @@ from guestforge.check.engine import CheckFailure, NotAskedError, RunEnded
 from guestforge.check.guest import Details, Guest, Machine
 from guestforge.check.report import CheckResult, Measurements, Phases, Qemu, Report
 from guestforge.check.storages import Storage
-from guestforge.countdown import countdown
+from guestforge.core.countdown import countdown
 
 
 class Boot:

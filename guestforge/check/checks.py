@@ -9,7 +9,7 @@ from guestforge.check.boot import Boot
 from guestforge.check.engine import Check, CheckFailure
 from guestforge.check.exercise import ExerciseError
 from guestforge.check.hostview import Ext4Disk
-from guestforge.errors import CheckError
+from guestforge.core.errors import CheckError
 
 POWEROFF_TIMEOUT = 15.0  # seconds from the request until QEMU has ended
 EXCERPT_LINES = 20

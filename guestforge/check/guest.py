@@ -9,9 +9,9 @@ from typing import Protocol
 from guestforge.agent.container import Result as Ran
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.exercise import Answer
-from guestforge.check.report import Artifact, Measurements, Qemu
+from guestforge.check.report import Measurements, Qemu
 from guestforge.check.storages import Storage
-from guestforge.options import CheckOptions
+from guestforge.project.options import Artifact, CheckOptions
 from guestforge.vmm.accel import Accelerator
 
 Ask = Callable[[Sequence[str]], Answer]  # has the probe do a step

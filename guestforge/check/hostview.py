@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from guestforge.files import open_regular
+from guestforge.core.files import open_regular
 from guestforge.image import readback
 
 Kind = Literal["file", "directory", "symlink", "other"]

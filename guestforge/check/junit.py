@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from guestforge.check.report import CheckResult, Report
-from guestforge.files import atomic_file
+from guestforge.core.files import atomic_file
 
 # What XML 1.0 allows (https://www.w3.org/TR/xml/#charsets); a guest's console may hold anything else.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -20,12 +20,13 @@ from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure, RunEnded
 from guestforge.check.guest import Ask, Details, Machine
 from guestforge.check.probe import EXCERPT_LINES, OUTPUT_LIMIT, PROBE, ProbeTalk
-from guestforge.check.report import Artifact, Measurements, Qemu
+from guestforge.check.report import Measurements, Qemu
 from guestforge.check.sandbox import Sandbox
 from guestforge.check.storages import Storage
-from guestforge.procfs import fields
-from guestforge.progress import say
-from guestforge.run import find_tool
+from guestforge.core.procfs import fields
+from guestforge.core.progress import say
+from guestforge.core.run import find_tool
+from guestforge.project.options import Artifact
 from guestforge.vmm import machine as vmm
 from guestforge.vmm.accel import Accelerator, choose_accelerator
 from guestforge.vmm.argv import differs_under_tcg, disk_address

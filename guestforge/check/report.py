@@ -4,17 +4,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal
 
-from guestforge.errors import CheckError
-from guestforge.files import atomic_file
+from guestforge.core.errors import CheckError
+from guestforge.core.files import atomic_file
+from guestforge.project.options import Artifact
 
 SCHEMA = 1  # raised when a key changes its meaning or goes; a new key does not raise it
 
 Status = Literal["pass", "fail", "skip"]
 Verdict = Literal["pass", "fail"]
-Artifact = Literal["initrd", "image"]
-ARTIFACTS: Final[tuple[Artifact, ...]] = get_args(Artifact)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from guestforge import progress
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.boot import Boot
 from guestforge.check.checks import BLAME, CHECKS
 from guestforge.check.engine import Run, RunEnded
 from guestforge.check.guest import Machine, Starter
 from guestforge.check.junit import write_junit
-from guestforge.check.report import Artifact, Report, write_report
+from guestforge.check.report import Report, write_report
 from guestforge.check.storages import fill_shares, prepare
 from guestforge.check.table import boot_line, table
-from guestforge.files import atomic_copy, disk_errors
-from guestforge.options import CheckOptions
-from guestforge.scratch import scratch_directory
+from guestforge.core import progress
+from guestforge.core.files import atomic_copy, disk_errors
+from guestforge.core.scratch import scratch_directory
+from guestforge.project.options import Artifact, CheckOptions
 
 FILES = REPORT, JUNIT, CONSOLE = ("report.json", "junit.xml", "console.log")
 

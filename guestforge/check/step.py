@@ -8,13 +8,13 @@ from typing import Any, Final
 from guestforge.arch import Arch
 from guestforge.check import live
 from guestforge.check.artifacts import GuestArtifacts
-from guestforge.check.report import Artifact, failed
+from guestforge.check.report import failed
 from guestforge.check.run import FILES, check_artifact
-from guestforge.files import atomic_copy
+from guestforge.core.files import atomic_copy
+from guestforge.core.run import find_tool
+from guestforge.core.step import NotKeptError, Step, Use, Used
 from guestforge.image import ext4
-from guestforge.options import CheckOptions
-from guestforge.run import find_tool
-from guestforge.step import NotKeptError, Step, Use, Used
+from guestforge.project.options import Artifact, CheckOptions
 from guestforge.vmm.emulator import Emulator, installed_emulator
 from guestforge.vmm.needs import boot_needs
 from guestforge.vmm.virtiofs import choose_virtiofs

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Final
 
-from guestforge import progress
 from guestforge.check import fixtures
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure
@@ -12,10 +11,11 @@ from guestforge.check.run import CONSOLE
 from guestforge.check.storages import Storage, fill_shares, prepare_with
 from guestforge.conform.results import OUTPUT_LIMIT, Results, parse_results
 from guestforge.conform.table import Conformance
-from guestforge.errors import CheckError
-from guestforge.options import CheckOptions
+from guestforge.core import progress
+from guestforge.core.errors import CheckError
+from guestforge.core.scratch import scratch_directory
+from guestforge.project.options import CheckOptions
 from guestforge.rootfs.tree import Directory, File, Tree
-from guestforge.scratch import scratch_directory
 
 PROGRAM: Final = "/conform"
 PLACE: Final = "/out"

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Final, Literal
 
 from guestforge.arch import ARCHES, Arch
-from guestforge.cache import inspect, user_cache
-from guestforge.errors import GuestforgeError, UserError
+from guestforge.core.cache import inspect, user_cache
+from guestforge.core.errors import GuestforgeError, UserError
+from guestforge.core.need import Need, missing
+from guestforge.core.run import find_tool, run
 from guestforge.host.packages import command
 from guestforge.image.ext4 import NEEDS as IMAGE_NEEDS
 from guestforge.kernel.step import KERNEL
 from guestforge.kernel.toolchain import kernel_needs
-from guestforge.need import Need, missing
-from guestforge.project import Project
+from guestforge.project.folder import Project
 from guestforge.rootfs.agent import NEEDS as AGENT_NEEDS
 from guestforge.rootfs.agent import go_version
-from guestforge.run import find_tool, run
 from guestforge.sources.hostapt import debian_mirror
 from guestforge.sources.linux import NEEDS as SOURCE_NEEDS
 from guestforge.vmm.accel import kvm_state

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Final
 
-from guestforge.cache import open_cache, user_cache
-from guestforge.errors import UserError
-from guestforge.locks import locked
-from guestforge.need import Need, missing
-from guestforge.progress import Bar, bar, say
-from guestforge.run import Completed, failure, find_tool, run
-from guestforge.signals import heeded
+from guestforge.core.cache import open_cache, user_cache
+from guestforge.core.errors import UserError
+from guestforge.core.locks import locked
+from guestforge.core.need import Need, missing
+from guestforge.core.progress import Bar, bar, say
+from guestforge.core.run import Completed, failure, find_tool, run
+from guestforge.core.signals import heeded
 
 SWITCH: Final = "GUESTFORGE_INSTALL"  # `never`: say what is missing, install nothing
 LOCK: Final = "install.lock"  # below the cache: one installation of ours at a time

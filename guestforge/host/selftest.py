@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import ARCHES, PROVEN, Arch
-from guestforge.cache import VARIABLE
-from guestforge.errors import BuildError
-from guestforge.graph import needs_of
+from guestforge.core.cache import VARIABLE
+from guestforge.core.errors import BuildError
+from guestforge.core.graph import needs_of
+from guestforge.core.need import Need
+from guestforge.core.progress import say
+from guestforge.core.run import spawn
 from guestforge.host.packages import ensure
-from guestforge.layout import CHECKOUT
-from guestforge.need import Need
-from guestforge.options import TESTED, BuildOptions, SelftestOptions, processors
 from guestforge.pipeline import Pipeline
-from guestforge.progress import say
-from guestforge.run import spawn
+from guestforge.project.layout import CHECKOUT
+from guestforge.project.options import TESTED, BuildOptions, SelftestOptions, processors
 from guestforge.vmm.needs import SECCOMP, boot_needs
 
 PROGRAMS: Final = Path(sys.executable).parent  # of the virtual environment

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from guestforge.errors import BuildError, UserError
-from guestforge.files import atomic_file
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.files import atomic_file
 from guestforge.image.compress import compressed
 from guestforge.rootfs.tree import Device, Directory, File, Node, Symlink, Tree, file_type
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from guestforge.errors import BuildError, UserError
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.run import run
 from guestforge.rootfs.tree import Device, Directory, File, Node, Symlink, Tree, file_type
-from guestforge.run import run
 
 # debugfs reads a script's line into 8 KiB and cuts what is longer
 LINE_MAX = 8000

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from guestforge.arch import Arch
+from guestforge.core.progress import step
+from guestforge.core.step import Step, Used
 from guestforge.image.disk import build_disk
 from guestforge.image.ext4 import NEEDS, e2fsprogs_version
-from guestforge.progress import step
-from guestforge.recipe.models import Image, Rootfs
+from guestforge.project.models import Image, Rootfs
 from guestforge.rootfs.flavour import disk_tree
 from guestforge.rootfs.parts import Parts
-from guestforge.step import Step, Used
 
 IMAGE = "rootfs.img"
 

@@ -13,13 +13,13 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
+from guestforge.core.need import Need
+from guestforge.core.progress import human
+from guestforge.core.run import run
+from guestforge.core.scratch import scratch_directory
 from guestforge.image import debugfs
-from guestforge.need import Need
-from guestforge.progress import human
 from guestforge.rootfs.tree import Directory, File, Node, Symlink, Tree
-from guestforge.run import run
-from guestforge.scratch import scratch_directory
 
 NEEDS = tuple(Need("e2fsprogs", tool=tool) for tool in ("mke2fs", "debugfs", "e2fsck"))
 

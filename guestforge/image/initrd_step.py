@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from guestforge.arch import Arch
+from guestforge.core.progress import step
+from guestforge.core.step import Step, Use, Used
 from guestforge.image.compress import COMPRESSIONS, identity
 from guestforge.image.cpio import compression_for, write_initrd
 from guestforge.kernel.dotconfig import read_dotconfig
-from guestforge.progress import step
-from guestforge.recipe.models import Rootfs
+from guestforge.project.models import Rootfs
 from guestforge.rootfs.flavour import initrd_tree
 from guestforge.rootfs.parts import Parts
-from guestforge.step import Step, Use, Used
 
 INITRD = "initrd.img"
 CONFIG = "config"  # of the kernel's entry

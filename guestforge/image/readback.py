@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestforge.errors import CheckError
+from guestforge.core.errors import CheckError
+from guestforge.core.run import run
+from guestforge.core.scratch import scratch_directory
 from guestforge.image.debugfs import command, target
-from guestforge.run import run
-from guestforge.scratch import scratch_directory
 
 READ_LIMIT = 64 * 1024 * 1024  # bytes of one file
 ENTRIES_LIMIT = 100_000  # entries of one directory

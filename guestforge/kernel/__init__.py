@@ -1,1 +1,6 @@
-"""A kernel: fragments to a request, the request to a .config, the .config verified, and make."""
+"""Fragments to a `.config`, verified; and the kernel made of it."""
+
+from typing import Final
+
+# The modules that other packages may import.
+FACE: Final[tuple[str, ...]] = ("configure", "dotconfig", "fragment", "make", "step", "toolchain")

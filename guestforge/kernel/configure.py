@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from guestforge.errors import BuildError
-from guestforge.files import atomic_file, digest_file
+from guestforge.core.errors import BuildError
+from guestforge.core.files import atomic_file, digest_file
+from guestforge.core.run import run
 from guestforge.kernel.fragment import Request, composed_text
 from guestforge.kernel.make import NEXT_CONFIG, Make, configure_argv, configure_environment
 from guestforge.kernel.toolchain import Toolchain
-from guestforge.run import run
 
 CONFIG = ".config"
 REQUEST = "request.config"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from guestforge.errors import BuildError
+from guestforge.core.errors import BuildError
 
 MAX_BYTES = 4 * 1024 * 1024  # a distribution's configuration has 300 kB
 NOT_SET = "n"

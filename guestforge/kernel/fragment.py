@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 from guestforge.kernel.dotconfig import format_line, parse_line, same_value
-from guestforge.layout import FRAGMENTS
+from guestforge.project.layout import FRAGMENTS
 
 OURS: Final[Sequence[Path]] = (FRAGMENTS,)
 COMMON = "common"

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from guestforge.arch import Arch
-from guestforge.errors import BuildError
-from guestforge.files import atomic_copy
-from guestforge.jobserver import Jobserver
+from guestforge.core.errors import BuildError
+from guestforge.core.files import atomic_copy
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.progress import bar, step
+from guestforge.core.run import Completed, run
+from guestforge.core.step import Step, Use, Used
+from guestforge.core.store import Store, key_of
 from guestforge.kernel.buildlog import first_error, is_object
 from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import Config, read_dotconfig
@@ -21,12 +25,8 @@ from guestforge.kernel.fragment import OURS, Request, compose, composed_text
 from guestforge.kernel.make import ENVIRONMENT, Make, build_argv
 from guestforge.kernel.toolchain import Toolchain, identify, kernel_needs
 from guestforge.kernel.verify import verify
-from guestforge.progress import bar, step
-from guestforge.recipe.models import Kernel
-from guestforge.run import Completed, run
+from guestforge.project.models import Kernel
 from guestforge.sources.kernel_tree import KernelTree, kernel_tree
-from guestforge.step import Step, Use, Used
-from guestforge.store import Store, key_of
 
 STEP = "kernel"
 KERNEL, CONFIG_COPY, SYSTEM_MAP, FACTS = "kernel", "config", "System.map", "kernel.json"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestforge.arch import Arch
-from guestforge.errors import UserError
-from guestforge.files import atomic_file
-from guestforge.need import Need
-from guestforge.run import find_tool, run
+from guestforge.core.errors import UserError
+from guestforge.core.files import atomic_file
+from guestforge.core.need import Need
+from guestforge.core.run import find_tool, run
 
 MEMORY = "tools.json"  # below the cache
 MAX_REMEMBERED = 64

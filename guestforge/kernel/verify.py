@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestforge.errors import BuildError
+from guestforge.core.errors import BuildError
 from guestforge.kernel.dotconfig import NOT_SET, Config, same_value
 from guestforge.kernel.fragment import Request
 from guestforge.kernel.kconfig import explain

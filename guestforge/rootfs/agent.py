@@ -9,16 +9,16 @@ from typing import Any
 
 from guestforge import __version__
 from guestforge.arch import Arch
-from guestforge.errors import BuildError, UserError
-from guestforge.files import atomic_copy, digest_file, digest_tree
-from guestforge.jobserver import Jobserver
-from guestforge.layout import AGENT_SOURCES
-from guestforge.need import Need
-from guestforge.progress import step
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.files import atomic_copy, digest_file, digest_tree
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.need import Need
+from guestforge.core.progress import step
+from guestforge.core.run import failure, run
+from guestforge.core.step import Step, Used
+from guestforge.core.store import Store
+from guestforge.project.layout import AGENT_SOURCES
 from guestforge.rootfs.elf import require_static
-from guestforge.run import failure, run
-from guestforge.step import Step, Used
-from guestforge.store import Store
 
 MODULE = "guestforge.dev/agent"
 AGENT = "agent"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestforge.arch import ARCHES, Arch
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 
 CLASS_64 = 2
 BYTE_ORDERS = {1: "little", 2: "big"}

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from guestforge.errors import UserError
-from guestforge.recipe.models import Rootfs
+from guestforge.core.errors import UserError
+from guestforge.project.models import Rootfs
 from guestforge.rootfs.tree import Device, Directory, File, Node, Symlink, Tree
 
 INITRD_INIT = "/init"

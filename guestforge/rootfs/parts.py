@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from guestforge.core.step import Step, Use, Used
 from guestforge.sources.kernel_tree import TREE
-from guestforge.step import Step, Use, Used
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from guestforge.errors import BuildError, UserError
-from guestforge.files import digest_file
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.files import digest_file
 
 # limits.h of Linux: NAME_MAX; PATH_MAX counts the NUL
 NAME_MAX = 255

@@ -7,7 +7,7 @@ word. The host's proxies, TLS settings and credentials (auth.conf.d) hold; its h
 
 from pathlib import Path
 
-from guestforge.files import atomic_file
+from guestforge.core.files import atomic_file
 from guestforge.sources.hostapt import Mirror
 
 HOST_MAIN = Path("/etc/apt/apt.conf")

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from guestforge.files import atomic_copy, remove
-from guestforge.progress import say
-from guestforge.run import run
-from guestforge.scratch import scratch_directory
+from guestforge.core.files import atomic_copy, remove
+from guestforge.core.progress import say
+from guestforge.core.run import run
+from guestforge.core.scratch import scratch_directory
 
 USER: Final = "APT::Sandbox::User"  # apt.conf(5); `_apt`, unless the host's configuration says otherwise
 LISTS: Final = "lists"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from guestforge import __version__
-from guestforge.errors import BuildError, GuestforgeError, UserError
-from guestforge.files import digest_file, open_regular
-from guestforge.run import Completed, failure, run
+from guestforge.core.errors import BuildError, GuestforgeError, UserError
+from guestforge.core.files import digest_file, open_regular
+from guestforge.core.run import Completed, failure, run
 from guestforge.sources import aptconf
 from guestforge.sources.aptplace import Place
 from guestforge.sources.hostapt import Mirror

@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from guestforge.need import Need
-from guestforge.progress import bar
+from guestforge.core.need import Need
+from guestforge.core.progress import bar
+from guestforge.core.step import Step, Used
+from guestforge.core.store import NOTHING, Inputs
 from guestforge.sources.aptroot import Resolved
 from guestforge.sources.resolution import Archive, Wanted, apt_root, resolve
-from guestforge.step import Step, Used
-from guestforge.store import NOTHING, Inputs
 
 Unpack = Callable[[Path, Path, Resolved], None]  # of a package's file, into an entry; which version it is
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestforge.store import Entry
+from guestforge.core.store import Entry
 
 TREE = "tree"  # a folder of the entry
 FACTS = "source.json"

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from guestforge.arch import host
-from guestforge.need import Need
-from guestforge.recipe.models import DebianSource
+from guestforge.core.need import Need
+from guestforge.core.step import Step
+from guestforge.project.models import DebianSource
 from guestforge.sources import packages
 from guestforge.sources.aptroot import Resolved
 from guestforge.sources.download import debian_step
 from guestforge.sources.kernel_tree import FACTS, TREE, write_facts
 from guestforge.sources.resolution import Archive, Wanted
 from guestforge.sources.unpack import make_read_only, unpack
-from guestforge.step import Step
 
 STEP = "source"
 NEEDS = (*packages.NEEDS, Need("tar", tool="tar"), Need("xz-utils", tool="xz"))

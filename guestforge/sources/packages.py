@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from guestforge.need import Need
-from guestforge.run import run
+from guestforge.core.need import Need
+from guestforge.core.run import run
+from guestforge.core.step import Step
 from guestforge.sources.aptroot import Resolved
 from guestforge.sources.download import debian_step
 from guestforge.sources.kernel_tree import TREE
 from guestforge.sources.resolution import Archive, Wanted
-from guestforge.step import Step
 
 STEP = "package"
 NEEDS = (Need("apt", tool="apt-get"), Need("dpkg", tool="dpkg-deb"))

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from guestforge.files import atomic_file, disk_errors
-from guestforge.progress import say, step
+from guestforge.core.files import atomic_file, disk_errors
+from guestforge.core.progress import say, step
+from guestforge.core.store import Store
 from guestforge.sources.aptplace import apt_place
 from guestforge.sources.aptroot import AptRoot, Resolved
 from guestforge.sources.hostapt import debian_mirror
-from guestforge.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from guestforge.errors import BuildError
-from guestforge.progress import bar
-from guestforge.run import spawn
+from guestforge.core.errors import BuildError
+from guestforge.core.progress import bar
+from guestforge.core.run import spawn
 
 CHUNK = 256 * 1024
 MAX_TARBALL = 2 * 1024**3  # bytes, compressed; Debian's is 145 MiB

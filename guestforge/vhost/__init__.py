@@ -1,1 +1,6 @@
-"""Our own vhost-user devices: `core` and the wings on it, `vsock` and `fs`, which know nothing of each other."""
+"""Our own vhost-user devices: programs of their own, which nobody imports."""
+
+from typing import Final
+
+# The modules that other packages may import.
+FACE: Final[tuple[str, ...]] = ()

@@ -14,19 +14,18 @@ import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from guestforge.arch import Arch, host
-from guestforge.cache import user_cache
-from guestforge.errors import UserError
-from guestforge.files import atomic_file, digest_file
-from guestforge.run import find_tool
-from guestforge.scratch import scratch_directory
+from guestforge.core.cache import user_cache
+from guestforge.core.errors import UserError
+from guestforge.core.files import atomic_file, digest_file
+from guestforge.core.run import find_tool
+from guestforge.core.scratch import scratch_directory
+from guestforge.project.options import WantedAccelerator
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import AcceleratorName, MachinePlan
-
-Wanted = Literal["auto", "kvm", "tcg"]
 
 KVM: Final = Path("/dev/kvm")
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -55,7 +54,7 @@ class KvmState:
     lasting: bool = True  # the same would come out if it were tried again
 
 
-def choose_accelerator(wanted: Wanted, arch: Arch, kernel: Path, cache: Path | None = None) -> Accelerator:
+def choose_accelerator(wanted: WantedAccelerator, arch: Arch, kernel: Path, cache: Path | None = None) -> Accelerator:
     """Return what runs this kernel. Raises UserError with the reason if KVM is asked for and can't be used."""
     if wanted == "tcg":
         return Accelerator("tcg", "asked for")

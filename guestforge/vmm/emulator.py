@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch, host
-from guestforge.errors import GuestforgeError, UserError
-from guestforge.graph import Evaluation
-from guestforge.progress import say
-from guestforge.run import find_tool, run
+from guestforge.core.errors import GuestforgeError, UserError
+from guestforge.core.graph import Evaluation
+from guestforge.core.progress import say
+from guestforge.core.run import find_tool, run
+from guestforge.core.store import Store
 from guestforge.sources.kernel_tree import TREE
 from guestforge.sources.packages import package_step
 from guestforge.sources.resolution import Archive
-from guestforge.store import Store
 from guestforge.vmm.plan import AcceleratorName, MachinePlan, filled_from_outside
 from guestforge.vmm.user import User
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from guestforge.errors import CheckError
+from guestforge.core.errors import CheckError
 from guestforge.vmm import console
 
 Kind = (

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from guestforge.layout import CHECKOUT
-from guestforge.progress import say
+from guestforge.core.progress import say
+from guestforge.project.layout import CHECKOUT
 from guestforge.vmm import terminal
 from guestforge.vmm.escapes import RESET, TerminalFilter
 from guestforge.vmm.machine import Machine

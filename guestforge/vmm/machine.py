@@ -12,10 +12,10 @@ from typing import Final, Self, TypeVar
 from qemu.qmp import QMPError
 
 from guestforge.agent.transport import Dial
-from guestforge.errors import UserError
-from guestforge.exposure import acts_as_root, refuse_exposed
-from guestforge.layout import CHECKOUT
-from guestforge.run import spawn
+from guestforge.core.errors import UserError
+from guestforge.core.exposure import acts_as_root, refuse_exposed
+from guestforge.core.run import spawn
+from guestforge.project.layout import CHECKOUT
 from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
 from guestforge.vmm.emulator import Emulator, choose_emulator

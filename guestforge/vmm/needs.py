@@ -5,7 +5,7 @@ import platform
 import re
 
 from guestforge.arch import Arch
-from guestforge.need import Need
+from guestforge.core.need import Need
 from guestforge.vmm.virtiofsd import PLACES
 
 SECCOMP = Need("libseccomp2", file="/usr/lib/*/libseccomp.so.2:/lib/*/libseccomp.so.2")  # our devices' system calls

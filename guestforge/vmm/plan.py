@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from guestforge.arch import Arch
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 
 AcceleratorName = Literal["tcg", "kvm"]
 VsockKind = Literal["builtin", "kernel"]

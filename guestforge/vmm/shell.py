@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.agent.transport import hybrid_connect, vsock_connect
-from guestforge.errors import GuestforgeError
+from guestforge.core.errors import GuestforgeError
 from guestforge.vmm import terminal
 from guestforge.vmm.interactive import SHELL_PORT
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from guestforge.errors import UserError
-from guestforge.scratch import scratch_directory
+from guestforge.core.errors import UserError
+from guestforge.core.scratch import scratch_directory
 
 SOCKET_LIMIT: Final = 107  # bytes of a Unix socket's path, unix(7)
 LONGEST_NAME: Final = "/vsock_4294967295"

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from guestforge.capabilities import PROC, bits, effective, id_map
-from guestforge.run import Process, find_tool, spawn
+from guestforge.core.capabilities import PROC, bits, effective, id_map
+from guestforge.core.run import Process, find_tool, spawn
 from guestforge.vmm import lifeline as lifeline_program
 from guestforge.vmm.plan import MachinePlan
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from guestforge.arch import Arch
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
+from guestforge.project.options import WantedServer
 from guestforge.vmm import virtiofsd
 from guestforge.vmm.plan import Share
 from guestforge.vmm.virtiofsd import Virtiofsd, virtiofsd_argv, why_not
 
-Wanted = Literal["auto", "virtiofsd", "builtin"]
 Kind = Literal["virtiofsd", "builtin"]
-SERVERS: Final[tuple[Wanted, ...]] = ("auto", "virtiofsd", "builtin")
 
 NONE_INSTALLED: Final = "no virtiofsd on this host"
 ASKED_FOR: Final = "asked for"
@@ -38,7 +37,7 @@ class VirtioFsServer:
         return f"{self.name[:-1]}; {self.reason})" if self.name.endswith(")") else f"{self.name} ({self.reason})"
 
 
-def choose_virtiofs(arch: Arch, wanted: Wanted = "auto") -> VirtioFsServer:
+def choose_virtiofs(arch: Arch, wanted: WantedServer = "auto") -> VirtioFsServer:
     """Return the server for guests of an architecture.
 
     By default that is virtiofsd where guest and host have the same binary interface, and ours where they do not, or
@@ -77,7 +76,7 @@ def _virtiofsd(arch: Arch) -> VirtioFsServer:
     return VirtioFsServer("virtiofsd", f"{ASKED_FOR}, though {doubt}" if doubt else ASKED_FOR, found)
 
 
-_CHOICES: Final[dict[Wanted, Callable[[Arch], VirtioFsServer]]] = {
+_CHOICES: Final[dict[WantedServer, Callable[[Arch], VirtioFsServer]]] = {
     "auto": _auto,
     "virtiofsd": _virtiofsd,
     "builtin": lambda _: VirtioFsServer("builtin", ASKED_FOR),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from guestforge.arch import Arch, host
-from guestforge.run import find_tool, run
+from guestforge.core.run import find_tool, run
 
 Flavour = Literal["C", "Rust"]
 

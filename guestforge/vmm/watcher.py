@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from qemu.qmp import QMPError
 
-from guestforge.run import Process
+from guestforge.core.run import Process
 from guestforge.vmm.console import clean
 from guestforge.vmm.errors import Kind
 from guestforge.vmm.pipes import ConsolePipes

@@ -4,13 +4,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from guestforge.cache import user_cache
+from guestforge.core.cache import user_cache
+from guestforge.core.run import run
 from guestforge.image.cpio import compression_for, write_initrd
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.step import CONFIG_COPY
 from guestforge.rootfs.agent import AGENT, go_environment
 from guestforge.rootfs.flavour import initrd_tree
-from guestforge.run import run
 
 EXITS = """
 package main

@@ -12,17 +12,17 @@ import pytest
 from rig import Rig, Scene
 
 from guestforge.arch import PROVEN, X86_64, lookup, lookup_list
-from guestforge.cache import user_cache
 from guestforge.check import fixtures, live
 from guestforge.check.guest import Machine
 from guestforge.check.storages import fill_shares, prepare_with
 from guestforge.check.table import boot_line
 from guestforge.conform.run import PLACE, PROGRAM
-from guestforge.options import BuildOptions, CheckOptions
+from guestforge.core.cache import user_cache
+from guestforge.core.run import run
 from guestforge.pipeline import Pipeline
+from guestforge.project.options import BuildOptions, CheckOptions
 from guestforge.rootfs.agent import go_environment
 from guestforge.rootfs.tree import Directory, File, Tree
-from guestforge.run import run
 
 HERE = Path(__file__).parent
 BOOT = "boot"

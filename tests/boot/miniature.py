@@ -11,17 +11,18 @@ from pathlib import Path
 from invoke import Program
 
 import tasks
-from guestforge import commands, targets
-from guestforge.files import atomic_file
-from guestforge.graph import Evaluation
+from guestforge import targets
+from guestforge.cli import commands
+from guestforge.core.files import atomic_file
+from guestforge.core.graph import Evaluation
+from guestforge.core.step import Step
+from guestforge.core.store import Store
 from guestforge.image import initrd_step
 from guestforge.kernel.step import kernel_step
 from guestforge.pipeline import Pipeline
-from guestforge.recipe.models import DebianSource, Kernel
+from guestforge.project.models import DebianSource, Kernel
 from guestforge.sources.kernel_tree import write_facts
 from guestforge.sources.unpack import make_read_only
-from guestforge.step import Step
-from guestforge.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAKE = REPOSITORY / "tests" / "fake_kernel"

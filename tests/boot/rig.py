@@ -11,8 +11,8 @@ from pathlib import Path
 from guestforge.check import live
 from guestforge.check.report import Report, failed
 from guestforge.check.run import check_artifact
-from guestforge.errors import CheckError
-from guestforge.options import CheckOptions
+from guestforge.core.errors import CheckError
+from guestforge.project.options import CheckOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 5.0  # seconds in which all that was ended has gone, on a loaded host

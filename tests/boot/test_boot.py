@@ -11,11 +11,11 @@ import pytest
 from guestforge.arch import PPC64LE
 from guestforge.check import live
 from guestforge.check.checks import CHECKS
-from guestforge.check.report import ARTIFACTS, failed
+from guestforge.check.report import failed
 from guestforge.check.run import check_artifact
-from guestforge.files import digest_file
-from guestforge.options import BuildOptions, CheckOptions
+from guestforge.core.files import digest_file
 from guestforge.pipeline import Pipeline
+from guestforge.project.options import ARTIFACTS, BuildOptions, CheckOptions
 from guestforge.vmm.user import TRANSIENT
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]

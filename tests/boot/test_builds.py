@@ -16,12 +16,12 @@ from command import INVOKE, MINIATURE, Running, invoke, on_small_disk
 from miniature import workspace
 
 from guestforge.arch import AARCH64, X86_64
-from guestforge.cache import user_cache
-from guestforge.files import digest_file
-from guestforge.graph import Evaluation
-from guestforge.jobserver import Jobserver
+from guestforge.core.cache import user_cache
+from guestforge.core.files import digest_file
+from guestforge.core.graph import Evaluation
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.store import Store
 from guestforge.rootfs.agent import AGENT, program_step
-from guestforge.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 ARTIFACTS = ("System.map", "config", "initrd.img", "kernel", "manifest.json", "rootfs.img")

@@ -17,9 +17,9 @@ from rig import Faults, kill
 from guestforge.arch import PPC64LE
 from guestforge.check import fixtures, live
 from guestforge.check.checks import CHECKS
-from guestforge.errors import CheckError
+from guestforge.core.errors import CheckError
 from guestforge.kernel.step import KERNEL, kernel_step
-from guestforge.recipe.load import load_kernel
+from guestforge.project.load import load_kernel
 from guestforge.vmm import virtiofsd
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(120)]

@@ -16,8 +16,8 @@ import pytest
 
 from guestforge.agent.errors import ConnectError
 from guestforge.arch import ARCHES
-from guestforge.capabilities import NUMBERS
-from guestforge.errors import UserError
+from guestforge.core.capabilities import NUMBERS
+from guestforge.core.errors import UserError
 from guestforge.vmm import accel
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
@@ -301,7 +301,7 @@ OTHER_PROCESS = """
 import sys
 from pathlib import Path
 from guestforge.arch import ARCHES
-from guestforge.capabilities import NUMBERS
+from guestforge.core.capabilities import NUMBERS
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import MachinePlan, Share, Vsock
 share, log = map(Path, sys.argv[1:])

@@ -11,7 +11,7 @@ from guestforge.arch import ARCHES, PPC64LE, S390X, X86_64
 from guestforge.check import live
 from guestforge.check.checks import CHECKS
 from guestforge.image.initrd_step import INITRD, initrd_step
-from guestforge.layout import AGENT_SOURCES
+from guestforge.project.layout import AGENT_SOURCES
 from guestforge.rootfs.agent import AGENT, PROBE, program_step
 from guestforge.rootfs.parts import Parts
 from guestforge.vmm import machine as machine_module

@@ -16,9 +16,9 @@ from guestforge.check import fixtures, live
 from guestforge.check.run import check_artifact
 from guestforge.check.storages import STORAGE_POINT
 from guestforge.conform.run import PLACE, PROGRAM
-from guestforge.errors import UserError
-from guestforge.options import BuildOptions, CheckOptions
+from guestforge.core.errors import UserError
 from guestforge.pipeline import Pipeline
+from guestforge.project.options import BuildOptions, CheckOptions
 from guestforge.rootfs.tree import Directory, File
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
 

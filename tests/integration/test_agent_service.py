@@ -20,7 +20,7 @@ from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.proto import agent_pb2
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.transport import unix_connect
-from guestforge.run import Process, run, spawn
+from guestforge.core.run import Process, run, spawn
 
 pytestmark = pytest.mark.slow
 

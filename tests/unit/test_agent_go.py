@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES
-from guestforge.layout import AGENT_SOURCES
+from guestforge.project.layout import AGENT_SOURCES
 
 BIN = Path(sys.executable).parent
 

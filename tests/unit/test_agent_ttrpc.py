@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from guestforge.agent.errors import AgentError, Code, ConnectionLostError, ProtocolError, RpcError
 from guestforge.agent.proto.ttrpc_pb2 import KeyValue, Request, Response
 from guestforge.agent.ttrpc import LOGGED_STRAYS, Connection
-from guestforge.run import run
+from guestforge.core.run import run
 from tests.ttrpc_server import Handler, Refusal, Server, answer_frame, read_request, response_frame
 
 SOON = 2.0  # seconds; everything that is immediate is far below

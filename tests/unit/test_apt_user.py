@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from guestforge.errors import BuildError
-from guestforge.graph import Evaluation
+from guestforge.core.errors import BuildError
+from guestforge.core.graph import Evaluation
+from guestforge.core.store import Store
 from guestforge.sources import aptconf, aptplace, resolution
 from guestforge.sources.hostapt import Mirror
 from guestforge.sources.packages import package_step
 from guestforge.sources.resolution import Wanted
-from guestforge.store import Store
 from tests.unit.debian_archive import Archive, Key
 
 WHO = "_apt" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name

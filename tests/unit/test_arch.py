@@ -1,7 +1,7 @@
 import pytest
 
 from guestforge.arch import ARCHES, lookup, lookup_list
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 
 
 def test_names_are_the_rows_own():

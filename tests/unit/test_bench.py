@@ -29,10 +29,10 @@ from guestforge.bench.figures import (
 from guestforge.bench.host import host_facts
 from guestforge.bench.lanes import Command, Cost, Lane, alone, descendants, in_turn, seconds_of
 from guestforge.bench.step import step_argv
-from guestforge.errors import BuildError
-from guestforge.layout import FRAGMENTS
-from guestforge.run import run
-from guestforge.scratch import scratch_directory
+from guestforge.core.errors import BuildError
+from guestforge.core.run import run
+from guestforge.core.scratch import scratch_directory
+from guestforge.project.layout import FRAGMENTS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "bench"
 

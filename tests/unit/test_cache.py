@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import cache as module
-from guestforge import commands
-from guestforge.cache import DIRECTORIES, FILES, TAG, Place, clean, open_cache, user_cache
-from guestforge.errors import UserError
-from guestforge.options import CleanOptions
-from guestforge.project import find_project
-from guestforge.scratch import mark
-from guestforge.store import Store
+from guestforge.cli import commands
+from guestforge.core import cache as module
+from guestforge.core.cache import DIRECTORIES, FILES, TAG, Place, clean, open_cache, user_cache
+from guestforge.core.errors import UserError
+from guestforge.core.scratch import mark
+from guestforge.core.store import Store
+from guestforge.project.folder import find_project
+from guestforge.project.options import CleanOptions
 
 OTHER = 65534  # a user who is not us
 

@@ -17,7 +17,7 @@ from guestforge.check.live import agent_storage, machine_plan
 from guestforge.check.report import failed
 from guestforge.check.run import check_artifact
 from guestforge.check.storages import prepare
-from guestforge.options import CheckOptions
+from guestforge.project.options import CheckOptions
 from guestforge.vmm.argv import disk_address
 from guestforge.vmm.plan import Vsock
 

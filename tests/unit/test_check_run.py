@@ -12,8 +12,8 @@ from guestforge.check import fixtures
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.report import failed
 from guestforge.check.run import check_artifact
-from guestforge.errors import BuildError, UserError
-from guestforge.options import CheckOptions
+from guestforge.core.errors import BuildError, UserError
+from guestforge.project.options import CheckOptions
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 
 from guestforge.check import fixtures
 from guestforge.check.hostview import Ext4Disk, Seen, SharedDirectory
-from guestforge.errors import CheckError, UserError
+from guestforge.core.errors import CheckError, UserError
+from guestforge.core.run import run
 from guestforge.rootfs.tree import Directory, File, Symlink, Tree
-from guestforge.run import run
 
 IN_OPEN = 0x20  # linux/inotify.h
 NONCE = "0123456789abcdef"

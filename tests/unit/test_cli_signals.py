@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import cli, signals
+from guestforge.cli import job as cli
+from guestforge.core import signals
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -41,7 +42,7 @@ def test_end_that_takes_too_long_can_be_interrupted(interrupt, monkeypatch):
 
 SLEEPER = """
 import sys, time
-from guestforge.cli import _guarded
+from guestforge.cli.job import _guarded
 def body():
     print("at work", flush=True)
     sys.stdin.readline()
@@ -123,7 +124,7 @@ def provoke():
 }
 DROPPED = """
 import os, signal, subprocess, sys, time
-from guestforge.cli import _guarded
+from guestforge.cli.job import _guarded
 def come():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.05)  # it is raised here

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import code
 from guestforge.arch import X86_64
-from guestforge.code import NEUTRAL, ROOT, code_digest, code_files
-from guestforge.graph import Evaluation, walk
-from guestforge.options import BuildOptions, CheckOptions
+from guestforge.core import code
+from guestforge.core.code import NEUTRAL, ROOT, code_digest, code_files
+from guestforge.core.graph import Evaluation, walk
+from guestforge.core.store import Store
 from guestforge.pipeline import Pipeline
-from guestforge.store import Store
+from guestforge.project.options import BuildOptions, CheckOptions
 
 SOURCE, KERNEL, PROGRAMS = "source linux-source-6.12", "kernel", ("agent", "probe")
 CHECKS = ("check initrd", "check image")
@@ -24,27 +24,28 @@ STALE = {
     "guestforge.bench.boot": set(),
     "guestforge.check.storages": {*CHECKS},
     "guestforge.check.junit": {*CHECKS},
-    "guestforge.code": set(),
-    "guestforge.commands": set(),
+    "guestforge.core.code": set(),
+    "guestforge.cli.commands": set(),
     "guestforge.conform.run": set(),
-    "guestforge.environment": ALL,
-    "guestforge.events": set(),
-    "guestforge.files": ALL,
-    "guestforge.host.doctor": set(),
+    "guestforge.core.environment": ALL,
+    "guestforge.core.events": set(),
+    "guestforge.core.files": ALL,
+    "guestforge.cli.doctor": set(),
+    "guestforge.host.findings": set(),
     "guestforge.image.cpio": {"initrd"},
     "guestforge.image.disk": {"image"},
     "guestforge.image.ext4": {"image", *CHECKS},
     "guestforge.image.readback": {*CHECKS},
-    "guestforge.jobserver": set(),
+    "guestforge.core.jobserver": set(),
     "guestforge.kernel.configure": {KERNEL},
     "guestforge.kernel.dotconfig": {KERNEL, "initrd"},
     "guestforge.kernel.estimate": set(),
-    "guestforge.progress": set(),
-    "guestforge.recipe.bounds": set(),
-    "guestforge.render": set(),
+    "guestforge.core.progress": set(),
+    "guestforge.project.bounds": set(),
+    "guestforge.cli.render": set(),
     "guestforge.rootfs.agent": {*PROGRAMS},
     "guestforge.rootfs.flavour": {"initrd", "image"},
-    "guestforge.schedule": set(),
+    "guestforge.core.schedule": set(),
     "guestforge.sources.unpack": {SOURCE},
     "guestforge.sources.resolution": {*CHECKS},
     "guestforge.vhost.core.seccomp": {*CHECKS},

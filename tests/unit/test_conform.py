@@ -14,8 +14,8 @@ from guestforge.check.engine import CheckFailure, RunEnded
 from guestforge.conform import run as module
 from guestforge.conform.results import NAME_LIMIT, Result, parse_results
 from guestforge.conform.table import Conformance, table
-from guestforge.errors import CheckError
-from guestforge.options import CheckOptions
+from guestforge.core.errors import CheckError
+from guestforge.project.options import CheckOptions
 from guestforge.vmm.accel import Accelerator
 
 

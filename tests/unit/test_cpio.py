@@ -10,16 +10,16 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 
-from guestforge import store as store_module
 from guestforge.arch import ARCHES
-from guestforge.cache import TAG
-from guestforge.errors import BuildError, UserError
-from guestforge.graph import Evaluation
+from guestforge.core import store as store_module
+from guestforge.core.cache import TAG
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.graph import Evaluation
+from guestforge.core.store import Store
 from guestforge.image import cpio
 from guestforge.image.initrd_step import INITRD, initrd_step
-from guestforge.recipe.models import Rootfs
+from guestforge.project.models import Rootfs
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree, file_type
-from guestforge.store import Store
 from tests.fake_steps import fake_kernel, fake_parts
 from tests.unit.trees import trees
 

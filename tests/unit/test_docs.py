@@ -14,11 +14,11 @@ from pydantic import BaseModel
 import tasks
 from guestforge.arch import ARCHES
 from guestforge.check.checks import CHECKS
-from guestforge.cli import INTERRUPTED
-from guestforge.errors import BuildError, CheckError, UserError
+from guestforge.cli.job import INTERRUPTED
+from guestforge.core.errors import BuildError, CheckError, UserError
 from guestforge.host import selftest
-from guestforge.options import OPTIONS
-from guestforge.recipe.models import Guest, Kernel, Rootfs, Settings
+from guestforge.project.models import Guest, Kernel, Rootfs, Settings
+from guestforge.project.options import OPTIONS
 
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -321,6 +321,6 @@ def test_what_a_page_refers_to_is_there(place):
 
 def test_a_reference_to_nothing_is_noticed():
     assert broken_links(DOCS / "x.md", "[a](tasks.md) [b](no.md#c)") == ["no.md"]
-    assert missing_files("`guestforge/cli.py` `guestforge/no.py` `recipes/guests/NAME.toml`") == ["guestforge/no.py"]
+    assert missing_files("`guestforge/arch.py` `guestforge/no.py` `recipes/guests/NAME.toml`") == ["guestforge/no.py"]
     said = "`./invoke test --fast` `./invoke bench.boot` `./invoke make` `./invoke clean --fast`\n./invoke test --slow"
     assert list(wrong_commands(said)) == ["make", "clean --fast", "test --slow"]

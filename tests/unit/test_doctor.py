@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES, PROVEN, host
+from guestforge.cli.doctor import exit_code, report, run_doctor
+from guestforge.core.need import Need
+from guestforge.core.run import find_tool
 from guestforge.host import findings as module
-from guestforge.host.doctor import exit_code, report, run_doctor
 from guestforge.host.findings import Finding, accelerator, disk, findings, installed_server, tools, virtio_fs
 from guestforge.image import ext4
 from guestforge.kernel.toolchain import kernel_needs
-from guestforge.need import Need
-from guestforge.options import TargetOptions
-from guestforge.project import Project
-from guestforge.recipe.models import Settings
+from guestforge.project.folder import Project
+from guestforge.project.models import Settings
+from guestforge.project.options import TargetOptions
 from guestforge.rootfs import agent
-from guestforge.run import find_tool
 from guestforge.sources import linux
 from guestforge.vmm.accel import KvmState
 from guestforge.vmm.needs import boot_needs
@@ -33,7 +33,7 @@ def programs(tmp_path, monkeypatch):
     directory = tmp_path / "bin"
     directory.mkdir()
     monkeypatch.setenv("PATH", str(directory))
-    monkeypatch.setattr("guestforge.environment.SYSTEM_PATHS", ())
+    monkeypatch.setattr("guestforge.core.environment.SYSTEM_PATHS", ())
 
     def put(name, says="1.2.3"):
         (directory / name).write_text(f"#!/bin/sh\necho '{name} {says}'\n")

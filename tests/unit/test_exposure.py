@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from guestforge.errors import UserError
-from guestforge.exposure import acts_as_root, exposed, is_real_root, refuse_exposed
-from guestforge.scratch import scratch_directory
+from guestforge.core.errors import UserError
+from guestforge.core.exposure import acts_as_root, exposed, is_real_root, refuse_exposed
+from guestforge.core.scratch import scratch_directory
 
 NOBODY = 65534
 root_alone = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
@@ -91,7 +91,7 @@ def test_scratch_directories_of_ours_are_closed_wherever_they_are(place, monkeyp
 MOUNTS = """
 import subprocess, sys
 from pathlib import Path
-from guestforge.exposure import exposed
+from guestforge.core.exposure import exposed
 def mount(place, options):
     place.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755," + options, "none", str(place)], check=True)
@@ -131,7 +131,7 @@ def test_refusal_names_the_directory_and_what_would_do(place):
 BINDS = """
 import subprocess, sys
 from pathlib import Path
-from guestforge.exposure import exposed
+from guestforge.core.exposure import exposed
 def bind(source, place, *options):
     place.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "--bind", str(source), str(place)], check=True)
@@ -193,7 +193,7 @@ def test_who_can_make_what_is_roots(tmp_path, monkeypatch, euid, users, capabili
 
 
 def test_root_of_a_user_namespace_has_not_all_users():
-    program = "from guestforge.exposure import *; print(is_real_root(), acts_as_root())"
+    program = "from guestforge.core.exposure import *; print(is_real_root(), acts_as_root())"
     argv = ["unshare", "--map-root-user", sys.executable, "-c", program]
     root = os.geteuid() == 0
     assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == f"False {root}\n"

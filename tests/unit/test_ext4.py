@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 
 from guestforge.arch import ARCHES
-from guestforge.errors import BuildError, CheckError, UserError
-from guestforge.files import digest_file
-from guestforge.graph import Evaluation
+from guestforge.core.errors import BuildError, CheckError, UserError
+from guestforge.core.files import digest_file
+from guestforge.core.graph import Evaluation
+from guestforge.core.run import run
+from guestforge.core.store import Store
 from guestforge.image import debugfs, disk, ext4, readback
 from guestforge.image.disk_step import IMAGE, image_step
-from guestforge.recipe.models import Image, Rootfs
+from guestforge.project.models import Image, Rootfs
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree
-from guestforge.run import run
-from guestforge.store import Store
 from tests.fake_steps import fake_parts
 from tests.unit.trees import trees
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from guestforge.errors import BuildError, UserError
-from guestforge.graph import Evaluation, needs_of, walk
-from guestforge.need import Need
-from guestforge.step import Step, Use
-from guestforge.store import Store
-from guestforge.why import explain, foretold
+from guestforge.cli.why import explain, foretold
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.graph import Evaluation, needs_of, walk
+from guestforge.core.need import Need
+from guestforge.core.step import Step, Use
+from guestforge.core.store import Store
 from tests.fake_steps import fake_step
 
 HERE, GONE = Need("dash", tool="sh"), Need("p", tool="no-such-program")
@@ -77,7 +77,7 @@ def test_a_step_reads_its_files_or_all_of_an_entry(store):
 
 def test_a_change_of_code_is_another_key(store, monkeypatch):
     Evaluation(store).entry(Made().source)
-    monkeypatch.setattr("guestforge.graph.code_digest", lambda *_: "another")
+    monkeypatch.setattr("guestforge.core.graph.code_digest", lambda *_: "another")
     chain = Made()
     Evaluation(store).entry(chain.source)
     assert chain.made == ["source"]
@@ -158,9 +158,9 @@ def test_why_names_the_values_that_changed(store):
 def test_why_names_code_that_changed_came_and_went(store, monkeypatch):
     before = {"guestforge.a": "1", "guestforge.b": "1"}
     after = {"guestforge.a": "2", "guestforge.c": "1"}
-    for module in ("guestforge.graph", "guestforge.why"):
+    for module in ("guestforge.core.graph", "guestforge.cli.why"):
         monkeypatch.setattr(f"{module}.code_files", lambda *_: now)
-    monkeypatch.setattr("guestforge.graph.code_digest", lambda *_: str(now))
+    monkeypatch.setattr("guestforge.core.graph.code_digest", lambda *_: str(now))
     now = before
     entry = Evaluation(store).entry(Made().source)
     now = after

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import AARCH64, ARCHES, S390X, X86_64
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
+from guestforge.core.need import Need, missing
 from guestforge.host import packages
 from guestforge.host.packages import command, ensure
 from guestforge.kernel.toolchain import kernel_needs
-from guestforge.need import Need, missing
 from guestforge.vmm.needs import boot_needs
 
 FLEX, BISON = Need("flex", tool="t-flex"), Need("bison-pkg", tool="t-bison")
@@ -64,7 +64,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("GUESTFORGE_CACHE", raising=False)
     monkeypatch.delenv("GUESTFORGE_INSTALL", raising=False)
-    monkeypatch.setattr("guestforge.environment.SYSTEM_PATHS", ())
+    monkeypatch.setattr("guestforge.core.environment.SYSTEM_PATHS", ())
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     host = Host(tmp_path)
     host.tool("apt-get", APT)

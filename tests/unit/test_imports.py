@@ -1,23 +1,30 @@
-"""Who may import whom."""
+"""Who may import whom: packages in the order of docs/architecture.md, by their faces, and in no circle."""
 
 import ast
-from collections.abc import Iterator
+import graphlib
+import importlib
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from checkout import REPOSITORY
 
-from guestforge.code import ROOT
+from guestforge.core.code import ROOT
 
-# A part of the package, and the parts of which it imports nothing.
+# Within a package: a part of it, and the parts of which it imports nothing.
 STRANGERS = {
-    "vhost/core": ("guestforge.vhost.fs", "guestforge.vhost.vsock", "guestforge.vmm", "guestforge.check"),
-    "vhost/vsock": ("guestforge.vhost.fs", "guestforge.vmm", "guestforge.check"),
-    "vhost/fs": ("guestforge.vhost.vsock", "guestforge.vmm", "guestforge.check"),
-    "vhost/fs/fuse": ("guestforge.vhost.fs.device", "guestforge.vhost.vsock"),
-    "vmm": ("guestforge.vhost",),
-    "kernel": ("guestforge.check", "guestforge.vmm", "guestforge.image", "guestforge.pipeline"),
-    "sources": ("guestforge.kernel", "guestforge.rootfs", "guestforge.image", "guestforge.check"),
+    "vhost/core": ("guestforge.vhost.fs", "guestforge.vhost.vsock"),
+    "vhost/vsock": ("guestforge.vhost.fs",),
+    "vhost/fs": ("guestforge.vhost.vsock",),
+    "vhost/fs/fuse": ("guestforge.vhost.fs.device",),
 }
+FACED = ("agent", "vmm", "vhost", "check", "kernel")
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
+ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -31,6 +38,87 @@ def imports(path: Path) -> Iterator[str]:
 
 def within(name: str, part: str) -> bool:
     return f"{name}.".startswith(f"{part}.")
+
+
+def module_of(name: str) -> str:
+    """Return the module of ours that an imported name is, or is in; empty for another's."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def edges() -> Iterator[tuple[str, str]]:
+    """Yield who imports whom."""
+    for module, path in MODULES.items():
+        for name in imports(path):
+            if (other := module_of(name)) and other not in {module, "guestforge"}:
+                yield module, other
+
+
+def package(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def order(text: str) -> list[str]:
+    """Return the packages as the document has them."""
+    table = text[text.index("| package |") :].partition("\n\n")[0]
+    return re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+
+
+def against(packages: list[str], found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the imports that go against the order."""
+    place = {name: number for number, name in enumerate(packages)}
+    return [f"{one} -> {other}" for one, other in found if place[package(one)] < place[package(other)]]
+
+
+def past(faces: dict[str, tuple[str, ...]], found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the imports that go past a package's face."""
+    return [
+        f"{one} -> {other}"
+        for one, other in found
+        if (there := package(other)) in faces
+        and package(one) != there
+        and other.removeprefix(f"guestforge.{there}.") not in faces[there]
+    ]
+
+
+def faces() -> dict[str, tuple[str, ...]]:
+    return {name: importlib.import_module(f"guestforge.{name}").FACE for name in FACED}
+
+
+def test_every_package_has_its_place() -> None:
+    there = {package(module) for module in MODULES} - {""}
+    assert (set(order(ARCHITECTURE.read_text())), len(order(ARCHITECTURE.read_text()))) == (there, len(there))
+
+
+def test_packages_import_those_above_them_in_the_document() -> None:
+    assert against(order(ARCHITECTURE.read_text()), edges()) == []
+
+
+def test_packages_are_imported_by_their_faces() -> None:
+    assert past(faces(), edges()) == []
+
+
+@pytest.mark.parametrize("name", FACED)
+def test_a_face_has_what_others_import_and_nothing_else(name: str) -> None:
+    used = {other.rpartition(".")[2] for one, other in edges() if package(other) == name != package(one)}
+    assert set(faces()[name]) == used
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for one, other in edges():
+        graph.setdefault(one, set()).add(other)
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_what_is_against_the_rules_is_seen() -> None:
+    packages = ["core", "vmm", "check"]
+    wrong = [("guestforge.core.run", "guestforge.vmm.plan"), ("guestforge.check.run", "guestforge.vmm.qmp")]
+    assert against(packages, wrong) == ["guestforge.core.run -> guestforge.vmm.plan"]
+    assert past({"vmm": ("plan",)}, wrong) == ["guestforge.check.run -> guestforge.vmm.qmp"]
+    assert past({"vmm": ("plan",)}, [("guestforge.vmm.machine", "guestforge.vmm.qmp")]) == []
+    assert order("| package | x |\n| --- | --- |\n| `core` | y |\n| `arch` | z |\n\n| `no` | |\n") == ["core", "arch"]
 
 
 @pytest.mark.parametrize("part", STRANGERS)

@@ -5,8 +5,8 @@ import threading
 import time
 from pathlib import Path
 
-from guestforge.jobserver import Jobserver
-from guestforge.run import run
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.run import run
 
 MAKEFILE = """\
 all: 1 2 3 4 5 6

@@ -3,20 +3,20 @@
 import pytest
 
 from guestforge.arch import ARCHES
-from guestforge.errors import BuildError
-from guestforge.graph import Evaluation
+from guestforge.core.errors import BuildError
+from guestforge.core.graph import Evaluation
+from guestforge.core.run import run
+from guestforge.core.store import Store
 from guestforge.kernel.configure import configure
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.fragment import Request, compose
 from guestforge.kernel.make import Make, configure_argv
 from guestforge.kernel.toolchain import identify
 from guestforge.kernel.verify import dropped, verify
-from guestforge.recipe.load import load_kernel
-from guestforge.run import run
+from guestforge.project.load import load_kernel
 from guestforge.sources.kernel_tree import TREE
 from guestforge.sources.linux import source_step
 from guestforge.sources.resolution import Archive
-from guestforge.store import Store
 
 pytestmark = pytest.mark.slow
 RECIPE = load_kernel("default")

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
-from guestforge.errors import BuildError, UserError
+from guestforge.core.errors import BuildError, UserError
 from guestforge.kernel.dotconfig import format_dotconfig, parse_dotconfig, read_dotconfig, same_value
 from guestforge.kernel.fragment import compose, composed_text, parse_fragment
 from guestforge.kernel.kconfig import parse as parse_kconfig
-from guestforge.layout import FRAGMENTS
-from guestforge.recipe.load import load_kernel
+from guestforge.project.layout import FRAGMENTS
+from guestforge.project.load import load_kernel
 
 names = st.text(string.ascii_uppercase + string.digits + "_", min_size=1, max_size=40).map("CONFIG_{}".format)
 words = st.text(string.printable.translate(str.maketrans("", "", '"\\\n\r\x0b\x0c')), max_size=40)

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import graph
 from guestforge.arch import host
-from guestforge.code import code_digest
-from guestforge.errors import BuildError, UserError
-from guestforge.graph import Evaluation
-from guestforge.jobserver import Jobserver
+from guestforge.core import graph
+from guestforge.core.code import code_digest
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.graph import Evaluation
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.step import Step
+from guestforge.core.store import Store
 from guestforge.kernel import step as step_module
 from guestforge.kernel import toolchain
 from guestforge.kernel.step import kernel_step
-from guestforge.recipe.models import DebianSource, Kernel
+from guestforge.project.models import DebianSource, Kernel
 from guestforge.sources.kernel_tree import write_facts
 from guestforge.sources.unpack import make_read_only
-from guestforge.step import Step
-from guestforge.store import Store
 
 FAKE = Path(__file__).parents[1] / "fake_kernel"
 SOURCE = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie", version=None)
@@ -243,7 +243,9 @@ def run_all(targets):
 
 
 def test_a_missing_compiler_names_its_package(setting, monkeypatch):
-    monkeypatch.setattr("guestforge.need.find_tool", lambda name: None if name.endswith("gcc") else Path("/bin/true"))
+    monkeypatch.setattr(
+        "guestforge.core.need.find_tool", lambda name: None if name.endswith("gcc") else Path("/bin/true")
+    )
     with pytest.raises(UserError, match=r"gcc is not installed") as caught:
         setting.build()
     assert caught.value.hint == "apt-get install gcc"

@@ -5,18 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from guestforge import commands
 from guestforge.arch import X86_64
 from guestforge.check.run import FILES as CHECKED
 from guestforge.check.step import emulators
-from guestforge.errors import UserError
-from guestforge.graph import Evaluation
+from guestforge.cli import commands
+from guestforge.core.errors import UserError
+from guestforge.core.graph import Evaluation
+from guestforge.core.need import Need
+from guestforge.core.step import Step
+from guestforge.core.store import Store
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
-from guestforge.need import Need
-from guestforge.options import BuildOptions, CheckOptions, MakeOptions, ProofOptions
 from guestforge.pipeline import Pipeline
-from guestforge.step import Step
-from guestforge.store import Store
+from guestforge.project.options import BuildOptions, CheckOptions, MakeOptions, ProofOptions
 from guestforge.vmm.emulator import installed_emulator
 from tests.fake_steps import fake_parts, fake_step
 
@@ -30,7 +30,7 @@ KERNEL_FACTS = {"release": "6", "source": {"package": "p", "version": "1"}, "com
 @pytest.fixture
 def path(tmp_path, monkeypatch):
     """The one directory in which programs are looked for."""
-    monkeypatch.setattr("guestforge.environment.SYSTEM_PATHS", ())
+    monkeypatch.setattr("guestforge.core.environment.SYSTEM_PATHS", ())
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "bin").mkdir()
     return tmp_path / "bin"

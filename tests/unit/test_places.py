@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import commands
-from guestforge.errors import BuildError, UserError
-from guestforge.files import disk_errors, require_file, try_directory
+from guestforge.cli import commands
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.files import disk_errors, require_file, try_directory
+from guestforge.core.store import Store
 from guestforge.manifest import Artifact, place, write_json
-from guestforge.option import read
-from guestforge.options import BuildOptions, MakeOptions
-from guestforge.store import Store
+from guestforge.project.option import read
+from guestforge.project.options import BuildOptions, MakeOptions
 from guestforge.vmm.sockets import runtime_directory
 
 REPOSITORY = Path(__file__).parents[2]

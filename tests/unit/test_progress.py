@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from guestforge import events, progress, render
+from guestforge.cli import render
+from guestforge.core import events, progress
 
 
 @pytest.fixture

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import commands
 from guestforge.arch import X86_64
-from guestforge.errors import UserError
-from guestforge.graph import Evaluation
+from guestforge.cli import commands
+from guestforge.core.errors import UserError
+from guestforge.core.graph import Evaluation
+from guestforge.core.store import Store
 from guestforge.kernel.fragment import compose
-from guestforge.layout import CHECKOUT, FRAGMENTS, RECIPES
-from guestforge.option import read
-from guestforge.options import BuildOptions, CleanOptions
 from guestforge.pipeline import Pipeline
-from guestforge.project import FILE, VARIABLE, find_project
-from guestforge.recipe.load import load_guest, load_kernel
-from guestforge.store import Store
+from guestforge.project.folder import FILE, VARIABLE, find_project
+from guestforge.project.layout import CHECKOUT, FRAGMENTS, RECIPES
+from guestforge.project.load import load_guest, load_kernel
+from guestforge.project.option import read
+from guestforge.project.options import BuildOptions, CleanOptions
 
 GUEST = 'description = "mine"\nkernel = "default"\nrootfs = "minimal"\n'
 INVOKE = str(Path(sys.executable).with_name("invoke"))

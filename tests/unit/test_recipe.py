@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
-from guestforge.errors import UserError
-from guestforge.recipe import bounds, load
-from guestforge.recipe.models import Guest, Kernel, Rootfs
+from guestforge.core.errors import UserError
+from guestforge.project import bounds, load
+from guestforge.project.models import Guest, Kernel, Rootfs
 
 GUEST = 'description = "d"\nkernel = "default"\nrootfs = "minimal"\n'
 

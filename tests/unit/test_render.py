@@ -7,10 +7,11 @@ import re
 
 import pytest
 
-from guestforge import events, progress, render
 from guestforge.agent.errors import Code, RpcError
-from guestforge.errors import BuildError, CheckError, UserError
-from guestforge.events import Advanced, Began, Complained, Ended, Finished, Said
+from guestforge.cli import render
+from guestforge.core import events, progress
+from guestforge.core.errors import BuildError, CheckError, UserError
+from guestforge.core.events import Advanced, Began, Complained, Ended, Finished, Said
 from guestforge.vmm.errors import MachineError
 
 ALL = (

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from guestforge import __version__
 from guestforge.arch import ARCHES
-from guestforge.errors import BuildError, UserError
-from guestforge.graph import Evaluation
-from guestforge.jobserver import Jobserver
-from guestforge.recipe.models import Rootfs
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.graph import Evaluation
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.store import Store
+from guestforge.project.models import Rootfs
 from guestforge.rootfs import agent as agent_module
 from guestforge.rootfs.agent import AGENT, PROBE, given_step, go_argv, go_environment, program_step
 from guestforge.rootfs.elf import read_elf
 from guestforge.rootfs.flavour import disk_tree, initrd_tree, package_nodes
 from guestforge.rootfs.tree import Device, Directory, File, Symlink
-from guestforge.store import Store
 
 X86_64 = ARCHES["x86_64"]
 VERSION = "package version\n\nvar Version string\n"

@@ -8,8 +8,8 @@ from threading import Timer
 
 import pytest
 
-from guestforge.errors import BuildError, CheckError, UserError
-from guestforge.run import environment, find_tool, run, spawn
+from guestforge.core.errors import BuildError, CheckError, UserError
+from guestforge.core.run import environment, find_tool, run, spawn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -98,7 +98,7 @@ def test_leaving_the_block_ends_the_group():
 
 def test_child_ends_when_its_starter_is_killed():
     code = (
-        "from guestforge.run import spawn\nimport time\n"
+        "from guestforge.core.run import spawn\nimport time\n"
         "with spawn(['sleep', '60']) as p:\n print(p.pid, flush=True)\n time.sleep(60)"
     )
     starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -127,7 +127,7 @@ def test_a_directory_of_path_that_may_not_be_looked_into_is_passed_over(tmp_path
     (tmp_path / "closed").mkdir(mode=0)
     code = f"""
 import os
-from guestforge.run import find_tool
+from guestforge.core.run import find_tool
 os.environ["PATH"] = "{tmp_path}/closed/bin:/bin"
 if os.getuid() == 0:  # who may look everywhere
     os.setuid(65534)
@@ -141,8 +141,8 @@ def test_an_interruption_while_python_forks_ends_the_program_that_was_started():
     """What is registered for fork(2) is not broken off, and the program is not forgotten."""
     code = """
 import os, signal
-from guestforge.run import spawn
-from guestforge.signals import heeded, interrupt_on
+from guestforge.core.run import spawn
+from guestforge.core.signals import heeded, interrupt_on
 interrupt_on(heeded())
 os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))
 try:

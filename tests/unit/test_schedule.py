@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import events, schedule
-from guestforge.errors import BuildError, UserError
-from guestforge.events import Advanced, Began, Complained, Ended, Finished, Said
-from guestforge.graph import Evaluation
-from guestforge.jobserver import Jobserver
-from guestforge.progress import bar, say
-from guestforge.schedule import Goal, Rules, Schedule
-from guestforge.step import NotKeptError, Step, Use
-from guestforge.store import Store
+from guestforge.core import events, schedule
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.events import Advanced, Began, Complained, Ended, Finished, Said
+from guestforge.core.graph import Evaluation
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.progress import bar, say
+from guestforge.core.schedule import Goal, Rules, Schedule
+from guestforge.core.step import NotKeptError, Step, Use
+from guestforge.core.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -286,12 +286,12 @@ def test_an_interruption_while_a_process_is_forked_ends_it_too(tmp_path):
     code = f"""
 import os, signal, time
 from pathlib import Path
-from guestforge import worker
-from guestforge.graph import Evaluation
-from guestforge.jobserver import Jobserver
-from guestforge.schedule import Goal, Rules, Schedule
-from guestforge.step import Step
-from guestforge.store import Store
+from guestforge.core import worker
+from guestforge.core.graph import Evaluation
+from guestforge.core.jobserver import Jobserver
+from guestforge.core.schedule import Goal, Rules, Schedule
+from guestforge.core.step import Step
+from guestforge.core.store import Store
 store = Store(Path({str(tmp_path)!r}))
 
 def make(out, used):
@@ -314,7 +314,7 @@ except KeyboardInterrupt:
 
 
 def test_a_process_that_does_not_end_is_killed(house, monkeypatch):
-    monkeypatch.setattr("guestforge.worker.PATIENCE", 0.3)
+    monkeypatch.setattr("guestforge.core.worker.PATIENCE", 0.3)
 
     def deaf():
         house.note(f"pid{os.getpid()}")

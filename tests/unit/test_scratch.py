@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import scratch
-from guestforge.scratch import MARK, mark, scratch_directory
+from guestforge.core import scratch
+from guestforge.core.scratch import MARK, mark, scratch_directory
 
 KEEPER = """
 import sys, time
 from pathlib import Path
-from guestforge.scratch import scratch_directory
+from guestforge.core.scratch import scratch_directory
 with scratch_directory("t-", Path(sys.argv[1])) as directory:
     (directory / "file").write_text("x")
     print(directory, flush=True)
@@ -165,7 +165,7 @@ def interrupted(function):
     return call
 
 
-@pytest.mark.parametrize("moment", ["tempfile.mkdtemp", "guestforge.scratch.lock", "guestforge.scratch.mark"])
+@pytest.mark.parametrize("moment", ["tempfile.mkdtemp", "guestforge.core.scratch.lock", "guestforge.core.scratch.mark"])
 def test_an_interruption_while_it_is_made_leaves_nothing(tmp_path, monkeypatch, moment):
     module, name = moment.rsplit(".", 1)
     monkeypatch.setattr(moment, interrupted(getattr(sys.modules[module], name)))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES, PROVEN
-from guestforge.errors import BuildError
+from guestforge.core.errors import BuildError
 from guestforge.host.selftest import SECONDS_ONLY, Stage, needs, run_stages, stages
-from guestforge.option import read
-from guestforge.options import TESTED, SelftestOptions
+from guestforge.project.option import read
+from guestforge.project.options import TESTED, SelftestOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -6,9 +6,10 @@ from debian_archive import Archive, Key, link, tarball
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestforge.errors import BuildError, UserError
-from guestforge.graph import Evaluation
-from guestforge.recipe.models import DebianSource
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.graph import Evaluation
+from guestforge.core.store import Store
+from guestforge.project.models import DebianSource
 from guestforge.sources import aptconf, hostapt, packages, resolution
 from guestforge.sources import unpack as unpack_module
 from guestforge.sources.aptplace import Place
@@ -19,7 +20,6 @@ from guestforge.sources.linux import source_step
 from guestforge.sources.packages import package_step
 from guestforge.sources.resolution import Wanted
 from guestforge.sources.unpack import unpack
-from guestforge.store import Store
 
 SOURCE = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie", version=None)
 TREE = tarball(

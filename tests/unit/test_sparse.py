@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guestforge import sparse
-from guestforge.errors import UserError
-from guestforge.files import atomic_copy, digest_file
+from guestforge.core import sparse
+from guestforge.core.errors import UserError
+from guestforge.core.files import atomic_copy, digest_file
+from guestforge.core.store import Entry, FileFacts, Store
 from guestforge.manifest import Artifact, place, write_manifest
-from guestforge.store import Entry, FileFacts, Store
 
 MIB = 1024 * 1024
 SIZE = 16_000_000  # of the files that are read byte by byte, in bytes; no multiple of a block

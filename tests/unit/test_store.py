@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from guestforge import files as files_module
-from guestforge import sparse
-from guestforge.errors import BuildError, UserError
-from guestforge.files import atomic_file, digest_tree, disk_errors, remove_tree
+from guestforge.core import files as files_module
+from guestforge.core import sparse
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.files import atomic_file, digest_tree, disk_errors, remove_tree
+from guestforge.core.scratch import mark
+from guestforge.core.store import FileFacts, Store, key_of
 from guestforge.manifest import Artifact, place
-from guestforge.scratch import mark
-from guestforge.store import FileFacts, Store, key_of
 
 
 @pytest.fixture

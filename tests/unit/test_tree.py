@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestforge.errors import BuildError, UserError
+from guestforge.core.errors import BuildError, UserError
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 from guestforge.vhost.core.sockets import Listener
 from guestforge.vhost.vsock import packets
 from tests.vhost_frontend import rig

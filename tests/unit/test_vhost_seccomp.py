@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 from guestforge.vhost.core import seccomp
 
 REPOSITORY = Path(__file__).parents[2]

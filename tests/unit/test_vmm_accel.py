@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from guestforge.arch import ARCHES, host
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 from guestforge.vmm import accel
 from guestforge.vmm.accel import KvmState, choose_accelerator, kvm_state
 from guestforge.vmm.errors import MachineError

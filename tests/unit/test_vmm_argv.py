@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES, lookup
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 from guestforge.vmm.argv import as_lines, differs_under_tcg, disk_address, qemu_argv, quoted
 from guestforge.vmm.plan import Disk, MachinePlan, Root, Share, Sockets, Vsock, kernel_cmdline
 

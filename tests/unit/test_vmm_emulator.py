@@ -8,7 +8,7 @@ import pytest
 from debian_archive import Archive, Key
 
 from guestforge.arch import AARCH64, ARCHES, X86_64, host
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 from guestforge.sources import resolution
 from guestforge.sources.hostapt import Mirror
 from guestforge.vmm import emulator

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES, host
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
+from guestforge.project.options import VIRTIO_FS_SERVERS
 from guestforge.vmm import virtiofs, virtiofsd
 from guestforge.vmm.plan import Share
 from guestforge.vmm.virtiofs import VirtioFsServer, choose_virtiofs, virtiofs_argv
@@ -67,5 +68,4 @@ def test_arguments_of_each_server():
 
 
 def test_every_choice_has_a_name_that_users_type():
-    assert virtiofs.SERVERS == ("auto", "virtiofsd", "builtin")
-    assert set(virtiofs._CHOICES) == set(virtiofs.SERVERS)
+    assert set(virtiofs._CHOICES) == set(VIRTIO_FS_SERVERS)

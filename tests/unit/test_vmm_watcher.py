@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from qemu.qmp import QMPError
 
-from guestforge.run import spawn
+from guestforge.core.run import spawn
 from guestforge.vmm.console import Console
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.pipes import console_pipes

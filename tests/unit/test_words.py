@@ -8,9 +8,9 @@ import pytest
 from invoke.program import Program
 
 import tasks
-from guestforge.errors import UserError
-from guestforge.options import LISTS, OPTIONS
-from guestforge.words import _by_every_name, check
+from guestforge.cli.words import _by_every_name, check
+from guestforge.core.errors import UserError
+from guestforge.project.options import LISTS, OPTIONS
 
 REPOSITORY = Path(__file__).parents[2]
 INVOKE = Path(sys.executable).with_name("invoke")

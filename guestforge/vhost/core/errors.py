@@ -1,6 +1,6 @@
 """What can be wrong with what a front end or a guest sends."""
 
-from guestforge.errors import GuestforgeError
+from guestforge.core.errors import GuestforgeError
 
 
 class VhostError(GuestforgeError):

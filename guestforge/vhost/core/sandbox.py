@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from guestforge.capabilities import bits
-from guestforge.errors import UserError
+from guestforge.core.capabilities import bits
+from guestforge.core.errors import UserError
 from guestforge.vhost.core.log import Log
 from guestforge.vhost.core.seccomp import MODES
 

@@ -11,7 +11,7 @@ import termios
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 
 LIBRARY: Final = "libseccomp.so.2"
 Mode = Literal["on", "log"]

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Callable
 
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 from guestforge.vhost.core.backend import Backend
 from guestforge.vhost.core.log import Log
 from guestforge.vhost.core.loop import IN, Loop

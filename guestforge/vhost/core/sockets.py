@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from guestforge.errors import UserError
+from guestforge.core.errors import UserError
 
 PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path without the final NUL, unix(7)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import ARCHES, lookup
-from guestforge.errors import GuestforgeError, UserError
-from guestforge.exposure import acts_as_root, exposed, refuse_exposed
+from guestforge.core.errors import GuestforgeError, UserError
+from guestforge.core.exposure import acts_as_root, exposed, refuse_exposed
 from guestforge.vhost.core.limits import raise_descriptor_limit
 from guestforge.vhost.core.log import Log, guard_standard_error
 from guestforge.vhost.core.loop import Loop

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from guestforge.errors import GuestforgeError, UserError
+from guestforge.core.errors import GuestforgeError, UserError
 from guestforge.vhost.core.limits import raise_descriptor_limit
 from guestforge.vhost.core.log import Log, guard_standard_error
 from guestforge.vhost.core.loop import Loop

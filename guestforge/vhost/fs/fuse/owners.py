@@ -11,7 +11,7 @@ import re
 import stat
 from typing import Final
 
-from guestforge.exposure import is_real_root
+from guestforge.core.exposure import is_real_root
 from guestforge.vhost.fs.fuse.inodes import closing, refuse
 from guestforge.vhost.fs.fuse.syscalls import fchown
 

@@ -1,0 +1,118 @@
+"""Between Invoke and the library: tasks of functions that take records of options, errors to exit codes, a clean end.
+
+Only the standard library and Invoke are imported here: a start of `./invoke` pays for this module every time.
+"""
+
+import contextlib
+import functools
+import inspect
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from invoke.context import Context
+from invoke.tasks import Task, task
+
+from guestforge.core.errors import GuestforgeError
+from guestforge.core.events import Event, Sink, shown_by
+from guestforge.core.signals import ENDING, heeded, interrupt_on
+from guestforge.project.option import Given, Option, options_of, read
+
+INTERRUPTED = 130  # what shells give for SIGINT
+
+Body = Callable[..., int | None]
+
+
+def job(*, without: tuple[str, ...] = ()) -> Callable[[Body], Task[Any]]:
+    """Make a task of a function that takes records of options and may return an exit code.
+
+    `without` are the options of these records that the task does not have.
+    """
+
+    def decorate(function: Body) -> Task[Any]:
+        records = {name: parameter.annotation for name, parameter in inspect.signature(function).parameters.items()}
+        declared = {
+            option.name: option
+            for record in records.values()
+            for option in options_of(record).values()
+            if option.name not in without
+        }
+
+        @functools.wraps(function)
+        def body(_context: Context, **typed: Given | list[str]) -> None:
+            given = {name.replace("_", "-"): _value(value) for name, value in typed.items()}
+            with _shown(given):
+                code = _guarded(lambda: function(**{name: read(record, given) for name, record in records.items()}))
+            if code:
+                raise SystemExit(code)
+
+        body.__signature__ = _signature(declared.values())  # type: ignore[attr-defined]
+        helps = {name: option.help for name, option in declared.items()}
+        lists = [name for name, option in declared.items() if option.many]
+        return cast("Task[Any]", task(body, help=helps, auto_shortflags=False, iterable=lists))
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _shown(given: Mapping[str, Given]) -> Iterator[None]:
+    """Have events shown to a person or, where that is asked for, written as JSON lines."""
+    with shown_by(_Later(_json_lines if given.get("json") else _standard)):
+        yield
+
+
+class _Later:
+    """A renderer that is made, and imported, when there is something to show."""
+
+    def __init__(self, make: Callable[[], Sink]) -> None:
+        self._make = make
+        self._made: Sink | None = None
+
+    def __call__(self, event: Event) -> None:
+        self._made = self._made or self._make()
+        self._made(event)
+
+
+def _json_lines() -> Sink:
+    from guestforge.cli.render import JsonLines
+
+    return JsonLines(sys.stdout)
+
+
+def _standard() -> Sink:
+    from guestforge.cli.render import standard
+
+    return standard()
+
+
+def _value(value: Given | list[str]) -> Given:
+    """Return what was given; Invoke gathers an option that takes a list piece by piece."""
+    return (",".join(value) if value else None) if isinstance(value, list) else value
+
+
+def _signature(declared: Iterable[Option]) -> inspect.Signature:
+    """Return the signature from which Invoke learns a task's options."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("context", kind)]
+    for option in sorted(declared, key=lambda option: not option.place):  # what must be given comes first
+        default = inspect.Parameter.empty if option.place else None if option.read else False
+        parameters.append(inspect.Parameter(option.name.replace("-", "_"), kind, default=default))
+    return inspect.Signature(parameters)
+
+
+def _guarded(function: Callable[[], int | None]) -> int | None:
+    """Run a task's body; an error or a signal becomes a message and an exit code, without a traceback."""
+    interrupt_on(heeded())
+    try:
+        return function()
+    except GuestforgeError as error:
+        from guestforge.core.progress import complain
+
+        complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)  # nothing is left to be ended but Python itself
+        print("interrupted; what was done is kept, and the next run goes on from there", file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,1 @@
+"""What a user declares: recipes, settings, options; and the folder that they are in."""

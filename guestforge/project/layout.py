@@ -1,0 +1,12 @@
+"""Where this checkout is, and what lies in it beside the library."""
+
+from pathlib import Path
+from typing import Final
+
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+RECIPES: Final = CHECKOUT / "recipes"
+FRAGMENTS: Final = CHECKOUT / "kernel-configs"
+AGENT_SOURCES: Final = CHECKOUT / "rootfs" / "agent"
+OUTPUT: Final = CHECKOUT / "output"
+FIGURES: Final = CHECKOUT / "docs" / "figures.md"
+INVOKE: Final = CHECKOUT / "invoke"

@@ -1,0 +1,256 @@
+"""The options of all tasks. Each is declared here, once; docs/tasks.md describes them.
+
+A new one is a field of the record that its tasks take, and whoever takes the record reads it. What is imported inside
+the functions is what a start of `./invoke` must not pay for.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from guestforge.project.layout import OUTPUT
+from guestforge.project.option import number, one_of, option, options_of, path, some_of, text, text_or_none, whole
+
+if TYPE_CHECKING:
+    from guestforge.arch import Arch
+    from guestforge.project.folder import Project
+
+MAX_JOBS: Final = 4096
+MAX_FILES: Final = 1_000_000
+MAX_TIMEOUT: Final = 86_400.0  # seconds
+MANY: Final = 1000
+TESTED: Final = "GUESTFORGE_TEST_ARCHES"  # what the boot tests read, tests/boot/conftest.py
+DEBUG: Final = "debug"  # the recipe with a shell in it
+
+
+Artifact = Literal["initrd", "image"]  # what of a guest can be booted
+ARTIFACTS: Final[tuple[Artifact, ...]] = get_args(Artifact)
+WantedAccelerator = Literal["auto", "kvm", "tcg"]
+ACCELERATORS: Final[tuple[WantedAccelerator, ...]] = get_args(WantedAccelerator)
+WantedServer = Literal["auto", "virtiofsd", "builtin"]
+VIRTIO_FS_SERVERS: Final[tuple[WantedServer, ...]] = get_args(WantedServer)
+
+
+def _arches(_: str, value: str) -> "tuple[Arch, ...]":
+    from guestforge.arch import lookup_list
+
+    return lookup_list(value)
+
+
+def _host() -> "tuple[Arch, ...]":
+    from guestforge.arch import host
+
+    return (host(),)
+
+
+def _proven() -> "tuple[Arch, ...]":
+    from guestforge.arch import PROVEN
+
+    return PROVEN
+
+
+def _tested(_: Mapping[str, Any]) -> "tuple[Arch, ...]":
+    named = os.environ.get(TESTED)
+    return _arches(TESTED, named) if named else _proven()
+
+
+def _project(_: str, value: str) -> "Project":
+    from guestforge.project.folder import find_project
+
+    return find_project(Path(value))
+
+
+def _nearest_project(_: Mapping[str, Any]) -> "Project":
+    from guestforge.project.folder import find_project
+
+    return find_project()
+
+
+def _our_project() -> "Project":
+    from guestforge.project.folder import our_project
+
+    return our_project()
+
+
+def _file(shown: str, value: str) -> Path:
+    from guestforge.core.files import require_file
+
+    found = path(shown, value)
+    require_file(found, shown)
+    return found
+
+
+def processors() -> int:
+    """Return how many processors we may use."""
+    return len(os.sched_getaffinity(0))
+
+
+ARCH: Final = "an architecture, a comma list, or all"
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectOptions:
+    """A project."""
+
+    project: "Project" = option(
+        "a folder with a guestforge.toml (default: the one that you are in, else this checkout)",
+        _project,
+        otherwise=_nearest_project,
+        default_factory=_our_project,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions(ProjectOptions):
+    """What is built, or looked at: a project and architectures."""
+
+    arches: "tuple[Arch, ...]" = option(
+        f"{ARCH} (default: the host's)", _arches, name="arch", many=True, default_factory=_host
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions(TargetOptions):
+    """What decides what is built, of what, and where it goes."""
+
+    guest: str = option(
+        "a recipe of recipes/guests (default: the project's, minimal)",
+        text,
+        otherwise=lambda before: before["project"].settings.guest,
+        default="minimal",
+    )
+    jobs: int = option(
+        "how many compilers, programs and guests run at once (default: the processors that we may use)",
+        whole(1, MAX_JOBS),
+        default_factory=processors,
+    )
+    mirror: str | None = option("a Debian mirror instead of the host's", text_or_none)
+    refresh: bool = option("ask the mirror again for the newest version of the kernel's source")
+    agent: Path | None = option("a binary that takes the place of our agent", _file)
+    output: Path = option(
+        "where artifacts go (default: the project's output/)",
+        path,
+        otherwise=lambda before: before["project"].output,
+        default=OUTPUT,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DebugOptions(BuildOptions):
+    """The same for a guest on the terminal."""
+
+    guest: str = option(f"a recipe of recipes/guests (default: {DEBUG})", text, default=DEBUG)
+
+
+@dataclass(frozen=True, slots=True)
+class MakeOptions:
+    """How what is asked for is made, and told of."""
+
+    dry_run: bool = option("say what would be built and what the store has, and build nothing")
+    fail_fast: bool = option("end everything at the first step that fails")
+    json: bool = option("write what happens to standard output, a JSON object a line")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """How a guest is run to be checked."""
+
+    accel: WantedAccelerator = option("auto, kvm or tcg (default: auto)", one_of(ACCELERATORS), default="auto")
+    timeout: float | None = option(
+        "seconds that one check may take before the guest counts as hung (default: 60 under TCG)",
+        number(0.1, MAX_TIMEOUT),
+    )
+    verbose: bool = option("show the guest's console while it runs")
+    virtio_fs_server: WantedServer = option(
+        "auto, virtiofsd or builtin (default: auto)", one_of(VIRTIO_FS_SERVERS), default="auto"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ProofOptions:
+    """What of a guest is booted to be checked."""
+
+    artifacts: tuple[Artifact, ...] = option(
+        "what to boot: initrd, image, or both with a comma (default: both)",
+        some_of(ARTIFACTS),
+        name="artifact",
+        many=True,
+        default=ARTIFACTS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalOptions:
+    """A guest on the terminal: what it is made of, and what runs it."""
+
+    accel: WantedAccelerator = option("auto, kvm or tcg (default: auto)", one_of(ACCELERATORS), default="auto")
+    artifact: Artifact = option(
+        "what to boot: initrd or image (default: initrd)",
+        one_of(ARTIFACTS),
+        many=True,
+        default=ARTIFACTS[0],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ConformOptions:
+    """What a guest's storages are tried with."""
+
+    many: int = option("files of the large directory (default: 1000)", whole(1, MAX_FILES), default=MANY)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """A step, as the graph that it is in names it."""
+
+    step: str = option("the step, such as kernel or `check initrd`", text, place=True)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanOptions(ProjectOptions):
+    """What is removed."""
+
+    store: bool = option("remove the store and the compilers' caches too, not only output/")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What is measured."""
+
+    arches: "tuple[Arch, ...]" = option(
+        f"{ARCH} (default: those that are proven)", _arches, name="arch", many=True, default_factory=_proven
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HostBenchOptions:
+    """What is measured where one architecture says what all would."""
+
+    arches: "tuple[Arch, ...]" = option(
+        f"{ARCH} (default: the host's)", _arches, name="arch", many=True, default_factory=_host
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SelftestOptions:
+    """What the project is tried with."""
+
+    arches: "tuple[Arch, ...]" = option(
+        f"{ARCH} (default: those that are proven)",
+        _arches,
+        name="arch",
+        many=True,
+        otherwise=_tested,
+        default_factory=_proven,
+    )
+    fast: bool = option("lint, types and the tests that take seconds; no boots")
+
+
+RECORDS: Final = (
+    StepOptions, TargetOptions, BuildOptions, DebugOptions, MakeOptions, CheckOptions, ProofOptions, TerminalOptions,
+    ConformOptions, CleanOptions, BenchOptions, HostBenchOptions, SelftestOptions,
+)  # fmt: skip
+OPTIONS: Final = {declared.name: declared for record in RECORDS for declared in options_of(record).values()}
+LISTS: Final = frozenset(name for name, declared in OPTIONS.items() if declared.many)

@@ -1,1 +1,0 @@
-"""What to build, declared in TOML below `recipes/`, read into strict models."""
