@@ -124,23 +124,33 @@ const openFiles = 1 << 20
 
 // Settle does what depends on the command line, and what the guest can do without: failures are logged.
 func Settle(config cmdline.Config) {
-	for what, err := range map[string]error{
-		"cgroups":           mountCgroups(config),
-		"host name":         setHostname(),
-		"loopback":          raiseLoopback(),
-		"core dumps":        coreDumps(config.DevMode),
-		"working directory": unix.Chdir("/"),
-		"open files":        unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: openFiles, Max: openFiles}),
-		// of those that run when the kernel kills for memory: with some thousand it takes a slow console minutes
-		"list of processes": os.WriteFile("/proc/sys/vm/oom_dump_tasks", []byte("0"), 0),
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"cgroups", func() error { return mountCgroups(config) }},
+		{"host name", setHostname},
+		{"loopback", raiseLoopback},
+		{"core dumps", func() error { return coreDumps(config.DevMode) }},
+		{"working directory", func() error { return unix.Chdir("/") }},
+		{"open files", raiseOpenFiles},
+		{"list of processes", dumpNoTasks},
 	} {
-		if err != nil {
-			slog.Warn("not set up", "what", what, "error", err)
+		if err := step.do(); err != nil {
+			slog.Warn("not set up", "what", step.what, "error", err)
 		}
 	}
 	unix.Setsid()
 	os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 }
+
+func raiseOpenFiles() error {
+	return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: openFiles, Max: openFiles})
+}
+
+// dumpNoTasks leaves out the list of processes when the kernel kills for memory: of some thousand it takes a slow
+// console minutes.
+func dumpNoTasks() error { return os.WriteFile("/proc/sys/vm/oom_dump_tasks", []byte("0"), 0) }
 
 // mountCgroups mounts version 2, the only one that this agent knows. A kernel parameter that asks for the other is told.
 func mountCgroups(config cmdline.Config) error {

@@ -35,21 +35,12 @@ func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File, group *cg
 		return nil, err
 	}
 	streams, standard, err := newStreams(l.PipeSize)
-	files := append(standard, theirs...)
-	if pidfd != nil {
-		files = append(files, pidfd)
-	}
 	p := &process{pipes: pipes, streams: streams}
 	deadline := time.Now().Add(l.Timeout)
 	if err == nil {
-		p.child, err = l.Reaper.Start(func() (int, error) {
-			if pidfd == nil {
-				return shim.Fork(name, files, shim.NewSpaces, group.Directory())
-			}
-			return shim.Enter(name, files, group.Directory(), l.Timeout, l.Reaper)
-		})
+		err = l.start(p, name, append(standard, theirs...), pidfd, group)
 	}
-	shim.CloseAll(standard)
+	shim.CloseAll(standard) // the process has them, or there is none
 	shim.CloseAll(theirs)
 	if err == nil {
 		err = pipes.Send(spec, time.Until(deadline))
@@ -60,6 +51,17 @@ func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File, group *cg
 	}
 	go p.watch()
 	return p, nil
+}
+
+// start makes the process itself, with these files.
+func (l *Launcher) start(p *process, name string, files []*os.File, pidfd *os.File, group *cgroup.Cgroup) (err error) {
+	p.child, err = l.Reaper.Start(func() (int, error) {
+		if pidfd == nil {
+			return shim.Fork(name, files, shim.NewSpaces, group.Directory())
+		}
+		return shim.Enter(name, append(files, pidfd), group.Directory(), l.Timeout, l.Reaper)
+	})
+	return err
 }
 
 func (p *process) watch() {

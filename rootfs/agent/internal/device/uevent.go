@@ -43,7 +43,7 @@ func ParseEvent(message []byte) (Event, error) {
 	return event, nil
 }
 
-// Watch tells its subscribers of block devices that come.
+// Watch tells its subscribers of block devices that come; one that nobody has made listen tells of none.
 type Watch struct {
 	mu          sync.Mutex
 	subscribers map[chan struct{}]struct{}
@@ -59,7 +59,7 @@ func NewWatch() (*Watch, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("uevent socket: %w", err)
 	}
-	w := &Watch{subscribers: map[chan struct{}]struct{}{}}
+	w := &Watch{}
 	go w.listen(fd)
 	return w, nil
 }
@@ -104,6 +104,9 @@ func (w *Watch) subscribe() chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	subscriber := make(chan struct{}, 1)
+	if w.subscribers == nil {
+		w.subscribers = map[chan struct{}]struct{}{}
+	}
 	w.subscribers[subscriber] = struct{}{}
 	return subscriber
 }

@@ -36,7 +36,9 @@ type Sandbox struct {
 	Storage    *storage.Manager
 	Containers *container.Manager
 
-	mu       sync.Mutex
+	making sync.Mutex // Create and Destroy, one at a time: they may wait for a disk, or for the end of a process
+
+	mu       sync.Mutex // what follows, never for long
 	running  bool
 	hostname string
 	storages storage.Set
@@ -45,9 +47,9 @@ type Sandbox struct {
 
 // Create makes the sandbox. A failed attempt leaves nothing, so a runtime may ask again.
 func (s *Sandbox) Create(ctx context.Context, r *api.CreateSandboxRequest) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.running {
+	s.making.Lock()
+	defer s.making.Unlock()
+	if s.Running() == nil {
 		return fault.New(codes.AlreadyExists, "there is a sandbox: an agent has one")
 	}
 	if err := check(r); err != nil {
@@ -63,7 +65,9 @@ func (s *Sandbox) Create(ctx context.Context, r *api.CreateSandboxRequest) error
 	if err := s.setResolver(r.Dns); err != nil {
 		return errors.Join(err, s.Storage.Unmount(storages))
 	}
+	s.mu.Lock()
 	s.storages, s.hostname, s.running = storages, r.Hostname, true
+	s.mu.Unlock()
 	slog.Info("sandbox created", "id", r.SandboxId, "storages", len(storages))
 	return nil
 }
@@ -164,6 +168,8 @@ func (s *Sandbox) Hostname() string {
 func (s *Sandbox) Destroy() error {
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 	defer cancel()
+	s.making.Lock()
+	defer s.making.Unlock()
 	s.Containers.RemoveAll(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()

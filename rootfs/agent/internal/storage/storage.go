@@ -66,17 +66,19 @@ func (m *Manager) mountOne(ctx context.Context, s *api.Storage) (string, error) 
 		return "", fault.Invalid("mount point %q is not below %s", s.MountPoint, m.Base)
 	}
 	point := filepath.Join(m.Base, relative)
+	if joined, err := m.join(point, s); joined || err != nil {
+		return point, err
+	}
+	source, fstype, err := drivers[s.Driver](ctx, m, s) // it may wait for a disk, and nobody waits for that
+	if err != nil {
+		return "", err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if known := m.mounted[point]; known != nil {
-		if known.driver != s.Driver || known.source != s.Source {
-			return "", fault.New(codes.AlreadyExists, "%s has another storage", point)
-		}
-		known.users++
-		return point, nil
+	if joined, err := m.joinLocked(point, s); joined || err != nil {
+		return point, err
 	}
-	fstype, err := m.attach(ctx, s, relative)
-	if err != nil {
+	if err := m.attach(s, source, fstype, relative); err != nil {
 		return "", err
 	}
 	if m.mounted == nil {
@@ -87,46 +89,61 @@ func (m *Manager) mountOne(ctx context.Context, s *api.Storage) (string, error) 
 	return point, nil
 }
 
-// attach does what a storage asks for and returns the type that was mounted.
-func (m *Manager) attach(ctx context.Context, s *api.Storage, relative string) (string, error) {
-	source, fstype, err := drivers[s.Driver](ctx, m, s)
-	if err != nil {
-		return "", err
+// join counts one more user of a storage that is mounted already; false where its point is free.
+func (m *Manager) join(point string, s *api.Storage) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.joinLocked(point, s)
+}
+
+func (m *Manager) joinLocked(point string, s *api.Storage) (bool, error) {
+	known := m.mounted[point]
+	if known == nil {
+		return false, nil
 	}
+	if known.driver != s.Driver || known.source != s.Source {
+		return false, fault.New(codes.AlreadyExists, "%s has another storage", point)
+	}
+	known.users++
+	return true, nil
+}
+
+// attach makes a mount point and mounts a file system on it; without a type it is a directory alone.
+func (m *Manager) attach(s *api.Storage, source, fstype, relative string) error {
 	root, err := safepath.Open(m.Base, safepath.Strict)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer root.Close()
 	mode := uint32(0o755)
 	if fstype == "" {
 		if mode, err = localMode(s.Options); err != nil {
-			return "", err
+			return err
 		}
 	}
 	target, err := root.Mkdir(relative, mode)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer target.Close()
 	if fstype == "" {
-		return "", chmod(target, mode)
+		return chmod(target, mode)
 	}
 	options, err := mount.ParseOptions(s.Options)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if fstype == "overlay" {
 		opened, err := m.openLayers(options.Data)
 		defer closeAll(opened)
 		if err != nil {
-			return "", err
+			return err
 		}
 	}
 	if options.Bind {
-		return "", fault.Invalid("a bind mount is no storage of driver %s", s.Driver)
+		return fault.Invalid("a bind mount is no storage of driver %s", s.Driver)
 	}
-	return fstype, mount.On(target, fstype, source, options)
+	return mount.On(target, fstype, source, options)
 }
 
 // chmod changes the mode of what an O_PATH descriptor has open, which fchmod(2) does not.

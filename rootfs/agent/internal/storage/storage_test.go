@@ -5,10 +5,12 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/device"
 	"guestforge.dev/agent/internal/fault"
 )
 
@@ -80,5 +82,36 @@ func TestAMountPointIsSharedByUsersOfOneStorage(t *testing.T) {
 	}
 	if err := m.Unmount(first[1:]); err != nil || len(m.mounted) != 0 {
 		t.Errorf("%v, %v", m.mounted, err)
+	}
+}
+
+func TestNobodyWaitsForADiskOfAnother(t *testing.T) {
+	sys := t.TempDir()
+	m := &Manager{Base: t.TempDir(), Devices: &device.Finder{Sys: sys, Dev: sys, Watch: &device.Watch{}, Timeout: time.Minute}}
+	ctx, cancel := context.WithCancel(context.Background())
+	waiting := make(chan error)
+	go func() {
+		disk := &api.Storage{Driver: "blk", Source: "/dev/vdz", Fstype: "ext4", MountPoint: m.Base + "/disk"}
+		_, err := m.Mount(ctx, []*api.Storage{disk})
+		waiting <- err
+	}()
+	time.Sleep(100 * time.Millisecond) // by then it waits
+	local := &api.Storage{Driver: "local", Fstype: "local", MountPoint: m.Base + "/dir"}
+	done := make(chan error)
+	go func() {
+		set, err := m.Mount(ctx, []*api.Storage{local})
+		done <- errors.Join(err, m.Unmount(set))
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a directory had to wait for a disk that does not come")
+	}
+	cancel()
+	if err := <-waiting; !errors.Is(err, context.Canceled) {
+		t.Errorf("the disk: %v", err)
 	}
 }
