@@ -14,6 +14,7 @@ from guestforge.core.graph import Evaluation, needs_of, walk
 from guestforge.core.jobserver import Jobserver
 from guestforge.core.need import Need
 from guestforge.core.progress import say
+from guestforge.core.runtime import Runtime
 from guestforge.core.step import Step, Use
 from guestforge.core.store import Entry, Store
 from guestforge.image.disk_step import IMAGE
@@ -133,7 +134,7 @@ class Pipeline:
             "compiler": facts["compiler"],
             "linker": facts["linker"],
             "go": None if self.options.agent else go_version(),
-            "qemu": (emulators(self.arch, self._emulator) or (None,))[-1],
+            "qemu": (emulators(self.arch, self._emulator, self.evaluation.runtime) or (None,))[-1],
         }
 
     @cached_property
@@ -141,9 +142,9 @@ class Pipeline:
         facts: dict[str, Any] = json.loads(self.kernel.file(FACTS).read_text())
         return facts
 
-    def _emulator(self) -> Emulator:
+    def _emulator(self, runtime: Runtime) -> Emulator:
         """Return the QEMU that emulates the guest."""
-        return choose_emulator(self.arch, mirror=self.options.mirror, refresh=self.options.refresh)
+        return choose_emulator(self.arch, runtime=runtime, mirror=self.options.mirror, refresh=self.options.refresh)
 
     # proof
 

@@ -7,12 +7,12 @@ from guestforge.rootfs.parts import Parts
 def fake_step(name, files, *, arch="", variant="", uses=(), code=()):
     """Return a step that makes these files; its key follows from their contents."""
 
-    def make(out, _used):
+    def make(out, _used, _runtime):
         for file, content in files.items():
             (out / file).write_bytes(content)
 
     inputs = {file: content.hex() for file, content in files.items()}
-    return Step(name, lambda: inputs, make, code, tuple(files), arch, variant, dict(uses))
+    return Step(name, lambda _: inputs, make, code, tuple(files), arch, variant, dict(uses))
 
 
 def fake_parts(agent=b"agent"):

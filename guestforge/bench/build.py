@@ -21,6 +21,7 @@ from guestforge.core.errors import BuildError
 from guestforge.core.files import digest_file, remove_tree
 from guestforge.core.graph import Evaluation
 from guestforge.core.progress import Bar, bar, say, step
+from guestforge.core.runtime import HOST
 from guestforge.core.scratch import scratch_directory
 from guestforge.core.store import Store
 from guestforge.host.packages import SWITCH, ensure
@@ -101,7 +102,7 @@ class Bench:
             _borrow(user_cache / name, self._store.cache / name)
         self._tree = kernel_tree(Evaluation(self._store).entry(source_step(Archive(self._store), recipe.source)))
         # plain make reads the same tree, and writes a directory of its own
-        self._plain = Make(arch, self._tree.path, scratch / "plain", self._tree.date)
+        self._plain = Make(arch, self._tree.path, scratch / "plain", self._tree.date, HOST)
         self._plain.build.mkdir()
 
     def measure(self) -> Measured:
@@ -132,9 +133,9 @@ class Bench:
         """Return the configuration that the fragments make, as it is just now."""
         directory = self._scratch / "configured"
         directory.mkdir(exist_ok=True)
-        make = Make(self._arch, self._tree.path, directory, self._tree.date)
+        make = Make(self._arch, self._tree.path, directory, self._tree.date, HOST)
         requests = compose(self._recipe.fragments, self._arch.name, [self._fragments])
-        configure(make, self._recipe.base, requests, identify(self._store.cache, self._arch), self._log)
+        configure(make, self._recipe.base, requests, identify(self._store.cache, self._arch, HOST), self._log)
         return directory / CONFIG
 
     def _require_same(self) -> Path:

@@ -18,6 +18,7 @@ from guestforge.check.run import CONSOLE
 from guestforge.check.storages import Storage, fill_shares, prepare_with
 from guestforge.core.errors import CheckError
 from guestforge.core.progress import bar, say
+from guestforge.core.runtime import HOST
 from guestforge.core.scratch import scratch_directory
 from guestforge.host.packages import ensure
 from guestforge.pipeline import Pipeline, guest_needs
@@ -97,7 +98,7 @@ def _measure(guest: GuestArtifacts, program: Path, server: Kind) -> Measured:
     """Boot a guest with a virtio-fs server and have it work on each storage in turn, several times."""
     tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE)])
     with scratch_directory("guestforge-bench-") as scratch:
-        storages = prepare_with(guest.arch, lambda _: (tree, ()), scratch, disk_mib=DISK_MIB)
+        storages = prepare_with(guest.arch, lambda _: (tree, ()), scratch, HOST, disk_mib=DISK_MIB)
         fill_shares(storages)
         options = CheckOptions(accel="tcg", virtio_fs_server=server)
         machine = Machine(guest, "initrd", options, storages, scratch / CONSOLE)

@@ -9,7 +9,7 @@ from guestforge.check.artifacts import DEFAULT_TIMEOUT
 from guestforge.check.engine import CheckFailure, NotAskedError, RunEnded
 from guestforge.check.guest import Details, Guest, Machine
 from guestforge.check.report import CheckResult, Measurements, Phases, Qemu, Report
-from guestforge.check.storages import Storage
+from guestforge.check.storages import ShareStorage, Storage
 from guestforge.core.countdown import countdown
 
 
@@ -74,7 +74,7 @@ class Boot:
         storage = self.storage(check)
         if not self.asks_for(storage):
             raise NotAskedError(f"the agent has no storage driver {storage.driver}")
-        if storage.tag:
+        if isinstance(storage, ShareStorage):
             self._await_shares()
         if self._sandbox_failure is None:
             return storage

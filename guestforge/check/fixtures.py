@@ -9,6 +9,7 @@ import os
 import secrets
 from pathlib import Path
 
+from guestforge.core.runtime import Runtime
 from guestforge.image.ext4 import ext4_image
 from guestforge.rootfs.tree import Directory, File, Node, Symlink, Tree
 
@@ -79,9 +80,9 @@ def give_to_owner(root: Path) -> None:
             os.chown(name, owner.st_uid, owner.st_gid, dir_fd=directory, follow_symlinks=False)
 
 
-def write_disk(tree: Tree, disk: Path, *, size_mib: int = DISK_MIB) -> None:
+def write_disk(tree: Tree, disk: Path, runtime: Runtime, *, size_mib: int = DISK_MIB) -> None:
     """Write a tree into a new disk file with a bare ext4 file system, MTIME on everything."""
-    ext4_image(tree, disk, size_mib=size_mib, time=MTIME)
+    ext4_image(tree, disk, runtime, size_mib=size_mib, time=MTIME)
 
 
 def _write(path: str, node: Node) -> None:

@@ -11,6 +11,7 @@ from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.exercise import Answer
 from guestforge.check.report import Measurements, Qemu
 from guestforge.check.storages import Storage
+from guestforge.core.runtime import HOST, Runtime
 from guestforge.project.options import Artifact, CheckOptions
 from guestforge.vmm.accel import Accelerator
 
@@ -19,13 +20,14 @@ Ask = Callable[[Sequence[str]], Answer]  # has the probe do a step
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine to start: what it boots, the storages under test, and where its console's log goes."""
+    """The machine to start: what it boots, the storages under test, where its console's log goes, where QEMU runs."""
 
     artifacts: GuestArtifacts
     artifact: Artifact
     options: CheckOptions
     storages: tuple[Storage, ...]
     console_log: Path
+    runtime: Runtime = HOST
 
     def place(self, check: str) -> Path:
         """Return where on the host the storage of a check is."""

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from guestforge.core.files import open_regular
+from guestforge.core.runtime import Runtime
 from guestforge.image import readback
+from guestforge.image.readback import Ext4Reader
 
 Kind = Literal["file", "directory", "symlink", "other"]
 
@@ -108,27 +110,28 @@ class Ext4Disk:
     Its methods raise CheckError for a file system that can't be read.
     """
 
-    def __init__(self, image: Path) -> None:
+    def __init__(self, image: Path, runtime: Runtime) -> None:
         self.image = image
+        self._reader = Ext4Reader(image, runtime)
 
     def stat(self, path: str) -> Seen | None:
         """Return what is at a path, None if nothing is."""
-        found = readback.find(self.image, f"/{path}")
+        found = self._reader.find(f"/{path}")
         return None if found is None else Seen(_KINDS.get(found.type, "other"), found.mode, found.size)
 
     def read(self, path: str) -> bytes | None:
         """Return the content of a file, None if there is none or it is larger than READ_LIMIT."""
-        found = readback.find(self.image, f"/{path}")
+        found = self._reader.find(f"/{path}")
         if found is None or found.type != readback.REGULAR or found.size > READ_LIMIT:
             return None
-        return readback.content(self.image, f"/{path}", found)
+        return self._reader.content(f"/{path}", found)
 
     def names(self, path: str) -> frozenset[str] | None:
         """Return the names in a directory, None if there is none."""
         seen = self.stat(path)
         if seen is None or seen.kind != "directory":
             return None
-        return frozenset(readback.list_dir(self.image, f"/{path}", limit=NAMES_LIMIT))
+        return frozenset(self._reader.list_dir(f"/{path}", limit=NAMES_LIMIT))
 
     def needs_recovery(self) -> bool:
         """Whether a guest left it mounted."""

@@ -2,11 +2,9 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Final
 
 from guestforge.agent.client import AgentClient
@@ -14,6 +12,7 @@ from guestforge.agent.container import Result as Ran
 from guestforge.agent.errors import AgentError, Code, NotReadyError, RpcError
 from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
+from guestforge.agent.storage import SHARE_TAG
 from guestforge.agent.storage import Storage as AgentStorage
 from guestforge.agent.transport import AGENT_PORT
 from guestforge.check.artifacts import GuestArtifacts
@@ -25,14 +24,13 @@ from guestforge.check.sandbox import Sandbox
 from guestforge.check.storages import Storage
 from guestforge.core.procfs import fields
 from guestforge.core.progress import say
-from guestforge.core.run import find_tool
 from guestforge.project.options import Artifact
 from guestforge.vmm import machine as vmm
 from guestforge.vmm.accel import Accelerator, choose_accelerator
-from guestforge.vmm.argv import differs_under_tcg, disk_address
+from guestforge.vmm.argv import differs_under_tcg
 from guestforge.vmm.emulator import Emulator, choose_emulator, untrusted
 from guestforge.vmm.errors import MachineError
-from guestforge.vmm.plan import AcceleratorName, Disk, MachinePlan, Root, Share, Vsock
+from guestforge.vmm.plan import AcceleratorName, Disk, MachinePlan, Root, Vsock
 from guestforge.vmm.virtiofs import VirtioFsServer, choose_virtiofs
 from guestforge.vmm.vsock import VsockChoice, choose_vsock
 
@@ -51,19 +49,20 @@ def start(machine: Machine) -> Iterator["LiveGuest"]:
     Raises UserError if KVM or virtiofsd is asked for in vain.
     """
     arch = machine.artifacts.arch
-    if find_tool(arch.qemu) is None:
+    runtime = machine.runtime
+    if runtime.find_tool(arch.qemu) is None:
         raise RunEnded("qemu-missing", f"{arch.qemu} is not installed", f"the package {arch.debian_qemu} has it")
-    server = choose_virtiofs(arch, machine.options.virtio_fs_server)
-    accelerator = choose_accelerator(machine.options.accel, arch, machine.artifacts.kernel)
+    server = choose_virtiofs(arch, machine.options.virtio_fs_server, runtime)
+    accelerator = choose_accelerator(machine.options.accel, arch, machine.artifacts.kernel, runtime)
     vsock = choose_vsock()
-    plan = machine_plan(machine, accelerator.name, vsock.vsock)
-    emulator = choose_emulator(arch, accelerator.name)
+    plan, words = machine_plan(machine, accelerator.name, vsock.vsock)
+    emulator = choose_emulator(arch, accelerator.name, runtime)
     on_line = say if machine.options.verbose else None
-    running = vmm.Machine(plan, virtiofs=server, emulator=emulator, on_line=on_line)
+    running = vmm.Machine(plan, runtime, virtiofs=server, emulator=emulator, on_line=on_line)
     with contextlib.ExitStack() as stack:
         with _machine_errors():
             stack.enter_context(running)
-        guest = LiveGuest(running, accelerator, emulator, server, vsock)
+        guest = LiveGuest(running, accelerator, emulator, server, vsock, words=words)
         stack.callback(guest.close)
         yield guest
 
@@ -88,27 +87,15 @@ def guest_plan(
     )
 
 
-def machine_plan(wanted: Machine, accelerator: AcceleratorName, vsock: Vsock) -> MachinePlan:
-    """Return the machine of a check: the guest's own, and the storages under test. The disk is the last one."""
+def machine_plan(
+    wanted: Machine, accelerator: AcceleratorName, vsock: Vsock
+) -> tuple[MachinePlan, Mapping[str, AgentStorage]]:
+    """Return the machine of a check, the guest's own and the storages under test; and these in the agent's words."""
     plan = guest_plan(wanted.artifacts, wanted.artifact, accelerator, vsock, wanted.console_log)
-    disks = tuple(Disk(storage.place) for storage in wanted.storages if storage.device == "virtio-blk")
-    shares = tuple(
-        Share(storage.tag, storage.place, storage.device)
-        for storage in wanted.storages
-        if storage.device != "virtio-blk"
-    )
-    return replace(plan, disks=(*plan.disks, *disks), shares=shares)
-
-
-def agent_storage(storage: Storage, plan: MachinePlan) -> AgentStorage:
-    """Return a storage in the agent's words: a share by its tag, the disk, which is the last one, by its place or node.
-
-    The kernel names disks in the order of their places on the bus, which is that of the plan: /dev/vda is the image's
-    own where one is booted. That it is the right one is proven by what the guest then finds on it.
-    """
-    last = len(plan.disks) - 1
-    disk = f"/dev/vd{ascii_lowercase[last]}" if storage.by_node else disk_address(plan.arch, last)
-    return AgentStorage(storage.driver, storage.tag or disk, storage.fstype, storage.mount_point, storage.options)
+    words = {}
+    for storage in wanted.storages:
+        plan, words[storage.check] = storage.attach(plan)
+    return plan, words
 
 
 class LiveGuest:
@@ -121,6 +108,8 @@ class LiveGuest:
         emulator: Emulator,
         server: VirtioFsServer,
         vsock: VsockChoice,
+        *,
+        words: Mapping[str, AgentStorage],
     ) -> None:
         self.accelerator = accelerator
         self.qemu = Qemu(
@@ -133,6 +122,7 @@ class LiveGuest:
         self.virtio_fs_server = server.describe()
         self.vsock_device = vsock.describe()
         self._machine = machine
+        self._words = words
         self._client: AgentClient | None = None
 
     def close(self) -> None:
@@ -176,7 +166,7 @@ class LiveGuest:
 
     def virtio_fs_memory(self) -> int:
         """Return how many KiB the virtio-fs server has: the guest's memory, which it maps, is not counted."""
-        rows = fields(Path(f"/proc/{self._machine.pids['virtiofs-died']}/status"))
+        rows = fields(Path(f"/proc/{self._machine.pids[f'share {SHARE_TAG}']}/status"))
         return sum(int(rows[name].split()[0]) for name in ("RssAnon", "RssFile"))
 
     # the agent
@@ -244,7 +234,7 @@ class LiveGuest:
 
     @cached_property
     def _sandbox(self) -> Sandbox:
-        return Sandbox(self._agent, lambda storage: agent_storage(storage, self._machine.plan))
+        return Sandbox(self._agent, self._words)
 
     @property
     def _agent(self) -> AgentClient:

@@ -17,6 +17,7 @@ from guestforge.check.storages import fill_shares, prepare
 from guestforge.check.table import boot_line, table
 from guestforge.core import progress
 from guestforge.core.files import atomic_copy, disk_errors
+from guestforge.core.runtime import Runtime
 from guestforge.core.scratch import scratch_directory
 from guestforge.project.options import Artifact, CheckOptions
 
@@ -24,7 +25,7 @@ FILES = REPORT, JUNIT, CONSOLE = ("report.json", "junit.xml", "console.log")
 
 
 def check_artifact(
-    start: Starter, artifacts: GuestArtifacts, artifact: Artifact, out: Path, options: CheckOptions
+    start: Starter, artifacts: GuestArtifacts, artifact: Artifact, out: Path, options: CheckOptions, *, runtime: Runtime
 ) -> Report:
     """Check one artifact on a machine of its own; `out` gets report, JUnit XML and console log (see docs/checks.md).
 
@@ -38,7 +39,7 @@ def check_artifact(
     with room, scratch_directory("guestforge-check-") as scratch:
         log = scratch / CONSOLE
         try:
-            report = _boot(start, artifacts, artifact, scratch, options)
+            report = _boot(start, artifacts, artifact, scratch, options, runtime=runtime)
         finally:  # also when the user ends it: the console is what to look at
             if log.is_file():
                 with _room_for(out):
@@ -56,15 +57,22 @@ def _room_for(out: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _boot(
-    start: Starter, artifacts: GuestArtifacts, artifact: Artifact, scratch: Path, options: CheckOptions
+    start: Starter,
+    artifacts: GuestArtifacts,
+    artifact: Artifact,
+    scratch: Path,
+    options: CheckOptions,
+    *,
+    runtime: Runtime,
 ) -> Report:
-    storages = prepare(artifacts.arch, artifacts.probe, scratch, by_node=not artifacts.own_agent)
+    storages = prepare(artifacts.arch, artifacts.probe, scratch, runtime, by_node=not artifacts.own_agent)
     machine = Machine(
         artifacts=artifacts,
         artifact=artifact,
         options=options,
         storages=storages,
         console_log=scratch / CONSOLE,
+        runtime=runtime,
     )
     label = f"checking {artifacts.arch.name} {artifact}"
     with ThreadPoolExecutor(1) as filler, progress.bar(label, len(CHECKS), "checks") as bar:

@@ -7,7 +7,7 @@ kata-agent unmounts nothing at its end.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from guestforge.agent.client import AgentClient
 from guestforge.agent.container import Result, begin_container, finish_container, removed_on_failure, run_container
@@ -24,11 +24,11 @@ class RefusedError(AgentError):
 
 
 class Sandbox:
-    """Runs programs on storages. Every method raises AgentError."""
+    """Runs programs on storages, of which `words` are what the agent is told, by their checks. Raises AgentError."""
 
-    def __init__(self, client: AgentClient, in_agents_words: Callable[[Storage], AgentStorage]) -> None:
+    def __init__(self, client: AgentClient, words: Mapping[str, AgentStorage]) -> None:
         self._client = client
-        self._in_agents_words = in_agents_words
+        self._words = words
         self._numbers = itertools.count(1)
         self._holders: dict[str, str] = {}  # the container that has a storage, by the name of its check
 
@@ -75,7 +75,7 @@ class Sandbox:
 
     def _begin_first(self, name: str, storage: Storage, args: Sequence[str], timeout: float) -> Callable[[], float]:
         """Create the container that a storage is given to; return what counts the seconds down."""
-        storages = [self._in_agents_words(storage)]
+        storages = [self._words[storage.check]]
         try:
             return begin_container(self._client, name, storage.mount_point, args, storages=storages, timeout=timeout)
         except RpcError as e:

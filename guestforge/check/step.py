@@ -11,7 +11,7 @@ from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.report import failed
 from guestforge.check.run import FILES, check_artifact
 from guestforge.core.files import atomic_copy
-from guestforge.core.run import find_tool
+from guestforge.core.runtime import Runtime
 from guestforge.core.step import NotKeptError, Step, Use, Used
 from guestforge.image import ext4
 from guestforge.project.options import Artifact, CheckOptions
@@ -30,7 +30,7 @@ def check_step(
     *,
     guest: Callable[[], GuestArtifacts],
     uses: Mapping[str, Use],
-    emulator: Callable[[], Emulator],
+    emulator: Callable[[Runtime], Emulator],
     boot: Mapping[str, Any],
     out: Path,
 ) -> Step:
@@ -41,17 +41,17 @@ def check_step(
     for one that passed without a part of it.
     """
 
-    def inputs() -> dict[str, Any]:
+    def inputs(runtime: Runtime) -> dict[str, Any]:
         return {
             "machine": asdict(arch),
             "boot": boot,
             "options": {name: value for name, value in asdict(options).items() if name != "verbose"},
-            "qemu": emulators(arch, emulator),
-            "virtio_fs_server": choose_virtiofs(arch, options.virtio_fs_server).describe(),
+            "qemu": emulators(arch, emulator, runtime),
+            "virtio_fs_server": choose_virtiofs(arch, options.virtio_fs_server, runtime).describe(),
         }
 
-    def make(made: Path, _used: Used) -> None:
-        report = check_artifact(live.start, guest(), artifact, out, options)
+    def make(made: Path, _used: Used, runtime: Runtime) -> None:
+        report = check_artifact(live.start, guest(), artifact, out, options, runtime=runtime)
         if error := failed([report]):
             raise error
         if report.left_out:
@@ -75,8 +75,8 @@ def check_step(
     )
 
 
-def emulators(arch: Arch, emulator: Callable[[], Emulator]) -> list[str]:
-    """Return the versions of the host's QEMU and of that which emulates the guest; none where none is installed."""
-    if find_tool(arch.qemu) is None:
+def emulators(arch: Arch, emulator: Callable[[Runtime], Emulator], runtime: Runtime) -> list[str]:
+    """Return the versions of the installed QEMU and of that which emulates the guest; none where none is installed."""
+    if runtime.find_tool(arch.qemu) is None:
         return []
-    return [installed_emulator(arch).version, emulator().version]
+    return [installed_emulator(arch, runtime).version, emulator(runtime).version]

@@ -1,18 +1,23 @@
 """The storages under test, each with containers on it."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from string import ascii_lowercase
+from typing import ClassVar
 
 from guestforge.agent.storage import SHARE_POINT, SHARE_TAG
+from guestforge.agent.storage import Storage as AgentStorage
 from guestforge.arch import Arch
 from guestforge.check import fixtures
 from guestforge.check.exercise import Step, steps
 from guestforge.check.hostview import Ext4Disk, HostView, SharedDirectory
+from guestforge.core.runtime import Runtime
 from guestforge.rootfs.tree import Tree
-from guestforge.vmm.plan import ShareDevice
+from guestforge.vmm.argv import disk_address
+from guestforge.vmm.plan import Disk, MachinePlan, Share, ShareDevice
 from guestforge.vmm.user import transient_user
 
 NODE_DRIVER = "blk"  # the driver that takes a disk by its node, on every architecture
@@ -22,22 +27,16 @@ STORAGE_POINT = "/run/kata-containers/sandbox/storage/"
 
 LISTED = "virtiofs"  # the type whose listings of a large directory are a promise of their own
 
-Device = Literal["virtio-blk"] | ShareDevice
-
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(ABC):
     """A storage under test.
 
-    `check` is the name of its check, `device` what the guest finds it on, `tag` how a guest finds a share, `by_node`
-    that the disk is named by its node in the guest's /dev and not by its place on the bus. `driver`, `fstype` and
-    `options` are the agent's words, `place` is the directory or disk file on the host, `tree` what it holds for the
-    guest to find. `live`: the host may look while the guest has it in use.
+    `check` is the name of its check, `driver`, `fstype` and `options` are the agent's words, `place` is where it is on
+    the host, `tree` what it holds for the guest to find.
     """
 
     check: str
-    device: Device
-    tag: str
     driver: str
     fstype: str
     options: tuple[str, ...]
@@ -45,36 +44,88 @@ class Storage:
     place: Path
     tree: Tree
     steps: tuple[Step, ...]
-    live: bool
-    by_node: bool = False
 
+    live: ClassVar[bool]  # the host may look while the guest has it in use
+
+    @abstractmethod
     def view(self) -> HostView:
         """Return the host's view of it."""
-        return SharedDirectory(self.place) if self.live else Ext4Disk(self.place)
+
+    @abstractmethod
+    def attach(self, plan: MachinePlan) -> tuple[MachinePlan, AgentStorage]:
+        """Return the machine with it, and how the agent is told to mount it from where it was put."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """A kind of storage: the agent's words for it. A share has a tag."""
+class ShareStorage(Storage):
+    """A directory, which a guest finds by its tag."""
 
-    device: Device
-    driver: str | None  # None: what the architecture calls a disk
+    device: ShareDevice
+    tag: str
+
+    live = True
+
+    def view(self) -> HostView:
+        """Return the host's view of it."""
+        return SharedDirectory(self.place)
+
+    def attach(self, plan: MachinePlan) -> tuple[MachinePlan, AgentStorage]:
+        """Return the machine with it, and how the agent is told to mount it."""
+        share = Share(self.tag, self.place, self.device)
+        words = AgentStorage(self.driver, self.tag, self.fstype, self.mount_point, self.options)
+        return replace(plan, shares=(*plan.shares, share)), words
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStorage(Storage):
+    """A disk file, which the host reads with programs of a runtime once no guest has it in use.
+
+    `by_node`: the agent is told its node in the guest's /dev, and not its place on the bus.
+    """
+
+    runtime: Runtime
+    by_node: bool
+
+    live = False
+
+    def view(self) -> HostView:
+        """Return the host's view of it."""
+        return Ext4Disk(self.place, self.runtime)
+
+    def attach(self, plan: MachinePlan) -> tuple[MachinePlan, AgentStorage]:
+        """Return the machine with it, and how the agent is told to mount it.
+
+        The kernel names disks in the order of their places on the bus, which is that of the plan: /dev/vda is the
+        image's own where one is booted. That it is the right one is proven by what the guest then finds on it.
+        """
+        index = len(plan.disks)
+        source = f"/dev/vd{ascii_lowercase[index]}" if self.by_node else disk_address(plan.arch, index)
+        words = AgentStorage(self.driver, source, self.fstype, self.mount_point, self.options)
+        return replace(plan, disks=(*plan.disks, Disk(self.place))), words
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A kind of share: the agent's words for it."""
+
+    device: ShareDevice
+    driver: str
     fstype: str
     mount_point: str
-    tag: str = ""
+    tag: str
     options: tuple[str, ...] = ()
 
 
-# Each is the check of the same name.
-KINDS: tuple[_Kind, ...] = (
-    _Kind("virtio-blk", None, "ext4", f"{STORAGE_POINT}disk"),
-    _Kind("virtio-fs", "virtio-fs", "virtiofs", SHARE_POINT, tag=SHARE_TAG),
-    _Kind(
+DISK = "virtio-blk"
+# Each is the check of the same name, as the disk is.
+SHARES: tuple[_Share, ...] = (
+    _Share("virtio-fs", "virtio-fs", "virtiofs", SHARE_POINT, SHARE_TAG),
+    _Share(
         "virtio-9p",
         "9p",
         "9p",
         f"{STORAGE_POINT}9p",
-        tag="guestforge-9p",
+        "guestforge-9p",
         # as Kata's runtimes mount it; the kernel's own msize, 128 KiB since 5.15, is what QEMU grants
         options=("trans=virtio", "version=9p2000.L", "cache=mmap", "nodev"),
     ),
@@ -84,7 +135,7 @@ KINDS: tuple[_Kind, ...] = (
 Fill = Callable[[str], tuple[Tree, tuple[Step, ...]]]
 
 
-def prepare(arch: Arch, probe: Path, scratch: Path, *, by_node: bool = False) -> tuple[Storage, ...]:
+def prepare(arch: Arch, probe: Path, scratch: Path, runtime: Runtime, *, by_node: bool = False) -> tuple[Storage, ...]:
     """Write each storage below a directory, with a nonce of its own, and return them; `fill_shares` does the rest.
 
     `by_node`: the disk is named in the one way that every agent takes for a disk which was there before the agent. Ours
@@ -98,25 +149,37 @@ def prepare(arch: Arch, probe: Path, scratch: Path, *, by_node: bool = False) ->
         tree = fixtures.container_tree(nonce, probe, entries)
         return tree, steps(nonce, tree, fstype)
 
-    storages = prepare_with(arch, fill, scratch)
-    _give_away([storage.place for storage in storages if storage.device == "virtio-9p"])
-    if not by_node:
-        return storages
-    return tuple(s if s.tag else replace(s, driver=NODE_DRIVER, by_node=True) for s in storages)
+    storages = prepare_with(arch, fill, scratch, runtime, by_node=by_node)
+    served = [one.place for one in storages if isinstance(one, ShareStorage) and one.device == "virtio-9p"]
+    _give_away(served)
+    return storages
 
 
-def prepare_with(arch: Arch, fill: Fill, scratch: Path, *, disk_mib: int = fixtures.DISK_MIB) -> tuple[Storage, ...]:
+def prepare_with(
+    arch: Arch, fill: Fill, scratch: Path, runtime: Runtime, *, disk_mib: int = fixtures.DISK_MIB, by_node: bool = False
+) -> tuple[Storage, ...]:
     """Write each storage below a directory and return them; `fill` says by its file system's type what it holds.
 
     A share is an empty directory until `fill_shares`: it takes a while, in which a machine can boot.
     """
-    return tuple(_placed(kind, arch, fill, scratch / kind.device, disk_mib) for kind in KINDS)
+    place, (tree, todo) = scratch / DISK, fill("ext4")
+    fixtures.write_disk(tree, place, runtime, size_mib=disk_mib)
+    driver = NODE_DRIVER if by_node else arch.block_driver
+    disk = DiskStorage(DISK, driver, "ext4", (), f"{STORAGE_POINT}disk", place, tree, todo, runtime, by_node)
+    return (disk, *(_share(kind, fill(kind.fstype), scratch / kind.device) for kind in SHARES))
+
+
+def _share(kind: _Share, content: tuple[Tree, tuple[Step, ...]], place: Path) -> Storage:
+    place.mkdir()
+    return ShareStorage(
+        kind.device, kind.driver, kind.fstype, kind.options, kind.mount_point, place, *content, kind.device, kind.tag
+    )
 
 
 def fill_shares(storages: Sequence[Storage]) -> None:
     """Write what the shares hold, which no guest may have mounted yet; it belongs to the owner of the directory."""
     for storage in storages:
-        if storage.tag:
+        if isinstance(storage, ShareStorage):
             fixtures.write_directory(storage.tree, storage.place)
             fixtures.give_to_owner(storage.place)
 
@@ -126,24 +189,3 @@ def _give_away(directories: Sequence[Path]) -> None:
     if user := transient_user():
         for directory in directories:
             os.chown(directory, user.uid, user.gid)
-
-
-def _placed(kind: _Kind, arch: Arch, fill: Fill, place: Path, disk_mib: int) -> Storage:
-    tree, todo = fill(kind.fstype)
-    if kind.tag:
-        place.mkdir()
-    else:
-        fixtures.write_disk(tree, place, size_mib=disk_mib)
-    return Storage(
-        check=kind.device,
-        device=kind.device,
-        tag=kind.tag,
-        driver=kind.driver or arch.block_driver,
-        fstype=kind.fstype,
-        options=kind.options,
-        mount_point=kind.mount_point,
-        place=place,
-        tree=tree,
-        steps=todo,
-        live=bool(kind.tag),
-    )

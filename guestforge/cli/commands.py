@@ -61,7 +61,14 @@ def conform(built: BuildOptions, making: MakeOptions, checks: CheckOptions, tria
 
     def work(pipeline: Pipeline) -> None:
         ensure(boot_needs(pipeline.arch))
-        found = run_conform(live.start, pipeline.guest_artifacts(), pipeline.conform, checks, many=trial.many)
+        found = run_conform(
+            live.start,
+            pipeline.guest_artifacts(),
+            pipeline.conform,
+            checks,
+            pipeline.evaluation.runtime,
+            many=trial.many,
+        )
         write_json(pipeline.output / CONFORM_JSON, found.to_json())
         say(table(found))
 

@@ -13,6 +13,7 @@ from guestforge.conform.results import OUTPUT_LIMIT, Results, parse_results
 from guestforge.conform.table import Conformance
 from guestforge.core import progress
 from guestforge.core.errors import CheckError
+from guestforge.core.runtime import Runtime
 from guestforge.core.scratch import scratch_directory
 from guestforge.project.options import CheckOptions
 from guestforge.rootfs.tree import Directory, File, Tree
@@ -26,7 +27,7 @@ READY_TIMEOUT: Final = 60.0
 
 
 def conform(
-    start: Starter, artifacts: GuestArtifacts, program: Path, options: CheckOptions, *, many: int
+    start: Starter, artifacts: GuestArtifacts, program: Path, options: CheckOptions, runtime: Runtime, *, many: int
 ) -> Conformance:
     """Boot the initrd and try every promise on each storage; `many` is the number of files of the large directory.
 
@@ -34,9 +35,9 @@ def conform(
     """
     with scratch_directory("guestforge-conform-") as scratch:
         tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE)])
-        storages = prepare_with(artifacts.arch, lambda _: (tree, ()), scratch, disk_mib=DISK_MIB)
+        storages = prepare_with(artifacts.arch, lambda _: (tree, ()), scratch, runtime, disk_mib=DISK_MIB)
         fill_shares(storages)
-        machine = Machine(artifacts, "initrd", options, storages, scratch / CONSOLE)
+        machine = Machine(artifacts, "initrd", options, storages, scratch / CONSOLE, runtime)
         try:
             with start(machine) as guest:
                 return _on_guest(guest, machine, many)

@@ -28,6 +28,7 @@ _NEUTRAL: Final[Mapping[str, str]] = {
     "core.need": "what must be installed; its version, where it matters, is an input",
     "core.progress": "how a person sees the work",
     "core.run": "how a program is started and heard; with what, is the module environment's",
+    "core.runtime": "where programs run; which ones those are is among the inputs",
     "core.scratch": "where work is done; nothing made may depend on it",
     "core.signals": "when work ends early; nothing is kept then",
     "core.step": "what a step is; what it makes is its own code's",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from guestforge.core.code import code_digest, code_files
 from guestforge.core.errors import BuildError
 from guestforge.core.need import Need, missing
+from guestforge.core.runtime import HOST, Runtime
 from guestforge.core.step import Step, Use, Used
 from guestforge.core.store import Entry, Inputs, Store
 
@@ -47,10 +48,11 @@ class Prospect:
 
 
 class Evaluation:
-    """Steps evaluated on a store, each once."""
+    """Steps evaluated on a store, each once; their programs run in a runtime."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, runtime: Runtime = HOST) -> None:
         self.store = store
+        self.runtime = runtime
         self._own: dict[Step, Inputs] = {}
         self._entries: dict[Step, Entry] = {}
 
@@ -68,7 +70,7 @@ class Evaluation:
             self._inputs_of(step)
             used = self.used(step)
             inputs = self.inputs(step, used)
-            build = partial(_make, step, used)
+            build = partial(_make, step, used, self.runtime)
             self._entries[step] = self.store.get_or_build(step.name, inputs, build, about(step))
         return self._entries[step]
 
@@ -91,7 +93,7 @@ class Evaluation:
         self._inputs_of(step)
         used = self.used(step)
         with self.store.temporary(step.name) as made:
-            _make(step, used, made)
+            _make(step, used, self.runtime, made)
 
             def move(out: Path) -> None:
                 for path in made.iterdir():
@@ -129,12 +131,12 @@ class Evaluation:
 
     def _inputs_of(self, step: Step) -> Inputs:
         if step not in self._own:
-            self._own[step] = step.inputs()
+            self._own[step] = step.inputs(self.runtime)
         return self._own[step]
 
 
-def _make(step: Step, used: Used, out: Path) -> None:
-    step.make(out, used)
+def _make(step: Step, used: Used, runtime: Runtime, out: Path) -> None:
+    step.make(out, used, runtime)
     for name in step.outputs:
         if not (out / name).is_file():
             raise BuildError(f"{step.title}: the step ended well but made no {name}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from guestforge.core.need import Need
+from guestforge.core.runtime import Runtime
 from guestforge.core.store import Entry, Inputs
 
 Weight = Literal["cpu", "network", "guest"]  # a step computes, waits for others, or runs a guest
@@ -32,6 +33,7 @@ class Step:
     """A step, for the architecture named `arch` or, where that is empty, for any.
 
     `name` is the folder of its entries in the store, and `variant` tells two steps of one name and architecture apart.
+    Both functions start programs where the runtime that they are given says, and nowhere else.
     `inputs` returns the values that it reads besides what it `uses`: recipes, versions of tools, digests of sources. It
     is called before any of the used steps is made, so that a user's mistake is told of at once; it raises UserError.
     `make` fills an empty directory with at least the files `outputs`, and raises BuildError, or NotKeptError. `code`
@@ -41,8 +43,8 @@ class Step:
     """
 
     name: str
-    inputs: Callable[[], Inputs]
-    make: Callable[[Path, Used], None]
+    inputs: Callable[[Runtime], Inputs]
+    make: Callable[[Path, Used, Runtime], None]
     code: tuple[str, ...]
     outputs: tuple[str, ...] = ()
     arch: str = ""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guestforge.core.errors import BuildError, UserError
-from guestforge.core.run import run
+from guestforge.core.runtime import Runtime
 from guestforge.rootfs.tree import Device, Directory, File, Node, Symlink, Tree, file_type
 
 # debugfs reads a script's line into 8 KiB and cuts what is longer
@@ -24,7 +24,7 @@ class FullError(Exception):
     """The tree does not fit the file system."""
 
 
-def populate(tree: Tree, image: Path, work: Path, *, offset: int, time: int) -> None:
+def populate(tree: Tree, image: Path, work: Path, runtime: Runtime, *, offset: int, time: int) -> None:
     """Write a tree into an empty file system that begins at byte `offset` of an image.
 
     `work` is a directory for scratch files; `time`, in seconds since 1970, goes into every time stamp. Raises
@@ -35,7 +35,7 @@ def populate(tree: Tree, image: Path, work: Path, *, offset: int, time: int) -> 
     lines = list(script(tree, sources))
     (work / "script").write_bytes(b"".join(line + b"\n" for line in lines))
     argv = ["debugfs", "-w", "-f", "script", target(work, image, offset)]
-    done = run(argv, cwd=work, env={"E2FSPROGS_FAKE_TIME": str(time)})
+    done = runtime.run(argv, cwd=work, env={"E2FSPROGS_FAKE_TIME": str(time)})
     _check_output(done.output, lines)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from guestforge.core.runtime import Runtime
 from guestforge.image import ext4
 from guestforge.rootfs.tree import Tree
 
@@ -35,16 +36,18 @@ class Layout:
 PLAIN = Layout(root=1 * MIB, tables=(0,))
 
 
-def build_disk(tree: Tree, out: Path, *, size_mib: int | None = None, time: int = 0, layout: Layout = PLAIN) -> None:
+def build_disk(
+    tree: Tree, out: Path, runtime: Runtime, *, size_mib: int | None = None, time: int = 0, layout: Layout = PLAIN
+) -> None:
     """Write a disk image of a tree, of `size_mib` MiB (rounded up to 2 MiB) or of the size that the tree needs.
 
     `time` is in seconds since 1970. Raises UserError when the size is too small, BuildError when a tool fails or the
     disk is full; `out` is then as it was before.
     """
-    with ext4.scratch(out) as work:
+    with ext4.scratch(out, runtime) as work:
         size = _root_size(tree, work, size_mib, layout)
         format = ext4.format_for(tree, size, fixed=size_mib is not None, offset=layout.root, label=LABEL, time=time)
-        image = work / "image"
+        image = work.directory / "image"
         ext4.write(tree, image, format, work)
         with image.open("r+b") as file:
             for offset, table in partition_tables(layout, size, signature=int(format.uuid[:8], 16)):
@@ -53,7 +56,7 @@ def build_disk(tree: Tree, out: Path, *, size_mib: int | None = None, time: int 
         image.replace(out)
 
 
-def _root_size(tree: Tree, work: Path, size_mib: int | None, layout: Layout) -> int:
+def _root_size(tree: Tree, work: ext4.Work, size_mib: int | None, layout: Layout) -> int:
     if size_mib is None:
         # the search goes in steps of the alignment, from what makes the whole disk aligned
         return ext4.needed_size(tree, work, start=-layout.root % ALIGNMENT)

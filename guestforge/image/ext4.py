@@ -10,13 +10,14 @@ import os
 import struct
 import tempfile
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from guestforge.core.errors import UserError
 from guestforge.core.need import Need
 from guestforge.core.progress import human
-from guestforge.core.run import run
+from guestforge.core.runtime import Runtime
 from guestforge.core.scratch import scratch_directory
 from guestforge.image import debugfs
 from guestforge.rootfs.tree import Directory, File, Node, Symlink, Tree
@@ -77,19 +78,29 @@ class Free:
     inodes: int
 
 
-def e2fsprogs_version() -> str:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A directory for scratch files, and where the programs run that use them."""
+
+    directory: Path
+    runtime: Runtime
+
+
+def e2fsprogs_version(runtime: Runtime) -> str:
     """Return the version of mke2fs, which decides where it puts what."""
-    return run(["mke2fs", "-V"]).output.split("\n")[0]
+    return runtime.run(["mke2fs", "-V"]).output.split("\n")[0]
 
 
-def ext4_image(tree: Tree, out: Path, *, size_mib: int | None = None, label: str = "", time: int = 0) -> None:
+def ext4_image(
+    tree: Tree, out: Path, runtime: Runtime, *, size_mib: int | None = None, label: str = "", time: int = 0
+) -> None:
     """Write a bare ext4 image of a tree, of `size_mib` MiB or of the size that the tree needs.
 
     `time` is in seconds since 1970. Raises UserError when the size is too small or the tree holds a name that
     debugfs cannot write, BuildError when a tool fails or the disk is full; `out` is then as it was before.
     """
-    with scratch(out) as work:
-        image = work / "image"
+    with scratch(out, runtime) as work:
+        image = work.directory / "image"
         size = size_mib * MIB if size_mib else needed_size(tree, work)
         format = format_for(tree, size, fixed=size_mib is not None, label=label, time=time)
         write(tree, image, format, work)
@@ -111,7 +122,7 @@ def identity(tree: Tree, label: str) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=4))
 
 
-def write(tree: Tree, image: Path, format: Format, work: Path) -> None:
+def write(tree: Tree, image: Path, format: Format, work: Work) -> None:
     """Make the file system in `image`, growing the file where it must, and fill it; scratch files go into `work`.
 
     Raises UserError, with the size that would do, when the tree does not fit.
@@ -122,12 +133,12 @@ def write(tree: Tree, image: Path, format: Format, work: Path) -> None:
     if not _fits(tree, image, format):
         raise too_small(tree, format, work)
     try:
-        debugfs.populate(tree, image, work, offset=format.offset, time=format.time)
+        debugfs.populate(tree, image, work.directory, work.runtime, offset=format.offset, time=format.time)
     except debugfs.FullError as e:
         raise too_small(tree, format, work) from e
 
 
-def too_small(tree: Tree, format: Format, work: Path) -> UserError:
+def too_small(tree: Tree, format: Format, work: Work) -> UserError:
     """Return the error about a size that a tree does not fit, with one that it fits."""
     needed = format.offset + needed_size(tree, work, start=-format.offset % SIZE_STEP)
     return UserError(
@@ -136,13 +147,14 @@ def too_small(tree: Tree, format: Format, work: Path) -> UserError:
     )
 
 
-def make_empty(image: Path, format: Format, work: Path) -> None:
+def make_empty(image: Path, format: Format, work: Work) -> None:
     """Run mke2fs; the file is made, sparse, where it is not there."""
-    config = work / "mke2fs.conf"
+    config = work.directory / "mke2fs.conf"
     config.write_text(CONFIG)
     with image.open("ab") as file:
         file.truncate(max(file.tell(), format.offset + format.size))
-    run(mke2fs_argv(image, format), env={"E2FSPROGS_FAKE_TIME": str(format.time), "MKE2FS_CONFIG": str(config)})
+    env = {"E2FSPROGS_FAKE_TIME": str(format.time), "MKE2FS_CONFIG": str(config)}
+    work.runtime.run(mke2fs_argv(image, format), env=env)
 
 
 def mke2fs_argv(image: Path, format: Format) -> list[str]:
@@ -163,7 +175,7 @@ def mke2fs_argv(image: Path, format: Format) -> list[str]:
     ]  # fmt: skip
 
 
-def needed_size(tree: Tree, work: Path, *, start: int = 0) -> int:
+def needed_size(tree: Tree, work: Work, *, start: int = 0) -> int:
     """Return the smallest size in bytes, in steps of SIZE_STEP from `start`, that holds a tree and the headroom.
 
     Measured: an empty file system of each size is made and its free blocks are read.
@@ -171,7 +183,7 @@ def needed_size(tree: Tree, work: Path, *, start: int = 0) -> int:
     inodes = len(tree.nodes) + SPARE_INODES
     least = _least(tree, inodes)
     size = start + -(-(least - start) // SIZE_STEP) * SIZE_STEP
-    with tempfile.TemporaryDirectory(dir=work) as directory:
+    with tempfile.TemporaryDirectory(dir=work.directory) as directory:
         trial = Path(directory, "trial")
         while True:
             make_empty(trial, Format(size, inodes, _TRIAL_UUID), work)
@@ -232,7 +244,9 @@ def _fits(tree: Tree, image: Path, format: Format) -> bool:
     return left.blocks >= needed_blocks(tree) and left.inodes >= len(tree.nodes)
 
 
-def scratch(out: Path) -> contextlib.AbstractContextManager[Path]:
-    """Return a directory beside `out`, on the same file system, that is removed when the block is left."""
+@contextlib.contextmanager
+def scratch(out: Path, runtime: Runtime) -> Iterator[Work]:
+    """Yield a directory beside `out`, on the same file system, that is removed when the block is left."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    return scratch_directory(f".{out.name}.", out.parent)
+    with scratch_directory(f".{out.name}.", out.parent) as directory:
+        yield Work(directory, runtime)

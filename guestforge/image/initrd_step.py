@@ -6,6 +6,7 @@ from typing import Any
 
 from guestforge.arch import Arch
 from guestforge.core.progress import step
+from guestforge.core.runtime import Runtime
 from guestforge.core.step import Step, Use, Used
 from guestforge.image.compress import COMPRESSIONS, identity
 from guestforge.image.cpio import compression_for, write_initrd
@@ -24,14 +25,14 @@ def initrd_step(arch: Arch, recipe: Rootfs, parts: Parts, kernel: Step, *, time:
     `time` is in seconds since 1970. The step raises UserError when the kernel unpacks no initrd that we write.
     """
 
-    def inputs() -> Mapping[str, Any]:
+    def inputs(_: Runtime) -> Mapping[str, Any]:
         return {
             "rootfs": recipe.model_dump(mode="json"),
             "compressions": [identity(name) for name in COMPRESSIONS],
             "time": time,
         }
 
-    def make(out: Path, used: Used) -> None:
+    def make(out: Path, used: Used, _: Runtime) -> None:
         compression = compression_for(read_dotconfig(used["kernel"].file(CONFIG)))
         with step(f"packing the initrd for {arch.name}"):
             write_initrd(initrd_tree(recipe, *parts.of(used)), out / INITRD, compression=compression, mtime=time)

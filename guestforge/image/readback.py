@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestforge.core.errors import CheckError
-from guestforge.core.run import run
+from guestforge.core.runtime import Runtime
 from guestforge.core.scratch import scratch_directory
 from guestforge.image.debugfs import command, target
 
@@ -44,78 +44,86 @@ class Stat:
     size: int
 
 
-def read_file(image: Path, path: str, *, offset: int = 0, limit: int = READ_LIMIT) -> bytes:
-    """Return the content of a regular file of the ext4 file system that begins at byte `offset` of an image.
+@dataclass(frozen=True, slots=True)
+class Ext4Reader:
+    """Reads the ext4 file system that begins at byte `offset` of an image, with programs of a runtime.
 
-    Raises CheckError when there is no such file, when it has more than `limit` bytes, or when the file system is
-    damaged or was not unmounted.
+    Its methods raise CheckError for a file system that is damaged or was not unmounted.
     """
-    found = stat(image, path, offset=offset)
-    if found.type != REGULAR:
-        raise CheckError(f"{path} in {image.name} is not a regular file but a {found.type}")
-    if found.size > limit:
-        raise CheckError(f"{path} in {image.name} has {found.size} bytes, more than the {limit} that are read")
-    return content(image, path, found, offset=offset)
 
+    image: Path
+    runtime: Runtime
+    offset: int = 0
 
-def content(image: Path, path: str, found: Stat, *, offset: int = 0) -> bytes:
-    """Return what is in a regular file that was found, of a size that a caller is content with; raises CheckError."""
-    with scratch_directory(SCRATCH) as work:
-        _debugfs(work, image, offset, command("dump", path, "content"))
-        copy = work / "content"
-        if not copy.is_file() or copy.stat().st_size != found.size:
-            raise CheckError(f"{path} in {image.name} cannot be read whole")
-        return copy.read_bytes()
+    def read_file(self, path: str, *, limit: int = READ_LIMIT) -> bytes:
+        """Return the content of a regular file; raises CheckError too when there is none, or it is over `limit`."""
+        found = self.stat(path)
+        if found.type != REGULAR:
+            raise CheckError(f"{path} in {self.image.name} is not a regular file but a {found.type}")
+        if found.size > limit:
+            raise CheckError(f"{path} in {self.image.name} has {found.size} bytes, more than the {limit} that are read")
+        return self.content(path, found)
 
+    def content(self, path: str, found: Stat) -> bytes:
+        """Return what is in a regular file that was found, of a size that a caller is content with."""
+        with scratch_directory(SCRATCH) as work:
+            self._debugfs(work, command("dump", path, "content"))
+            copy = work / "content"
+            if not copy.is_file() or copy.stat().st_size != found.size:
+                raise CheckError(f"{path} in {self.image.name} cannot be read whole")
+            return copy.read_bytes()
 
-def stat(image: Path, path: str, *, offset: int = 0) -> Stat:
-    """Return what a path is, links not followed; raises CheckError as `read_file` does."""
-    found = find(image, path, offset=offset)
-    if found is None:
-        raise CheckError(f"{path} is not in the file system of {image.name}")
-    return found
+    def stat(self, path: str) -> Stat:
+        """Return what a path is, links not followed; raises CheckError too where it is nothing."""
+        found = self.find(path)
+        if found is None:
+            raise CheckError(f"{path} is not in the file system of {self.image.name}")
+        return found
 
+    def find(self, path: str) -> Stat | None:
+        """Return what a path is, None if it is not there.
 
-def find(image: Path, path: str, *, offset: int = 0) -> Stat | None:
-    """Return what a path is, None if it is not there; raises CheckError for a damaged file system.
+        No link is followed, neither the last name nor one before. A path with a control character is none that debugfs
+        can be asked for: UserError.
+        """
+        above = path.rpartition("/")[0]
+        if above:
+            directory = self.find(above)
+            if directory is None or directory.type != DIRECTORY:
+                return None
+        with scratch_directory(SCRATCH) as work:
+            output = self._debugfs(work, command("stat", path))
+        found = _STAT.search(output)
+        if found is None:
+            if _MISSING in output:
+                return None
+            raise CheckError(f"{path} in {self.image.name} cannot be looked up", excerpt=output[:2000])
+        kind, mode, uid, gid, size = found.groups()
+        return Stat(kind, int(mode, 8), int(uid) & ID_BITS, int(gid) & ID_BITS, int(size))
 
-    No link is followed, neither the last name nor one before. A path with a control character is none that debugfs can
-    be asked for: UserError.
-    """
-    above = path.rpartition("/")[0]
-    if above:
-        directory = find(image, above, offset=offset)
-        if directory is None or directory.type != DIRECTORY:
-            return None
-    with scratch_directory(SCRATCH) as work:
-        output = _debugfs(work, image, offset, command("stat", path))
-    found = _STAT.search(output)
-    if found is None:
-        if _MISSING in output:
-            return None
-        raise CheckError(f"{path} in {image.name} cannot be looked up", excerpt=output[:2000])
-    kind, mode, uid, gid, size = found.groups()
-    return Stat(kind, int(mode, 8), int(uid) & ID_BITS, int(gid) & ID_BITS, int(size))
+    def list_dir(self, path: str, *, limit: int = ENTRIES_LIMIT) -> list[str]:
+        """Return the sorted names in a directory; raises CheckError too for anything else, and for too many entries."""
+        if self.stat(path).type != DIRECTORY:
+            raise CheckError(f"{path} in {self.image.name} is not a directory")
+        names: list[str] = []
 
+        def add(line: str) -> None:
+            entry = _ENTRY.fullmatch(line)
+            if (not entry and line and not _VERSION.fullmatch(line)) or "\N{REPLACEMENT CHARACTER}" in line:
+                raise CheckError(f"{path} in {self.image.name} has a name that can't be listed: {line[:80]!r}")
+            if entry:
+                names.append(entry[5])
+            if len(names) > limit + 2:
+                raise CheckError(f"{path} in {self.image.name} has more than {limit} entries")
 
-def list_dir(image: Path, path: str, *, offset: int = 0, limit: int = ENTRIES_LIMIT) -> list[str]:
-    """Return the sorted names in a directory; raises CheckError as `read_file` does, and for too many entries."""
-    if stat(image, path, offset=offset).type != DIRECTORY:
-        raise CheckError(f"{path} in {image.name} is not a directory")
-    names: list[str] = []
+        with scratch_directory(SCRATCH) as work:
+            self._debugfs(work, command("ls", "-p", path), add)
+        return sorted(name for name in names if name not in (".", ".."))
 
-    def add(line: str) -> None:
-        entry = _ENTRY.fullmatch(line)
-        if (not entry and line and not _VERSION.fullmatch(line)) or "\N{REPLACEMENT CHARACTER}" in line:
-            raise CheckError(f"{path} in {image.name} has a name that can't be listed: {line[:80]!r}")
-        if entry:
-            names.append(entry[5])
-        if len(names) > limit + 2:
-            raise CheckError(f"{path} in {image.name} has more than {limit} entries")
-
-    with scratch_directory(SCRATCH) as work:
-        _debugfs(work, image, offset, command("ls", "-p", path), add)
-    return sorted(name for name in names if name not in (".", ".."))
+    def _debugfs(self, work: Path, request: bytes, on_line: Callable[[str], None] | None = None) -> str:
+        _check_superblock(self.image, self.offset)
+        argv = ["debugfs", "-R", request.decode(errors="surrogateescape"), target(work, self.image, self.offset)]
+        return self.runtime.run(argv, cwd=work, on_line=on_line, timeout=TIMEOUT, error=CheckError).output
 
 
 def was_left_mounted(image: Path, *, offset: int = 0) -> bool:
@@ -127,12 +135,6 @@ def was_left_mounted(image: Path, *, offset: int = 0) -> bool:
 
 def _left_mounted(superblock: bytes) -> bool:
     return bool(int.from_bytes(superblock[_INCOMPAT_AT : _INCOMPAT_AT + 4], "little") & _NEEDS_RECOVERY)
-
-
-def _debugfs(work: Path, image: Path, offset: int, request: bytes, on_line: Callable[[str], None] | None = None) -> str:
-    _check_superblock(image, offset)
-    argv = ["debugfs", "-R", request.decode(errors="surrogateescape"), target(work, image, offset)]
-    return run(argv, cwd=work, on_line=on_line, timeout=TIMEOUT, error=CheckError).output
 
 
 def _check_superblock(image: Path, offset: int) -> None:

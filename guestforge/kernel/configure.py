@@ -9,7 +9,6 @@ from typing import Any
 
 from guestforge.core.errors import BuildError
 from guestforge.core.files import atomic_file, digest_file
-from guestforge.core.run import run
 from guestforge.kernel.fragment import Request, composed_text
 from guestforge.kernel.make import NEXT_CONFIG, Make, configure_argv, configure_environment
 from guestforge.kernel.toolchain import Toolchain
@@ -51,7 +50,7 @@ def configure(make: Make, base: str, requests: tuple[Request, ...], toolchain: T
 
 def _kconfig(make: Make, target: str, request: Path, log: Path) -> None:
     argv = configure_argv(make, target)
-    done = run(argv, env=configure_environment(request), log=log, check=False, pass_fds=make.held)
+    done = make.runtime.run(argv, env=configure_environment(request), log=log, check=False, pass_fds=make.held)
     if done.returncode != 0:
         excerpt = "\n".join(done.output.splitlines()[-20:])
         raise BuildError(f"make {target} failed", excerpt=excerpt, hint=f"the full log is {log}")

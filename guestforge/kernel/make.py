@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestforge.arch import Arch
+from guestforge.core.runtime import Runtime
 
 BUILDER = "guestforge"  # the user and the host that the kernel says it was built by
 NEXT_CONFIG = ".config.next"  # below the build directory: a configuration in the making
@@ -19,7 +20,7 @@ ENVIRONMENT: Mapping[str, str] = {"GIT_DIR": "/dev/null"}
 
 @dataclass(frozen=True, slots=True)
 class Make:
-    """A kernel build: the tree it reads, the directory it writes, and the date (seconds since 1970) it bears.
+    """A kernel build: the tree it reads, the directory it writes, its date (seconds since 1970), what runs make.
 
     `held` are descriptors that make and all that it starts keep open: the directory's lock.
     """
@@ -28,6 +29,7 @@ class Make:
     tree: Path
     build: Path
     date: int
+    runtime: Runtime
     held: tuple[int, ...] = ()
 
 

@@ -14,7 +14,8 @@ from guestforge.core.errors import BuildError
 from guestforge.core.files import atomic_copy
 from guestforge.core.jobserver import Jobserver
 from guestforge.core.progress import bar, step
-from guestforge.core.run import Completed, run
+from guestforge.core.run import Completed
+from guestforge.core.runtime import Runtime
 from guestforge.core.step import Step, Use, Used
 from guestforge.core.store import Store, key_of
 from guestforge.kernel.buildlog import first_error, is_object
@@ -45,6 +46,7 @@ class Plan:
     toolchain: Toolchain
     source: KernelTree
     jobs: Jobserver
+    runtime: Runtime
 
 
 def kernel_step(
@@ -61,21 +63,21 @@ def kernel_step(
         return compose(recipe.fragments, arch.name, fragments)
 
     @cache
-    def toolchain() -> Toolchain:
-        return identify(store.cache, arch)
+    def toolchain(runtime: Runtime) -> Toolchain:
+        return identify(store.cache, arch, runtime)
 
-    def inputs() -> dict[str, Any]:
+    def inputs(runtime: Runtime) -> dict[str, Any]:
         return {
             "target": [arch.kernel_arch, arch.cross_prefix, arch.kernel_target, arch.kernel_path],
             "base": recipe.base,
             "request": hashlib.sha256(composed_text(requests()).encode()).hexdigest(),
-            "compiler": toolchain().compiler,
-            "linker": toolchain().linker,
+            "compiler": toolchain(runtime).compiler,
+            "linker": toolchain(runtime).linker,
         }
 
-    def make(out: Path, used: Used) -> None:
+    def make(out: Path, used: Used, runtime: Runtime) -> None:
         tree = kernel_tree(used["source"])
-        _build(store, Plan(arch, recipe.base, requests(), toolchain(), tree, jobs), out)
+        _build(store, Plan(arch, recipe.base, requests(), toolchain(runtime), tree, jobs, runtime), out)
 
     return Step(
         STEP,
@@ -95,7 +97,7 @@ def _build(store: Store, plan: Plan, out: Path) -> None:
     log = _new_log(store.cache, plan)
     with store.workspace(f"kernel/{plan.source.entry.key}-{plan.arch.name}") as held:
         start, workspace = time.monotonic(), held.path
-        make = Make(plan.arch, plan.source.path, workspace, plan.source.date, held=(held.lock,))
+        make = Make(plan.arch, plan.source.path, workspace, plan.source.date, plan.runtime, held=(held.lock,))
         with step(f"configuring the kernel for {plan.arch.name}"):
             changed = configure(make, plan.base, plan.requests, plan.toolchain, log)
         config = read_dotconfig(workspace / CONFIG)
@@ -118,7 +120,7 @@ def _compile(make: Make, jobs: Jobserver, expected: int | None, log: Path) -> in
             if is_object(line):
                 shown.update()
 
-        done = run(argv, env=env, log=log, on_line=on_line, check=False, pass_fds=inherited)
+        done = make.runtime.run(argv, env=env, log=log, on_line=on_line, check=False, pass_fds=inherited)
         objects = shown.count
     if done.returncode != 0:
         raise _failure(done, make, log)

@@ -9,7 +9,7 @@ from guestforge.arch import Arch
 from guestforge.core.errors import UserError
 from guestforge.core.files import atomic_file
 from guestforge.core.need import Need
-from guestforge.core.run import find_tool, run
+from guestforge.core.runtime import Runtime
 
 MEMORY = "tools.json"  # below the cache
 MAX_REMEMBERED = 64
@@ -49,40 +49,37 @@ def _compilers(arch: Arch) -> tuple[Need, Need]:
     return Need(compiler, tool=f"{arch.cross_prefix}gcc"), Need(linker, tool=f"{arch.cross_prefix}ld")
 
 
-def identify(cache: Path, arch: Arch) -> Toolchain:
+def identify(cache: Path, arch: Arch, runtime: Runtime) -> Toolchain:
     """Return the toolchain of an architecture; raises UserError with the package for a program that is missing."""
     for need in kernel_needs(arch):
-        if not need.is_met():
+        if not runtime.meets(need):
             raise UserError(f"{need.name} is not installed", hint=f"apt-get install {need.package}")
-    memory = _Memory(cache / MEMORY)
-    compiler, linker = (memory.version(_tool(need)) for need in _compilers(arch))
+    memory = _Memory(cache / MEMORY, runtime)
+    compiler, linker = (memory.version(need) for need in _compilers(arch))
     return Toolchain(compiler, linker)
 
 
-def _tool(need: Need) -> Path:
-    path = find_tool(need.tool)
-    assert path is not None, need  # it is met
-    return path
-
-
 class _Memory:
-    """Versions of tools, each under its file's path, time and size."""
+    """Versions of tools, each under its runtime and its file's path, time and size."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, runtime: Runtime) -> None:
         self._path = path
+        self._runtime = runtime
         try:
             known = json.loads(path.read_text())
         except (FileNotFoundError, ValueError):
             known = {}
         self._known: dict[str, str] = known if isinstance(known, dict) else {}
 
-    def version(self, tool: Path) -> str:
+    def version(self, need: Need) -> str:
+        tool = self._runtime.find_tool(need.tool)
+        assert tool is not None, need  # it is met
         real = tool.resolve()
         facts = real.stat()
-        key = f"{real} {facts.st_mtime_ns} {facts.st_size}"
+        key = f"{self._runtime.name} {real} {facts.st_mtime_ns} {facts.st_size}"
         version = self._known.get(key)
         if not isinstance(version, str):
-            version = run([tool, "--version"], error=UserError).output.partition("\n")[0]
+            version = self._runtime.run([tool, "--version"], error=UserError).output.partition("\n")[0]
             self._remember(key, version)
         return version
 

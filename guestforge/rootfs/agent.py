@@ -14,7 +14,8 @@ from guestforge.core.files import atomic_copy, digest_file, digest_tree
 from guestforge.core.jobserver import Jobserver
 from guestforge.core.need import Need
 from guestforge.core.progress import step
-from guestforge.core.run import failure, run
+from guestforge.core.run import failure
+from guestforge.core.runtime import Runtime
 from guestforge.core.step import Step, Used
 from guestforge.core.store import Store
 from guestforge.project.layout import AGENT_SOURCES
@@ -50,7 +51,7 @@ def program_step(store: Store, arch: Arch, name: str, jobs: Jobserver, sources: 
     compile error.
     """
 
-    def inputs() -> dict[str, Any]:
+    def inputs(_: Runtime) -> dict[str, Any]:
         if not (sources / "go.mod").is_file():
             raise BuildError(f"the {name}'s Go sources are not in {sources}")
         return {
@@ -60,11 +61,11 @@ def program_step(store: Store, arch: Arch, name: str, jobs: Jobserver, sources: 
             "sources": digest_tree(sources),
         }
 
-    def make(out: Path, _used: Used) -> None:
+    def make(out: Path, _used: Used, runtime: Runtime) -> None:
         # an interrupted go leaves its directory for temporary files behind, so that is one of ours
         with step(f"building the {name} for {arch.name}"), store.temporary("go") as place, jobs.borrowed() as few:
             env = go_environment(store.cache, arch) | {"GOTMPDIR": str(place)}
-            _compile(go_argv(name, out / name, few), env, sources)
+            _compile(go_argv(name, out / name, few), env, sources, runtime)
 
     return Step(name, inputs, make, CODE, outputs=(name,), arch=arch.name, needs=NEEDS)
 
@@ -81,7 +82,7 @@ def given_step(arch: Arch, path: Path) -> Step:
         require_static(path, arch, what)
         return digest_file(path)
 
-    def make(out: Path, _used: Used) -> None:
+    def make(out: Path, _used: Used, _: Runtime) -> None:
         copy = out / AGENT
         atomic_copy(path, copy)
         require_static(copy, arch, what)  # what is judged and digested is what goes into the image
@@ -89,7 +90,7 @@ def given_step(arch: Arch, path: Path) -> Step:
             raise UserError(f"{what} has changed while it was read", hint="try again")
         copy.chmod(0o755)
 
-    return Step(AGENT, lambda: {"given": digest()}, make, CODE, outputs=(AGENT,), arch=arch.name)
+    return Step(AGENT, lambda _: {"given": digest()}, make, CODE, outputs=(AGENT,), arch=arch.name)
 
 
 def go_version() -> str:
@@ -117,8 +118,8 @@ def go_settings(arch: Arch) -> dict[str, str]:
     return SETTINGS | {"GOARCH": arch.go} | dict(arch.go_settings)
 
 
-def _compile(argv: list[str], env: dict[str, str], sources: Path) -> None:
-    done = run(argv, cwd=sources, env=env, check=False)
+def _compile(argv: list[str], env: dict[str, str], sources: Path, runtime: Runtime) -> None:
+    done = runtime.run(argv, cwd=sources, env=env, check=False)
     if done.returncode == 0:
         return
     if found := _COMPILE_ERROR.search(done.output):

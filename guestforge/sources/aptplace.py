@@ -18,7 +18,7 @@ from typing import Final
 
 from guestforge.core.files import atomic_copy, remove
 from guestforge.core.progress import say
-from guestforge.core.run import run
+from guestforge.core.runtime import Runtime
 from guestforge.core.scratch import scratch_directory
 
 USER: Final = "APT::Sandbox::User"  # apt.conf(5); `_apt`, unless the host's configuration says otherwise
@@ -35,9 +35,9 @@ class Place:
 
 
 @contextlib.contextmanager
-def apt_place(kept: Path) -> Iterator[Place]:
+def apt_place(kept: Path, runtime: Runtime) -> Iterator[Place]:
     """Yield where apt shall work: `kept` itself, or as root a place with the lists of `kept`, which gets them back."""
-    user = _downloader()
+    user = _downloader(runtime)
     base = next(filter(_lets_all_in, _bases()), None)
     if user is None or base is None:
         if os.geteuid() == 0:
@@ -58,11 +58,11 @@ def apt_place(kept: Path) -> Iterator[Place]:
             _keep(directory / LISTS, kept)
 
 
-def _downloader() -> int | None:
+def _downloader(runtime: Runtime) -> int | None:
     """Return the user whose rights apt's downloads will have, None where that is whoever we are."""
     if os.geteuid() != 0:
         return None
-    name = run(["apt-config", "dump", "--format", "%v", USER], check=False).output.strip()
+    name = runtime.run(["apt-config", "dump", "--format", "%v", USER], check=False).output.strip()
     try:
         return pwd.getpwnam(name).pw_uid or None
     except KeyError:

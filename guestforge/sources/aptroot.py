@@ -17,7 +17,8 @@ from typing import Final
 from guestforge import __version__
 from guestforge.core.errors import BuildError, GuestforgeError, UserError
 from guestforge.core.files import digest_file, open_regular
-from guestforge.core.run import Completed, failure, run
+from guestforge.core.run import Completed, failure
+from guestforge.core.runtime import Runtime
 from guestforge.sources import aptconf
 from guestforge.sources.aptplace import Place
 from guestforge.sources.hostapt import Mirror
@@ -52,11 +53,12 @@ class Resolved:
 class AptRoot:
     """An apt root in a place. Not for two processes at once: hold a store's workspace."""
 
-    def __init__(self, place: Place, suite: str, architecture: str, mirror: Mirror) -> None:
+    def __init__(self, place: Place, suite: str, architecture: str, mirror: Mirror, runtime: Runtime) -> None:
         self.directory = place.directory
         self.suite = suite
         self.architecture = architecture
         self._user = place.user
+        self._runtime = runtime
         as_root = os.geteuid() == 0 and place.user is None
         self._env = {"APT_CONFIG": str(aptconf.write(place.directory, suite, architecture, mirror, as_root=as_root))}
 
@@ -115,7 +117,7 @@ class AptRoot:
     def _find(self, package: str, version: str | None) -> Resolved | None:
         name = f"{package}={version}" if version else package
         argv = ["apt-cache", "show", "--no-all-versions", name]
-        done = run(argv, env=self._env, check=False)
+        done = self._runtime.run(argv, env=self._env, check=False)
         return parse_record(done.output, package) if done.returncode == 0 else None
 
     def _unknown(self, package: str, version: str | None) -> UserError:
@@ -125,14 +127,14 @@ class AptRoot:
                 f"{package} {version} is not in {where}, which has {newest.version}",
                 hint="take the newest: --refresh, and no `version` in the recipe",
             )
-        names = run(["apt-cache", "pkgnames", package[:4]], env=self._env, check=False).output.split()
+        names = self._runtime.run(["apt-cache", "pkgnames", package[:4]], env=self._env, check=False).output.split()
         near = difflib.get_close_matches(package, names, n=3)
         return UserError(f"{where} has no package {package}", hint=f"nearest: {', '.join(near)}" if near else None)
 
     def _apt(
         self, argv: list[str], what: str, cwd: Path | None = None, on_line: Callable[[str], None] | None = None
     ) -> None:
-        done = run(argv, env=self._env, cwd=cwd or self.directory, on_line=on_line, check=False)
+        done = self._runtime.run(argv, env=self._env, cwd=cwd or self.directory, on_line=on_line, check=False)
         if done.returncode != 0:
             raise apt_failure(done, what)
 

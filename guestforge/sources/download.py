@@ -9,12 +9,13 @@ from typing import Any
 
 from guestforge.core.need import Need
 from guestforge.core.progress import bar
+from guestforge.core.runtime import Runtime
 from guestforge.core.step import Step, Used
 from guestforge.core.store import NOTHING, Inputs
 from guestforge.sources.aptroot import Resolved
 from guestforge.sources.resolution import Archive, Wanted, apt_root, resolve
 
-Unpack = Callable[[Path, Path, Resolved], None]  # of a package's file, into an entry; which version it is
+Unpack = Callable[[Path, Path, Resolved, Runtime], None]  # of a package's file, into an entry; which version it is
 
 
 def debian_step(
@@ -35,23 +36,23 @@ def debian_step(
     """
 
     @cache
-    def resolved() -> Resolved:
-        return resolve(archive, wanted).resolved
+    def resolved(runtime: Runtime) -> Resolved:
+        return resolve(archive, wanted, runtime).resolved
 
-    def read() -> Mapping[str, Any]:
-        return {**asdict(resolved()), **inputs}
+    def read(runtime: Runtime) -> Mapping[str, Any]:
+        return {**asdict(resolved(runtime)), **inputs}
 
-    def make(out: Path, _used: Used) -> None:
-        with downloaded(archive, wanted, resolved()) as deb:
-            unpack(deb, out, resolved())
+    def make(out: Path, _used: Used, runtime: Runtime) -> None:
+        with downloaded(archive, wanted, resolved(runtime), runtime) as deb:
+            unpack(deb, out, resolved(runtime), runtime)
 
     return Step(name, read, make, code, outputs, variant=wanted.package, needs=needs, weight="network")
 
 
 @contextmanager
-def downloaded(archive: Archive, wanted: Wanted, resolved: Resolved) -> Iterator[Path]:
+def downloaded(archive: Archive, wanted: Wanted, resolved: Resolved, runtime: Runtime) -> Iterator[Path]:
     """Yield a package's file, verified; it goes when the block is left."""
-    with archive.store.temporary("download") as place, apt_root(archive, wanted) as root:
+    with archive.store.temporary("download") as place, apt_root(archive, wanted, runtime) as root:
         with bar(f"fetching {resolved.package} {resolved.version}", resolved.size, "B") as shown:
             deb = root.download(resolved, place, shown.update)
         yield deb

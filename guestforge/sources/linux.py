@@ -4,6 +4,7 @@ from pathlib import Path
 
 from guestforge.arch import host
 from guestforge.core.need import Need
+from guestforge.core.runtime import Runtime
 from guestforge.core.step import Step
 from guestforge.project.models import DebianSource
 from guestforge.sources import packages
@@ -29,7 +30,7 @@ def source_step(archive: Archive, source: DebianSource) -> Step:
     return debian_step(STEP, archive, wanted, _unpack, code=code, outputs=(FACTS,), needs=NEEDS)
 
 
-def _unpack(deb: Path, out: Path, resolved: Resolved) -> None:
-    date = unpack(deb, out / TREE)
+def _unpack(deb: Path, out: Path, resolved: Resolved, runtime: Runtime) -> None:
+    date = unpack(deb, out / TREE, runtime)
     write_facts(out, resolved.version, date)
     make_read_only(out / TREE)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from guestforge.core.need import Need
-from guestforge.core.run import run
+from guestforge.core.runtime import Runtime
 from guestforge.core.step import Step
 from guestforge.sources.aptroot import Resolved
 from guestforge.sources.download import debian_step
@@ -25,6 +25,6 @@ def package_step(archive: Archive, package: str, suite: str, architecture: str, 
     return debian_step(STEP, archive, wanted, _extract, needs=NEEDS, inputs={"unpacked": UNPACKED})
 
 
-def _extract(deb: Path, out: Path, _resolved: Resolved) -> None:
+def _extract(deb: Path, out: Path, _resolved: Resolved, runtime: Runtime) -> None:
     # dpkg-deb unpacks with tar, which refuses names that lead out of the directory
-    run(["dpkg-deb", "--extract", deb, out / TREE])
+    runtime.run(["dpkg-deb", "--extract", deb, out / TREE])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from guestforge.core.files import atomic_file, disk_errors
 from guestforge.core.progress import say, step
+from guestforge.core.runtime import Runtime
 from guestforge.core.store import Store
 from guestforge.sources.aptplace import apt_place
 from guestforge.sources.aptroot import AptRoot, Resolved
@@ -49,7 +50,7 @@ class Resolution:
     date: str
 
 
-def resolve(archive: Archive, wanted: Wanted) -> Resolution:
+def resolve(archive: Archive, wanted: Wanted, runtime: Runtime) -> Resolution:
     """Return the recorded version of a package; ask the mirror where there is none, or on `refresh`.
 
     Raises UserError for an unknown package or version or a host without Debian's keys, BuildError for the network.
@@ -59,7 +60,7 @@ def resolve(archive: Archive, wanted: Wanted) -> Resolution:
     known = None if archive.refresh else read_record(path, wanted)
     if known is None:
         with step(f"asking for the version of {wanted.package} in {wanted.suite}"):
-            known = _ask(archive, wanted)
+            known = _ask(archive, wanted, runtime)
         with disk_errors(cache), atomic_file(path, "w") as file:
             json.dump(asdict(known), file, indent=1)
     say(f"{wanted.package} {known.resolved.version} of {wanted.suite}, as of {known.date[:10]}")
@@ -83,16 +84,16 @@ def read_record(path: Path, wanted: Wanted) -> Resolution | None:
 
 
 @contextlib.contextmanager
-def apt_root(archive: Archive, wanted: Wanted) -> Iterator[AptRoot]:
+def apt_root(archive: Archive, wanted: Wanted, runtime: Runtime) -> Iterator[AptRoot]:
     """Yield the apt root for a package; it is held by one build at a time."""
     chosen = debian_mirror(archive.mirror)
     name = f"apt/{wanted.suite}-{wanted.architecture}"
-    with archive.store.workspace(name) as held, apt_place(held.path) as place:
-        yield AptRoot(place, wanted.suite, wanted.architecture, chosen)
+    with archive.store.workspace(name) as held, apt_place(held.path, runtime) as place:
+        yield AptRoot(place, wanted.suite, wanted.architecture, chosen, runtime)
 
 
-def _ask(archive: Archive, wanted: Wanted) -> Resolution:
-    with apt_root(archive, wanted) as root:
+def _ask(archive: Archive, wanted: Wanted, runtime: Runtime) -> Resolution:
+    with apt_root(archive, wanted, runtime) as root:
         root.update()
         resolved = root.resolve(wanted.package, wanted.version)
     return Resolution(resolved, datetime.now(UTC).isoformat(timespec="seconds"))

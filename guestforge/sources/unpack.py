@@ -10,7 +10,7 @@ from typing import IO
 
 from guestforge.core.errors import BuildError
 from guestforge.core.progress import bar
-from guestforge.core.run import spawn
+from guestforge.core.runtime import Runtime
 
 CHUNK = 256 * 1024
 MAX_TARBALL = 2 * 1024**3  # bytes, compressed; Debian's is 145 MiB
@@ -18,7 +18,7 @@ TARBALL = re.compile(r"(?:\./)?usr/src/linux-source-[\w.]+\.tar\.xz")
 NEVER_ENDS = 600.0  # seconds after its input's end in which tar must be done
 
 
-def unpack(deb: Path, target: Path) -> int:
+def unpack(deb: Path, target: Path, runtime: Runtime) -> int:
     """Unpack the kernel tree of a package into `target`; return the date of the tarball, in seconds since 1970.
 
     The tarball's date is that of the package's changelog: dpkg-deb clamps all dates to it
@@ -28,17 +28,17 @@ def unpack(deb: Path, target: Path) -> int:
     target.mkdir()
     log = target.parent / "unpack.log"
     argv = ["dpkg-deb", "--fsys-tarfile", str(deb)]
-    with log.open("w+b") as errors, spawn(argv, stdout=subprocess.PIPE, stderr=errors) as package:
+    with log.open("w+b") as errors, runtime.spawn(argv, stdout=subprocess.PIPE, stderr=errors) as package:
         assert package.popen.stdout is not None
         try:
-            date = _unpack_tarball(package.popen.stdout, target, errors)
+            date = _unpack_tarball(package.popen.stdout, target, errors, runtime)
         except tarfile.TarError as e:
             raise BuildError(f"{deb.name} is no package: {e}", excerpt=log.read_text(errors="replace")) from e
     log.unlink()
     return date
 
 
-def _unpack_tarball(package: IO[bytes], target: Path, errors: IO[bytes]) -> int:
+def _unpack_tarball(package: IO[bytes], target: Path, errors: IO[bytes], runtime: Runtime) -> int:
     with tarfile.open(fileobj=package, mode="r|") as outer:
         for member in outer:
             if member.isfile() and TARBALL.fullmatch(member.name):
@@ -47,21 +47,23 @@ def _unpack_tarball(package: IO[bytes], target: Path, errors: IO[bytes]) -> int:
                 content = outer.extractfile(member)
                 assert content is not None
                 with bar("unpacking the kernel source", member.size, "B") as shown:
-                    _untar(content, target, errors, shown.update)
+                    _untar(content, target, errors, shown.update, runtime)
                 return int(member.mtime)
     raise BuildError(
         "the package holds no usr/src/linux-source-*.tar.xz", hint="is `package` in the recipe the right one?"
     )
 
 
-def _untar(tarball: IO[bytes], target: Path, errors: IO[bytes], on_bytes: Callable[[int], None]) -> None:
+def _untar(
+    tarball: IO[bytes], target: Path, errors: IO[bytes], on_bytes: Callable[[int], None], runtime: Runtime
+) -> None:
     """Feed a tarball to GNU tar, which refuses names and links that lead out of the directory it unpacks into.
 
     It is several times as fast as Python's tarfile, and xz takes all processors for Debian's many-block archives.
     """
     argv = ["tar", "--extract", "--use-compress-program=xz -T0", "--strip-components=1", f"--directory={target}",
             "--no-same-owner", "--no-same-permissions", "--file=-"]  # fmt: skip
-    with spawn(argv, stdin=subprocess.PIPE, stdout=errors, stderr=errors) as tar:
+    with runtime.spawn(argv, stdin=subprocess.PIPE, stdout=errors, stderr=errors) as tar:
         assert tar.popen.stdin is not None
         try:
             while data := tarball.read(CHUNK):

@@ -20,7 +20,7 @@ from guestforge.arch import Arch, host
 from guestforge.core.cache import user_cache
 from guestforge.core.errors import UserError
 from guestforge.core.files import atomic_file, digest_file
-from guestforge.core.run import find_tool
+from guestforge.core.runtime import HOST, Runtime
 from guestforge.core.scratch import scratch_directory
 from guestforge.project.options import WantedAccelerator
 from guestforge.vmm.errors import MachineError
@@ -54,11 +54,13 @@ class KvmState:
     lasting: bool = True  # the same would come out if it were tried again
 
 
-def choose_accelerator(wanted: WantedAccelerator, arch: Arch, kernel: Path, cache: Path | None = None) -> Accelerator:
+def choose_accelerator(
+    wanted: WantedAccelerator, arch: Arch, kernel: Path, runtime: Runtime = HOST, *, cache: Path | None = None
+) -> Accelerator:
     """Return what runs this kernel. Raises UserError with the reason if KVM is asked for and can't be used."""
     if wanted == "tcg":
         return Accelerator("tcg", "asked for")
-    state = kvm_state(arch, kernel, cache)
+    state = kvm_state(arch, kernel, runtime, cache=cache)
     if state.usable:
         return Accelerator("kvm", state.reason)
     if wanted == "kvm":
@@ -66,26 +68,26 @@ def choose_accelerator(wanted: WantedAccelerator, arch: Arch, kernel: Path, cach
     return Accelerator("tcg", f"KVM can't be used: {state.reason}")
 
 
-def kvm_state(arch: Arch, kernel: Path | None, cache: Path | None = None) -> KvmState:
+def kvm_state(arch: Arch, kernel: Path | None, runtime: Runtime = HOST, *, cache: Path | None = None) -> KvmState:
     """Return whether KVM runs guests of an architecture here, by running this kernel, or the firmware without one."""
     if reason := _ruled_out(arch):
         return KvmState(False, reason)
-    kept = (cache or user_cache().path) / "kvm-answers" / f"{_key(arch, kernel)}.json"
+    kept = (cache or user_cache().path) / "kvm-answers" / f"{_key(arch, kernel, runtime)}.json"
     if (state := _kept(kept)) is None:
-        state = probe(arch, kernel, "kvm")
+        state = probe(arch, kernel, "kvm", runtime)
         if state.lasting:
             with atomic_file(kept, "w") as file:
                 json.dump(asdict(state), file)
     return state
 
 
-def probe(arch: Arch, kernel: Path | None, accelerator: AcceleratorName) -> KvmState:
+def probe(arch: Arch, kernel: Path | None, accelerator: AcceleratorName, runtime: Runtime = HOST) -> KvmState:
     """Start a machine without a root file system, and tell whether its kernel came as far as to look for one."""
     with scratch_directory("guestforge-kvm-") as scratch:
         plan = MachinePlan(arch, accelerator, kernel, scratch / "console.log")
         start = time.monotonic()
         try:
-            with Machine(plan) as machine:
+            with Machine(plan, runtime) as machine:
                 _wait_in_vain(machine, kernel)
         except MachineError as e:
             return _verdict(e, time.monotonic() - start)
@@ -138,9 +140,9 @@ def _cut(text: str) -> str:
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
 
 
-def _key(arch: Arch, kernel: Path | None) -> str:
+def _key(arch: Arch, kernel: Path | None, runtime: Runtime) -> str:
     """Return a digest of all that the answer depends on: host kernel and its boot, QEMU, processor, guest kernel."""
-    qemu = find_tool(arch.qemu)
+    qemu = runtime.find_tool(arch.qemu)
     status = qemu.stat() if qemu else None
     facts = [
         *(os.uname().release, os.uname().version, BOOT_ID.read_text()),

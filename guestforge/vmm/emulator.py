@@ -23,7 +23,7 @@ from guestforge.arch import Arch, host
 from guestforge.core.errors import GuestforgeError, UserError
 from guestforge.core.graph import Evaluation
 from guestforge.core.progress import say
-from guestforge.core.run import find_tool, run
+from guestforge.core.runtime import HOST, Runtime
 from guestforge.core.store import Store
 from guestforge.sources.kernel_tree import TREE
 from guestforge.sources.packages import package_step
@@ -67,26 +67,31 @@ class Emulator:
 
 
 def choose_emulator(
-    arch: Arch, accelerator: AcceleratorName = "tcg", *, mirror: str | None = None, refresh: bool = False
+    arch: Arch,
+    accelerator: AcceleratorName = "tcg",
+    runtime: Runtime = HOST,
+    *,
+    mirror: str | None = None,
+    refresh: bool = False,
 ) -> Emulator:
     """Return the QEMU for guests of an architecture: the host's, or a newer one where TCG needs that.
 
     Where a newer one can't be had it is the host's all the same: `forgets` is then False, and `reason` says why.
     Raises UserError if none is installed.
     """
-    found = installed_emulator(arch)
+    found = installed_emulator(arch, runtime)
     if accelerator == "kvm" or found.forgets:
         return found
-    return _newer(arch, found, str(Store().cache), mirror, refresh)
+    return _newer(arch, found, runtime, str(Store().cache), mirror=mirror, refresh=refresh)
 
 
-def installed_emulator(arch: Arch) -> Emulator:
-    """Return the host's own QEMU for an architecture. Raises UserError if there is none."""
-    path = find_tool(arch.qemu)
+def installed_emulator(arch: Arch, runtime: Runtime = HOST) -> Emulator:
+    """Return a runtime's own QEMU for an architecture. Raises UserError if there is none."""
+    path = runtime.find_tool(arch.qemu)
     if path is None:
         raise UserError(f"{arch.qemu} is not installed", hint=f"the package {arch.debian_qemu} has it")
     status = path.stat()
-    version = _version_of(path, status.st_mtime_ns, status.st_size)
+    version = _version_of(runtime, path, status.st_mtime_ns, status.st_size)
     return Emulator(path, version, "installed", forgets=_since(version, arch.tcg_forgets_since))
 
 
@@ -106,37 +111,39 @@ def _since(version: str, first: tuple[int, int]) -> bool:
 
 
 @lru_cache
-def _version_of(path: Path, _mtime_ns: int, _size: int) -> str:
-    return _ask(path)
+def _version_of(runtime: Runtime, path: Path, _mtime_ns: int, _size: int) -> str:
+    return _ask(runtime, path)
 
 
-def _ask(path: Path) -> str:
-    return run([path, "--version"], timeout=VERSION_LIMIT, error=UserError).output.partition("\n")[0].strip()
+def _ask(runtime: Runtime, path: Path) -> str:
+    return runtime.run([path, "--version"], timeout=VERSION_LIMIT, error=UserError).output.partition("\n")[0].strip()
 
 
 @lru_cache
-def _newer(arch: Arch, installed: Emulator, cache: str, mirror: str | None, refresh: bool) -> Emulator:
+def _newer(
+    arch: Arch, installed: Emulator, runtime: Runtime, cache: str, *, mirror: str | None, refresh: bool
+) -> Emulator:
     """Return a QEMU of the release's backports; the one that is installed where there is none."""
     since = ".".join(map(str, arch.tcg_forgets_since))
     need = f"TCG runs {arch.name} right from QEMU {since} on"
     try:
-        return _unpacked(arch, Store(Path(cache)), mirror, refresh, need)
+        return _unpacked(arch, Evaluation(Store(Path(cache)), runtime), mirror, refresh, need)
     except GuestforgeError as e:
         why = f"{need}, and a newer one can't be had: {e.message}"
         say(f"warning: {installed.version}: {why}")
         return replace(installed, reason=why)
 
 
-def _unpacked(arch: Arch, store: Store, mirror: str | None, refresh: bool, need: str) -> Emulator:
+def _unpacked(arch: Arch, evaluation: Evaluation, mirror: str | None, refresh: bool, need: str) -> Emulator:
     suite = backports()
-    archive, evaluation = Archive(store, mirror, refresh), Evaluation(store)
+    archive = Archive(evaluation.store, mirror, refresh)
 
     def tree(package: str) -> Path:
         return evaluation.entry(package_step(archive, package, suite, host().debian)).path / TREE
 
     path = tree(arch.backports_qemu) / "usr/bin" / arch.qemu
     firmware = tree(FIRMWARE) / FIRMWARE_PLACE
-    version = _ask(path)
+    version = _ask(evaluation.runtime, path)
     if not _since(version, arch.tcg_forgets_since):
         raise UserError(f"that of {suite} is {version}")
     return Emulator(path, version, f"from {suite}: {need}", firmware)

@@ -14,7 +14,8 @@ from qemu.qmp import QMPError
 from guestforge.agent.transport import Dial
 from guestforge.core.errors import UserError
 from guestforge.core.exposure import acts_as_root, refuse_exposed
-from guestforge.core.run import spawn
+from guestforge.core.run import Process
+from guestforge.core.runtime import HOST, Runtime
 from guestforge.project.layout import CHECKOUT
 from guestforge.vmm.argv import qemu_argv
 from guestforge.vmm.console import Console, Fault
@@ -47,14 +48,15 @@ class Memory:
 class Machine:
     """A machine that runs while the `with` block does. Nothing is left behind, however that is left.
 
-    `on_line` gets each line of the console, cleaned, and `on_console` its bytes as they came, both in another thread
-    that they must not hold up. Entering raises UserError for a program that is
-    not installed, and MachineError (`qemu-failed`, `helper-failed`) for a machine that does not start.
+    Its programs run where `runtime` says. `on_line` gets each line of the console, cleaned, and `on_console` its bytes
+    as they came, both in another thread that they must not hold up. Entering raises UserError for a program that is not
+    installed, and MachineError (`qemu-failed`, `helper-failed`) for a machine that does not start.
     """
 
     def __init__(
         self,
         plan: MachinePlan,
+        runtime: Runtime = HOST,
         *,
         virtiofs: VirtioFsServer | None = None,
         emulator: Emulator | None = None,
@@ -62,6 +64,7 @@ class Machine:
         on_console: Callable[[bytes], None] | None = None,
     ) -> None:
         self.plan = plan
+        self._runtime = runtime
         self._emulator = emulator
         self.argv: tuple[str, ...] = ()
         self.sockets: Sockets
@@ -142,8 +145,8 @@ class Machine:
 
     @property
     def pids(self) -> Mapping[str, int]:
-        """The process ids of QEMU and the programs behind its devices, by the kind of error that their end makes."""
-        return {watched.kind: watched.process.pid for watched in self._programs}
+        """The process ids of its programs: `qemu`, `vsock` where the device is ours, `share TAG` for each virtio-fs."""
+        return {watched.role: watched.process.pid for watched in self._programs}
 
     def find(self, text: str) -> str | None:
         """Return the console's first line with a text, None while there is none."""
@@ -160,7 +163,7 @@ class Machine:
     def memory(self) -> Memory | None:
         """Measure QEMU's memory; None if it has ended."""
         try:
-            text = Path(f"/proc/{self.pids['qemu-exited']}/smaps_rollup").read_text()
+            text = Path(f"/proc/{self.pids['qemu']}/smaps_rollup").read_text()
         except (FileNotFoundError, ProcessLookupError):
             return None
         rows = {line.split()[0]: line.split()[1] for line in text.splitlines()[1:]}
@@ -204,20 +207,20 @@ class Machine:
             if not share.allow_exposed and acts_as_root():
                 refuse_exposed(share.directory, "Share(..., allow_exposed=True)")
         self.sockets = Sockets(stack.enter_context(runtime_directory()))
-        emulator = self._emulator or choose_emulator(plan.arch, plan.accelerator)
+        emulator = self._emulator or choose_emulator(plan.arch, plan.accelerator, self._runtime)
         if user := qemu_user(plan):
             self.argv = tuple(qemu_argv(plan, self.sockets, emulator.command, emulator.become(user)))
         else:
-            self.argv = tuple(qemu_argv(plan, self.sockets, with_less_rights(plan, emulator.command)))
+            self.argv = tuple(qemu_argv(plan, self.sockets, with_less_rights(plan, emulator.command, self._runtime)))
         console = Console(plan.console_log)
         stack.callback(console.close)
         self._state.attach(console)
         helpers = self._start_helpers()
         qmp = stack.enter_context(listen(self.sockets.qmp))
         pipes = stack.enter_context(console_pipes(self.sockets.console))
-        qemu = Watched("qemu-exited", "QEMU", stack.enter_context(spawn(self.argv)))
+        qemu = Watched("qemu", "qemu-exited", "QEMU", stack.enter_context(self._runtime.spawn(self.argv)))
         if user:
-            stack.enter_context(lifeline(qemu.process))
+            stack.enter_context(lifeline(qemu.process, self._runtime))
         self._programs = [qemu, *helpers]
         self._watcher = Watcher(self._state, qemu, helpers, qmp, pipes, on_console=self._on_console)
         stack.callback(self._watcher.stop)
@@ -234,17 +237,20 @@ class Machine:
     def _helpers(self) -> Iterator[tuple[Watched, Path]]:
         vsock = self.plan.vsock
         if vsock and vsock.kind == "builtin":
-            process = self._stack.enter_context(spawn(vsock_argv(vsock, self.sockets), cwd=CHECKOUT))
-            yield Watched("vsock-died", "the vsock device", process), self.sockets.vhost_vsock
+            process = self._spawn(vsock_argv(vsock, self.sockets))
+            yield Watched("vsock", "vsock-died", "the vsock device", process), self.sockets.vhost_vsock
         for index, share in enumerate(self.plan.shares):
             if share.device != "virtio-fs":  # QEMU serves it
                 continue
             path = self.sockets.share(index)
-            server = self._virtiofs or choose_virtiofs(self.plan.arch)
+            server = self._virtiofs or choose_virtiofs(self.plan.arch, runtime=self._runtime)
             with listen(path, blocking=True) as listener:  # it is the server's; none can do without
                 argv = virtiofs_argv(server, self.plan.arch, share, listener.fileno())
-                process = self._stack.enter_context(spawn(argv, cwd=CHECKOUT, pass_fds=(listener.fileno(),)))
-            yield Watched("virtiofs-died", server.name, process), path
+                process = self._spawn(argv, listener.fileno())
+            yield Watched(f"share {share.tag}", "virtiofs-died", server.name, process), path
+
+    def _spawn(self, argv: list[str], *inherited: int) -> Process:
+        return self._stack.enter_context(self._runtime.spawn(argv, cwd=CHECKOUT, pass_fds=inherited))
 
     def _await_qemu(self, qemu: Watched, helpers: tuple[Watched, ...]) -> None:
         """Wait until QEMU answers. If it does not, its standard error says why, or that of a program that it needs."""

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.core.capabilities import PROC, bits, effective, id_map
-from guestforge.core.run import Process, find_tool, spawn
+from guestforge.core.run import Process
+from guestforge.core.runtime import HOST, Runtime
 from guestforge.vmm import lifeline as lifeline_program
 from guestforge.vmm.plan import MachinePlan
 
@@ -62,10 +63,12 @@ def transient_user(proc: Path = PROC) -> User | None:
     return user if _may_become(proc, user) else None
 
 
-def with_less_rights(plan: MachinePlan, command: tuple[str, ...], proc: Path = PROC) -> tuple[str, ...]:
+def with_less_rights(
+    plan: MachinePlan, command: tuple[str, ...], runtime: Runtime = HOST, proc: Path = PROC
+) -> tuple[str, ...]:
     """Return QEMU's first words for a machine in which it stays who we are: behind setpriv(1), if that is root."""
     rights = SERVES_FILES if any(share.device == "virtio-9p" for share in plan.shares) else ()
-    setpriv = find_tool("setpriv") if effective(proc) & bits(["SETPCAP"]) else None
+    setpriv = runtime.find_tool("setpriv") if effective(proc) & bits(["SETPCAP"]) else None
     if setpriv is None:
         return command
     kept = ",".join(["-all", *(f"+{name}" for name in rights)])
@@ -73,12 +76,12 @@ def with_less_rights(plan: MachinePlan, command: tuple[str, ...], proc: Path = P
 
 
 @contextlib.contextmanager
-def lifeline(process: Process) -> Iterator[None]:
+def lifeline(process: Process, runtime: Runtime = HOST) -> Iterator[None]:
     """End a process that becomes another user should we die before the block is left."""
     descriptor = os.pidfd_open(process.pid)  # it is our child: its id is its own until we have asked how it ended
     try:
         argv = [sys.executable, "-I", "-S", lifeline_program.__file__, str(descriptor)]
-        with spawn(argv, stdin=subprocess.PIPE, pass_fds=(descriptor,), outlives_us=True):
+        with runtime.spawn(argv, stdin=subprocess.PIPE, pass_fds=(descriptor,), outlives_us=True):
             yield
     finally:
         os.close(descriptor)

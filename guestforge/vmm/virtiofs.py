@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from guestforge.arch import Arch
 from guestforge.core.errors import UserError
+from guestforge.core.runtime import HOST, Runtime
 from guestforge.project.options import WantedServer
 from guestforge.vmm import virtiofsd
 from guestforge.vmm.plan import Share
@@ -37,13 +38,13 @@ class VirtioFsServer:
         return f"{self.name[:-1]}; {self.reason})" if self.name.endswith(")") else f"{self.name} ({self.reason})"
 
 
-def choose_virtiofs(arch: Arch, wanted: WantedServer = "auto") -> VirtioFsServer:
+def choose_virtiofs(arch: Arch, wanted: WantedServer = "auto", runtime: Runtime = HOST) -> VirtioFsServer:
     """Return the server for guests of an architecture.
 
     By default that is virtiofsd where guest and host have the same binary interface, and ours where they do not, or
     where no virtiofsd is installed. Raises UserError when virtiofsd is asked for and there is none.
     """
-    return _CHOICES[wanted](arch)
+    return _CHOICES[wanted](arch, runtime)
 
 
 def virtiofs_argv(server: VirtioFsServer, arch: Arch, share: Share, descriptor: int) -> list[str]:
@@ -56,17 +57,17 @@ def virtiofs_argv(server: VirtioFsServer, arch: Arch, share: Share, descriptor: 
     return [*module, f"--fd={descriptor}", f"--shared-dir={directory}", f"--guest-arch={arch.name}", *exposed]
 
 
-def _auto(arch: Arch) -> VirtioFsServer:
+def _auto(arch: Arch, runtime: Runtime) -> VirtioFsServer:
     if doubt := why_not(arch):
         return VirtioFsServer("builtin", doubt)
-    found = virtiofsd.find_virtiofsd()
+    found = virtiofsd.find_virtiofsd(runtime)
     if found is None:
         return VirtioFsServer("builtin", NONE_INSTALLED)
     return VirtioFsServer("virtiofsd", "byte order and open flags are the host's", found)
 
 
-def _virtiofsd(arch: Arch) -> VirtioFsServer:
-    found = virtiofsd.find_virtiofsd()
+def _virtiofsd(arch: Arch, runtime: Runtime) -> VirtioFsServer:
+    found = virtiofsd.find_virtiofsd(runtime)
     if found is None:
         raise UserError(
             "there is no virtiofsd on this host",
@@ -76,8 +77,8 @@ def _virtiofsd(arch: Arch) -> VirtioFsServer:
     return VirtioFsServer("virtiofsd", f"{ASKED_FOR}, though {doubt}" if doubt else ASKED_FOR, found)
 
 
-_CHOICES: Final[dict[WantedServer, Callable[[Arch], VirtioFsServer]]] = {
+_CHOICES: Final[dict[WantedServer, Callable[[Arch, Runtime], VirtioFsServer]]] = {
     "auto": _auto,
     "virtiofsd": _virtiofsd,
-    "builtin": lambda _: VirtioFsServer("builtin", ASKED_FOR),
+    "builtin": lambda _, __: VirtioFsServer("builtin", ASKED_FOR),
 }

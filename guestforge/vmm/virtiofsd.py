@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from guestforge.arch import Arch, host
-from guestforge.core.run import find_tool, run
+from guestforge.core.runtime import HOST, Runtime
 
 Flavour = Literal["C", "Rust"]
 
@@ -53,13 +53,13 @@ class Virtiofsd:
         return f"virtiofsd ({self.flavour}, {'QEMU ' if self.flavour == 'C' else ''}{self.version})"
 
 
-def find_virtiofsd(places: tuple[Path, ...] = PLACES) -> Virtiofsd | None:
+def find_virtiofsd(runtime: Runtime = HOST, places: tuple[Path, ...] = PLACES) -> Virtiofsd | None:
     """Return the installed virtiofsd, the first of several; None if there is none that answers."""
-    on_path = find_tool("virtiofsd")
+    on_path = runtime.find_tool("virtiofsd")
     for path in (*places, *([on_path] if on_path else [])):
         if path.is_file() and os.access(path, os.X_OK):
             status = path.stat()
-            if found := _ask(path, status.st_mtime_ns, status.st_size):
+            if found := _ask(runtime, path, status.st_mtime_ns, status.st_size):
                 return found
     return None
 
@@ -113,9 +113,9 @@ _USER_NAMESPACES: Final[dict[Flavour, list[str]]] = {"C": ["unshare", "--map-roo
 
 
 @lru_cache
-def _ask(path: Path, _mtime_ns: int, _size: int) -> Virtiofsd | None:
+def _ask(runtime: Runtime, path: Path, _mtime_ns: int, _size: int) -> Virtiofsd | None:
     """Ask a virtiofsd for its version, once for each file that it is."""
-    done = run([path, "--version"], check=False, timeout=VERSION_TIMEOUT)
+    done = runtime.run([path, "--version"], check=False, timeout=VERSION_TIMEOUT)
     match = _VERSION.search(done.output)
     if done.returncode != 0 or match is None:
         return None

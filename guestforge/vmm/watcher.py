@@ -34,9 +34,10 @@ GRACE_AFTER_BAD_END: Final = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A program of the machine: what its end means, its name for people, and the last of what it wrote."""
+    """A program of the machine: which it is, what its end means, its name for people, and the last of what it wrote."""
 
-    kind: Kind
+    role: str  # `qemu`, `vsock`, or `share TAG`
+    end: Kind
     name: str
     process: Process
     output: bytearray = field(default_factory=bytearray)
@@ -150,7 +151,7 @@ class Watcher:
             await asyncio.wait((output,), timeout=LAST_WORDS)
             await asyncio.sleep(GRACE_AFTER_BAD_END if returncode else GRACE_AFTER_GOOD_END)
             if self._qemu.process.poll() is None and self._state.shutdown_reason == "unknown":
-                self._state.fail(helper.kind, f"{helper.name} died with {how_it_ended(returncode)}", helper.last_words)
+                self._state.fail(helper.end, f"{helper.name} died with {how_it_ended(returncode)}", helper.last_words)
         finally:
             output.cancel()
 

@@ -19,6 +19,7 @@ from guestforge.check.table import boot_line
 from guestforge.conform.run import PLACE, PROGRAM
 from guestforge.core.cache import user_cache
 from guestforge.core.run import run
+from guestforge.core.runtime import HOST
 from guestforge.pipeline import Pipeline
 from guestforge.project.options import BuildOptions, CheckOptions
 from guestforge.rootfs.agent import go_environment
@@ -86,6 +87,27 @@ def built(pipeline):
     return lambda name: guests.get(name) or pipeline(name).guest_artifacts()
 
 
+@pytest.fixture(scope="session")
+def started_programs():
+    """What yields a list, to which the first word of each program is added that this process starts meanwhile."""
+    sinks = []
+
+    def heard(event, arguments):
+        if event == "subprocess.Popen":
+            for sink in sinks:
+                sink.append(os.fspath(arguments[1][0]))
+
+    sys.addaudithook(heard)  # there is no way to take it away again
+
+    @contextlib.contextmanager
+    def listening():
+        sinks.append(seen := [])
+        yield seen
+        sinks.remove(seen)
+
+    return listening
+
+
 @pytest.fixture
 def started(pipeline, built, tmp_path):
     """Start an architecture's guest, its share served by a server; the guest and its storages by name.
@@ -97,7 +119,7 @@ def started(pipeline, built, tmp_path):
     def start(arch, server, kernel_args=(), more=()):
         program = pipeline(arch.name).conform
         tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE), *more])
-        storages = prepare_with(arch, lambda _: (tree, ()), tmp_path, disk_mib=64)
+        storages = prepare_with(arch, lambda _: (tree, ()), tmp_path, HOST, disk_mib=64)
         fill_shares(storages)
         options = CheckOptions(accel="tcg", virtio_fs_server=server)
         artifacts = replace(built(arch.name), kernel_args=kernel_args)

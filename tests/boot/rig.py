@@ -12,6 +12,7 @@ from guestforge.check import live
 from guestforge.check.report import Report, failed
 from guestforge.check.run import check_artifact
 from guestforge.core.errors import CheckError
+from guestforge.core.runtime import HOST
 from guestforge.project.options import CheckOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -140,7 +141,7 @@ class Rig:
         self._monkeypatch.setattr(live, "say", lambda text: _note(faults, text))
         # verbose: each line of the console is told as it comes
         options = CheckOptions(accel=accel, timeout=timeout, virtio_fs_server=virtio_fs_server, verbose=True)
-        report = check_artifact(_starter(faults), guest, artifact, self._out, options)
+        report = check_artifact(_starter(faults), guest, artifact, self._out, options, runtime=HOST)
         ended = time.monotonic()
         self._booted(report, "with a fault, on purpose")
         return Outcome(report, ended - faults.event.at if faults.event.at else None, self._out)
@@ -203,6 +204,6 @@ def _after_power_off(guest, faults):
     guest.power_off = power_off
 
 
-def kill(kind):
-    """Return what kills a program of a machine, by the kind of error that its end makes."""
-    return lambda guest: os.kill(guest._machine.pids[kind], signal.SIGKILL)
+def kill(program):
+    """Return what kills a program of a machine."""
+    return lambda guest: os.kill(guest._machine.pids[program], signal.SIGKILL)

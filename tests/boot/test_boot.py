@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from guestforge.check.checks import CHECKS
 from guestforge.check.report import failed
 from guestforge.check.run import check_artifact
 from guestforge.core.files import digest_file
+from guestforge.core.runtime import HOST
 from guestforge.pipeline import Pipeline
 from guestforge.project.options import ARTIFACTS, BuildOptions, CheckOptions
 from guestforge.vmm.user import TRANSIENT
+from tests.runtimes import Noting
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
 
@@ -43,7 +46,8 @@ def boot(request, arch_row, tmp_path_factory):
     files = (one.guest_artifacts().kernel, one.guest_artifacts().initrd, one.guest_artifacts().image)
     before = {path: digest_file(path) for path in files}
     out = one.output / "check" / request.param
-    return check_artifact(live.start, one.guest_artifacts(), request.param, out, CheckOptions()), out, before
+    report = check_artifact(live.start, one.guest_artifacts(), request.param, out, CheckOptions(), runtime=HOST)
+    return report, out, before
 
 
 def test_every_check_passes(boot, booted):
@@ -53,6 +57,15 @@ def test_every_check_passes(boot, booted):
     assert [result.name for result in report.checks] == [check.name for check in CHECKS]
     assert report.verdict == "pass"
     assert failed([report]) is None
+
+
+def test_every_program_of_a_check_is_started_by_its_runtime(built, booted, tmp_path, started_programs):
+    runtime = Noting()
+    options = CheckOptions(virtio_fs_server="builtin")
+    with started_programs() as seen:
+        booted(check_artifact(live.start, built("x86_64"), "initrd", tmp_path / "out", options, runtime=runtime))
+    assert sorted(seen) == sorted(runtime.started)
+    assert {"debugfs", "mke2fs", sys.executable} <= {*seen}
 
 
 def test_report_is_as_documented(boot, arch_row):

@@ -14,6 +14,7 @@ from command import INVOKE, Running, on_small_disk
 from faulty import HANGING
 from rig import Faults, kill
 
+from guestforge.agent.storage import SHARE_TAG
 from guestforge.arch import PPC64LE
 from guestforge.check import fixtures, live
 from guestforge.check.checks import CHECKS
@@ -25,6 +26,7 @@ from guestforge.vmm import virtiofsd
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(120)]
 SOON = 5.0  # seconds from an event to the end of the run, cleaned up, on a loaded host
 TO_AGENT = ("kernel-up", "agent-ready", "agent-details")
+SERVER = f"share {SHARE_TAG}"
 ALL = tuple(check.name for check in CHECKS)
 
 
@@ -132,30 +134,28 @@ def test_guest_that_hangs_in_mid_run_meets_the_limit(rig):
 
 
 @pytest.mark.parametrize(
-    ("kind", "at", "check", "words", "passed"),
+    ("program", "at", "check", "words", "passed"),
     [
-        ("qemu-exited", "virtio-blk", "virtio-blk", "QEMU ended with SIGKILL", TO_AGENT),
-        ("qemu-exited", "virtio-fs", "virtio-fs", "QEMU ended with SIGKILL", TO_AGENT),
-        ("virtiofs-died", "virtio-fs", "virtio-fs", "died with SIGKILL", TO_AGENT),
-        ("virtiofs-died", "virtio-blk", "virtio-fs", "died with SIGKILL", TO_AGENT),
-        ("vsock-died", "virtio-blk", "virtio-blk", "the vsock device died with SIGKILL", TO_AGENT),
+        ("qemu", "virtio-blk", "virtio-blk", "QEMU ended with SIGKILL", TO_AGENT),
+        ("qemu", "virtio-fs", "virtio-fs", "QEMU ended with SIGKILL", TO_AGENT),
+        (SERVER, "virtio-fs", "virtio-fs", "died with SIGKILL", TO_AGENT),
+        (SERVER, "virtio-blk", "virtio-fs", "died with SIGKILL", TO_AGENT),
+        ("vsock", "virtio-blk", "virtio-blk", "the vsock device died with SIGKILL", TO_AGENT),
     ],
 )
-def test_program_that_is_killed_in_mid_run_ends_it(rig, kind, at, check, words, passed):
-    outcome = rig.check(faults=Faults(at_probe=(at, kill(kind))))
+def test_program_that_is_killed_in_mid_run_ends_it(rig, program, at, check, words, passed):
+    outcome = rig.check(faults=Faults(at_probe=(at, kill(program))))
     assert_fails(outcome, check, words, passed=passed)
 
 
-@pytest.mark.parametrize(
-    ("kind", "check"), [("qemu-exited", "kernel-up"), ("virtiofs-died", "virtio-fs"), ("vsock-died", "kernel-up")]
-)
-def test_program_that_is_killed_at_the_start_ends_the_run(rig, kind, check):
-    outcome = rig.check(faults=Faults(at_wait=kill(kind)))
+@pytest.mark.parametrize(("program", "check"), [("qemu", "kernel-up"), (SERVER, "virtio-fs"), ("vsock", "kernel-up")])
+def test_program_that_is_killed_at_the_start_ends_the_run(rig, program, check):
+    outcome = rig.check(faults=Faults(at_wait=kill(program)))
     assert_fails(outcome, check, "SIGKILL")
 
 
 def test_missing_virtiofsd_leaves_our_own_server(rig, monkeypatch):
-    monkeypatch.setattr(virtiofsd, "find_virtiofsd", lambda: None)
+    monkeypatch.setattr(virtiofsd, "find_virtiofsd", lambda _: None)
     outcome = rig.check()
     assert outcome.failures == []
     assert outcome.report.served_by("virtio-fs") == "guestforge virtio-fs (no virtiofsd on this host)"

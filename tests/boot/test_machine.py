@@ -82,14 +82,14 @@ def test_machine_of_each_architecture_starts_with_every_device(arch, plan, tmp_p
         assert machine.phases["qemu_start"] > 0
         assert machine.execute("query-status")["status"] == "prelaunch"
         assert machine.memory().rss_kib >= machine.memory().pss_kib > 1000
-        assert set(machine.pids) == {"qemu-exited", "vsock-died", "virtiofs-died"}
+        assert set(machine.pids) == {"qemu", "vsock", "share kataShared"}
     assert all_gone(machine)
 
 
 @pytest.mark.parametrize("arch", list(ARCHES))
 def test_qemu_of_root_has_no_right_of_roots(arch, plan):
     with Machine(bare(plan, arch=ARCHES[arch], extra=("-S",))) as machine:  # s390x's firmware ends without a disk
-        pid = machine.pids["qemu-exited"]
+        pid = machine.pids["qemu"]
         for thread in Path(f"/proc/{pid}/task").iterdir():
             status = status_of(thread)
             users = {*status["Uid"].split(), *status["Gid"].split(), *status["Groups"].split()}
@@ -103,14 +103,14 @@ def test_qemu_that_serves_files_is_their_owner(plan, tmp_path):
     (tmp_path / "nine").mkdir()
     os.chown(tmp_path / "nine", 61300, 61301)
     with Machine(bare(plan, shares=(Share("nine", tmp_path / "nine", "virtio-9p"),))) as machine:
-        status = status_of(Path(f"/proc/{machine.pids['qemu-exited']}"))
+        status = status_of(Path(f"/proc/{machine.pids['qemu']}"))
         assert (set(status["Uid"].split()), set(status["Gid"].split())) == ({"61300"}, {"61301"})
         assert int(status["CapEff"], 16) == 0
 
 
 def test_qemu_that_serves_roots_files_has_the_rights_for_that_alone(plan, tmp_path):
     with Machine(bare(plan, shares=(Share("nine", tmp_path, "virtio-9p"),))) as machine:
-        status = status_of(Path(f"/proc/{machine.pids['qemu-exited']}"))
+        status = status_of(Path(f"/proc/{machine.pids['qemu']}"))
         kept = sum(1 << NUMBERS[name.upper()] for name in SERVES_FILES)
         assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")] == [kept] * 3
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
@@ -162,19 +162,19 @@ def test_guest_that_hangs_before_its_console_meets_the_limit(plan):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("program", "kind", "words"),
     [
-        ("qemu-exited", "QEMU ended with SIGKILL"),
-        ("virtiofs-died", "virtiofsd .* died with SIGKILL"),
-        ("vsock-died", "vsock device died with SIGKILL"),
+        ("qemu", "qemu-exited", "QEMU ended with SIGKILL"),
+        ("share kataShared", "virtiofs-died", "virtiofsd .* died with SIGKILL"),
+        ("vsock", "vsock-died", "vsock device died with SIGKILL"),
     ],
 )
-def test_program_that_is_killed_ends_the_run_at_once(plan, kind, words):
+def test_program_that_is_killed_ends_the_run_at_once(plan, program, kind, words):
     with Machine(plan) as machine:
         called = []
         machine.on_end(lambda: called.append(machine.why_ended()))
         assert machine.why_ended() is None
-        os.kill(machine.pids[kind], signal.SIGKILL)
+        os.kill(machine.pids[program], signal.SIGKILL)
         start = time.monotonic()
         with pytest.raises(MachineError, match=words) as caught:
             machine.wait_console("anything", 30)
@@ -190,7 +190,7 @@ def test_program_that_is_killed_ends_the_run_at_once(plan, kind, words):
 
 def test_programs_that_end_because_qemu_does_are_not_blamed(plan):
     with Machine(plan) as machine:
-        os.kill(machine.pids["qemu-exited"], signal.SIGTERM)
+        os.kill(machine.pids["qemu"], signal.SIGTERM)
         assert machine.wait_end(10).returncode == 0
         time.sleep(0.5)
         assert "QEMU ended" in machine.why_ended()
@@ -231,15 +231,15 @@ def test_guest_that_is_paused_on_purpose_is_no_trouble(plan):
 
 def test_connection_that_gets_no_answer_gives_up_when_the_machine_ends(plan):
     with Machine(replace(plan, shares=())) as machine:
-        os.kill(machine.pids["vsock-died"], signal.SIGSTOP)
+        os.kill(machine.pids["vsock"], signal.SIGSTOP)
         try:
-            threading.Timer(0.2, os.kill, (machine.pids["qemu-exited"], signal.SIGKILL)).start()
+            threading.Timer(0.2, os.kill, (machine.pids["qemu"], signal.SIGKILL)).start()
             start = time.monotonic()
             with pytest.raises(ConnectError, match="QEMU ended with SIGKILL"):
                 machine.connect(1024, 30)
             assert time.monotonic() - start < SOON
         finally:
-            os.kill(machine.pids["vsock-died"], signal.SIGCONT)
+            os.kill(machine.pids["vsock"], signal.SIGCONT)
 
 
 def test_virtiofsd_that_does_not_start_is_named_with_its_words(plan, tmp_path):
@@ -379,15 +379,15 @@ def test_kernel_that_runs_proves_its_accelerator(built):
 
 def test_kvm_is_what_a_kernel_proves_it_to_be(built, tmp_path):
     kernel = built("x86_64").kernel
-    state = accel.kvm_state(ARCHES["x86_64"], kernel, tmp_path)
+    state = accel.kvm_state(ARCHES["x86_64"], kernel, cache=tmp_path)
     assert state.usable in (True, False)
     assert state.reason
-    chosen = accel.choose_accelerator("auto", ARCHES["x86_64"], kernel, tmp_path)
+    chosen = accel.choose_accelerator("auto", ARCHES["x86_64"], kernel, cache=tmp_path)
     assert chosen.name == ("kvm" if state.usable else "tcg")
     assert state.reason in chosen.reason
     if not state.usable:
         with pytest.raises(UserError, match="KVM can't be used"):
-            accel.choose_accelerator("kvm", ARCHES["x86_64"], kernel, tmp_path)
+            accel.choose_accelerator("kvm", ARCHES["x86_64"], kernel, cache=tmp_path)
 
 
 def test_failure_of_a_listener_to_the_console_ends_the_wait(built, plan):

@@ -43,11 +43,9 @@ def test_share_of_another_tag_fails_its_check(rig, arch, check, monkeypatch):
     real = live.machine_plan
 
     def plan(*args):
-        made = real(*args)
-        return replace(
-            made,
-            shares=tuple(replace(share, tag="another") if share.device == check else share for share in made.shares),
-        )
+        made, words = real(*args)
+        shares = tuple(replace(share, tag="another") if share.device == check else share for share in made.shares)
+        return replace(made, shares=shares), words
 
     monkeypatch.setattr(live, "machine_plan", plan)
     outcome = rig.check(arch.name, virtio_fs_server="builtin")

@@ -17,6 +17,7 @@ from guestforge.check.run import check_artifact
 from guestforge.check.storages import STORAGE_POINT
 from guestforge.conform.run import PLACE, PROGRAM
 from guestforge.core.errors import UserError
+from guestforge.core.runtime import HOST
 from guestforge.pipeline import Pipeline
 from guestforge.project.options import BuildOptions, CheckOptions
 from guestforge.rootfs.tree import Directory, File
@@ -35,7 +36,9 @@ def check(tmp_path, booted):
     def run(arch, server):
         one = Pipeline(arch, BuildOptions(output=tmp_path))
         options = CheckOptions(virtio_fs_server=server)
-        report = check_artifact(live.start, one.guest_artifacts(), "initrd", one.output / "check" / "initrd", options)
+        report = check_artifact(
+            live.start, one.guest_artifacts(), "initrd", one.output / "check" / "initrd", options, runtime=HOST
+        )
         booted(report, f"--virtio-fs-server {server}")
         assert {result.name: result.detail for result in report.checks if result.status != "pass"} == {}
         written = json.loads((tmp_path / arch.name / "minimal" / "check" / "initrd" / "report.json").read_text())

@@ -152,11 +152,11 @@ class KataGuest(Guest):
         super().__init__(machine, **faults)
         self.agent = agent
         self._client = client
-        self._plan = live.machine_plan(machine, "tcg", Vsock("builtin"))
-        node = next(f"/dev/vd{'abc'[i]}" for i, disk in enumerate(self._plan.disks) if disk.path == self.disk)
-        agent.sources = {node, *(share.tag for share in self._plan.shares)}
+        plan, words = live.machine_plan(machine, "tcg", Vsock("builtin"))
+        node = next(f"/dev/vd{'abc'[i]}" for i, disk in enumerate(plan.disks) if disk.path == self.disk)
+        agent.sources = {node, *(share.tag for share in plan.shares)}
         agent.run = self._run
-        self._sandbox = Sandbox(client, lambda storage: live.agent_storage(storage, self._plan))
+        self._sandbox = Sandbox(client, words)
 
     def details(self):
         details = self._client.guest_details()

@@ -5,7 +5,6 @@ import os
 import pwd
 import tempfile
 import threading
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from guestforge.core.errors import BuildError
 from guestforge.core.graph import Evaluation
+from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
 from guestforge.sources import aptconf, aptplace, resolution
 from guestforge.sources.hostapt import Mirror
@@ -110,7 +110,7 @@ def test_lists_are_kept_and_not_fetched_again(server, tmp_path):
     requests = []
     server.RequestHandlerClass = partial(Noting, requests, directory=server.RequestHandlerClass.keywords["directory"])
     store = Store(tmp_path / "cache")
-    with resolution.apt_root(resolution.Archive(store), Wanted("hello", "trixie", "arm64")) as root:
+    with resolution.apt_root(resolution.Archive(store), Wanted("hello", "trixie", "arm64"), HOST) as root:
         assert root.resolve("hello").version == "2.0"
         root.update()
     assert {(path.rpartition("/")[2], status) for path, status in requests} == {("InRelease", 304)}
@@ -141,8 +141,7 @@ def test_root_downloads_itself_where_there_is_no_other_way_and_says_so(server, t
     if lack == "user":
         monkeypatch.setattr(aptplace, "USER", "APT::No::Such::Setting")
     elif lack == "host":
-        done = aptplace.run(["true"])
-        monkeypatch.setattr(aptplace, "run", lambda *_, **__: replace(done, output="root\n"))
+        monkeypatch.setattr(aptplace, "_downloader", lambda _: None)
     else:
         monkeypatch.setattr(aptplace, "_bases", lambda: iter([tmp_path]))  # below a directory of root's alone
     fetch(tmp_path / "cache")
@@ -157,6 +156,6 @@ def test_a_closed_directory_for_temporary_files_is_passed_over(place, monkeypatc
     closed.parent.chmod(0o700)
     assert not aptplace._lets_all_in(closed)
     monkeypatch.setattr(tempfile, "tempdir", str(closed))
-    with aptplace.apt_place(place) as chosen:
+    with aptplace.apt_place(place, HOST) as chosen:
         assert (chosen.directory.is_relative_to(closed)) is False
         assert (chosen.user is None) == (os.geteuid() != 0)

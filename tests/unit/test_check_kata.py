@@ -13,10 +13,11 @@ from guestforge.arch import ARCHES
 from guestforge.check import fixtures
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.guest import Machine
-from guestforge.check.live import agent_storage, machine_plan
+from guestforge.check.live import machine_plan
 from guestforge.check.report import failed
 from guestforge.check.run import check_artifact
 from guestforge.check.storages import prepare
+from guestforge.core.runtime import HOST
 from guestforge.project.options import CheckOptions
 from guestforge.vmm.argv import disk_address
 from guestforge.vmm.plan import Vsock
@@ -36,7 +37,9 @@ def artifacts(tmp_path, monkeypatch):
 def check(artifacts, tmp_path):
     def run(agent, artifact="initrd", *, own_agent=False, **faults):
         guest = replace(artifacts, own_agent=own_agent)
-        return check_artifact(kata_starter(agent, **faults), guest, artifact, tmp_path / "out", CheckOptions())
+        return check_artifact(
+            kata_starter(agent, **faults), guest, artifact, tmp_path / "out", CheckOptions(), runtime=HOST
+        )
 
     return run
 
@@ -157,9 +160,10 @@ def test_disk_is_named_as_its_agent_takes_it(artifacts, arch, artifact, node, tm
         place = tmp_path / str(own_agent)
         place.mkdir()
         guest = replace(artifacts, arch=arch, own_agent=own_agent)
-        storages = prepare(arch, artifacts.probe, place, by_node=not own_agent)
-        plan = machine_plan(Machine(guest, artifact, CheckOptions(), storages, place / "log"), "tcg", Vsock("builtin"))
-        disk = agent_storage(storages[0], plan)
+        storages = prepare(arch, artifacts.probe, place, HOST, by_node=not own_agent)
+        machine = Machine(guest, artifact, CheckOptions(), storages, place / "log")
+        plan, words = machine_plan(machine, "tcg", Vsock("builtin"))
+        disk = words["virtio-blk"]
         return disk.driver, disk.source, len(plan.disks)
 
     assert named(False)[:2] == ("blk", node)

@@ -13,6 +13,7 @@ from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.report import failed
 from guestforge.check.run import check_artifact
 from guestforge.core.errors import BuildError, UserError
+from guestforge.core.runtime import HOST
 from guestforge.project.options import CheckOptions
 
 
@@ -24,7 +25,8 @@ def check(tmp_path, monkeypatch):
     artifacts = GuestArtifacts(ARCHES["x86_64"], "minimal", probe, "6.12.1", probe, probe, probe)
 
     def run(**faults):
-        return check_artifact(starter(**faults), artifacts, "initrd", tmp_path / "check" / "initrd", CheckOptions())
+        out = tmp_path / "check" / "initrd"
+        return check_artifact(starter(**faults), artifacts, "initrd", out, CheckOptions(), runtime=HOST)
 
     return run
 

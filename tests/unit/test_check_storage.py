@@ -14,6 +14,7 @@ from guestforge.check import fixtures
 from guestforge.check.hostview import Ext4Disk, Seen, SharedDirectory
 from guestforge.core.errors import CheckError, UserError
 from guestforge.core.run import run
+from guestforge.core.runtime import HOST
 from guestforge.rootfs.tree import Directory, File, Symlink, Tree
 
 IN_OPEN = 0x20  # linux/inotify.h
@@ -28,8 +29,8 @@ def places(tmp_path_factory):
     tree = fixtures.container_tree(NONCE, probe)
     (root / "share").mkdir()
     fixtures.write_directory(tree, root / "share")
-    fixtures.write_disk(tree, root / "disk")
-    return {"share": SharedDirectory(root / "share"), "disk": Ext4Disk(root / "disk")}
+    fixtures.write_disk(tree, root / "disk", HOST)
+    return {"share": SharedDirectory(root / "share"), "disk": Ext4Disk(root / "disk", HOST)}
 
 
 @pytest.fixture(params=["share", "disk"])
@@ -159,7 +160,7 @@ def test_file_beyond_the_limit_is_not_read(tmp_path, monkeypatch):
 def test_disk_that_is_none_is_told(tmp_path):
     (tmp_path / "disk").write_bytes(bytes(4096))
     with pytest.raises(CheckError, match="no ext4 file system"):
-        Ext4Disk(tmp_path / "disk").names("")
+        Ext4Disk(tmp_path / "disk", HOST).names("")
 
 
 ODD = ["a b", "what?", "it's", 'say "so"', "a;b", "$HOME", "-p", "#1", "ümlaut", "<12>", "a\\b"]
@@ -171,8 +172,8 @@ def test_names_of_any_kind_are_found_on_a_disk_of_any_name(tmp_path, monkeypatch
     place.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     tree = Tree([Directory(f"/{name}"), File(f"/{name}/{name}", b"found", 0o640), Symlink("/link", name)])
-    fixtures.write_disk(tree, place / f"disk {name}")
-    view = Ext4Disk(place / f"disk {name}")
+    fixtures.write_disk(tree, place / f"disk {name}", HOST)
+    view = Ext4Disk(place / f"disk {name}", HOST)
     assert view.stat(f"{name}/{name}") == Seen("file", 0o640, 5)
     assert view.read(f"{name}/{name}") == b"found"
     assert view.names(name) == {name}
@@ -191,18 +192,17 @@ LIES = [
 
 @pytest.mark.parametrize("text", LIES)
 def test_what_a_guest_writes_into_a_link_hides_nothing(tmp_path, text):
-    fixtures.write_disk(
-        Tree([Symlink("/doomed", text), Directory("/d"), Symlink("/d/doomed", text)]), tmp_path / "disk"
-    )
-    view = Ext4Disk(tmp_path / "disk")
+    tree = Tree([Symlink("/doomed", text), Directory("/d"), Symlink("/d/doomed", text)])
+    fixtures.write_disk(tree, tmp_path / "disk", HOST)
+    view = Ext4Disk(tmp_path / "disk", HOST)
     assert [view.stat(path).kind for path in ("doomed", "d/doomed")] == ["symlink"] * 2
     assert view.stat("doomed/below") is None
 
 
 def test_no_link_of_a_disk_is_followed_as_none_of_a_share_is(tmp_path):
     tree = Tree([Directory("/dir"), File("/dir/there", b"content"), Symlink("/link", "dir")])
-    fixtures.write_disk(tree, tmp_path / "disk")
-    view = Ext4Disk(tmp_path / "disk")
+    fixtures.write_disk(tree, tmp_path / "disk", HOST)
+    view = Ext4Disk(tmp_path / "disk", HOST)
     assert view.read("dir/there") == b"content"
     assert view.read("link/there") is None
     assert view.names("link") is None
@@ -217,8 +217,8 @@ def test_a_name_that_cannot_be_told_is_not_left_out_in_silence(tmp_path, name):
     argv = ["mke2fs", "-q", "-t", "ext4", "-d", str(staged), str(tmp_path / "disk"), "8M"]
     run(argv)
     with pytest.raises(CheckError, match="can't be listed"):
-        Ext4Disk(tmp_path / "disk").names("")
-    assert Ext4Disk(tmp_path / "disk").stat("ok").kind == "file"
+        Ext4Disk(tmp_path / "disk", HOST).names("")
+    assert Ext4Disk(tmp_path / "disk", HOST).stat("ok").kind == "file"
 
 
 def test_a_line_break_in_a_path_is_an_error(places):

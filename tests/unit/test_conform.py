@@ -15,6 +15,7 @@ from guestforge.conform import run as module
 from guestforge.conform.results import NAME_LIMIT, Result, parse_results
 from guestforge.conform.table import Conformance, table
 from guestforge.core.errors import CheckError
+from guestforge.core.runtime import HOST
 from guestforge.project.options import CheckOptions
 from guestforge.vmm.accel import Accelerator
 
@@ -128,7 +129,7 @@ def conform(tmp_path):
 
     def run(**faults):
         return module.conform(
-            lambda _: contextlib.nullcontext(Guest(**faults)), artifacts, file, CheckOptions(), many=1000
+            lambda _: contextlib.nullcontext(Guest(**faults)), artifacts, file, CheckOptions(), HOST, many=1000
         )
 
     return run

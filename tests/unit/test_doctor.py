@@ -200,7 +200,7 @@ def test_without_a_virtio_fs_server_there_is_our_own(monkeypatch):
 
 def test_guests_get_the_virtio_fs_server_that_speaks_their_binary_interface(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("guestforge.vmm.virtiofsd.find_virtiofsd", lambda: RUST)
+    monkeypatch.setattr("guestforge.vmm.virtiofsd.find_virtiofsd", lambda _: RUST)
     assert virtio_fs(ARCHES["x86_64"]).found.startswith("virtiofsd (Rust, 1.14.0")
     assert "guestforge virtio-fs (byte order differs" in virtio_fs(ARCHES["s390x"]).found
     assert "big-endian guest, generic open flags" in virtio_fs(ARCHES["s390x"]).found

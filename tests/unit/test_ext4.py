@@ -16,12 +16,15 @@ from guestforge.core.errors import BuildError, CheckError, UserError
 from guestforge.core.files import digest_file
 from guestforge.core.graph import Evaluation
 from guestforge.core.run import run
+from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
-from guestforge.image import debugfs, disk, ext4, readback
+from guestforge.image import debugfs, disk, ext4
 from guestforge.image.disk_step import IMAGE, image_step
+from guestforge.image.readback import Ext4Reader
 from guestforge.project.models import Image, Rootfs
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree
 from tests.fake_steps import fake_parts
+from tests.runtimes import Noting
 from tests.unit.trees import trees
 
 MIB = 1024 * 1024
@@ -51,7 +54,7 @@ def fsck(image, offset=0):
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
     out = tmp_path_factory.mktemp("disk") / "rootfs.img"
-    disk.build_disk(TREE, out)
+    disk.build_disk(TREE, out, HOST)
     return out
 
 
@@ -61,17 +64,17 @@ def debugfs_type(node):
 
 def assert_holds(image, tree, offset=0):
     for node in tree:
-        found = readback.stat(image, node.path, offset=offset)
+        found = Ext4Reader(image, HOST, offset).stat(node.path)
         assert (found.type, found.mode, found.uid, found.gid) == (debugfs_type(node), node.mode, node.uid, node.gid)
         if isinstance(node, File):
-            assert readback.read_file(image, node.path, offset=offset) == node.source
+            assert Ext4Reader(image, HOST, offset).read_file(node.path) == node.source
         if isinstance(node, Symlink):
             assert found.size == len(os.fsencode(node.target))
 
 
 def test_every_node_is_in_the_image_as_it_is_in_the_tree(image):
     assert_holds(image, TREE, ROOT)
-    assert readback.list_dir(image, "/", offset=ROOT) == ["bin", "dev", "etc", "home", "lost+found", "sbin"]
+    assert Ext4Reader(image, HOST, ROOT).list_dir("/") == ["bin", "dev", "etc", "home", "lost+found", "sbin"]
 
 
 def test_device_numbers_are_the_trees(image):
@@ -98,7 +101,7 @@ def test_fsck_finds_nothing_and_does_find_a_fault(image, tmp_path):
 def test_any_tree_is_written_whole(tree):
     with tempfile.TemporaryDirectory() as directory:
         image = Path(directory, "image?x=1")
-        ext4.ext4_image(tree, image)
+        ext4.ext4_image(tree, image, HOST)
         assert_holds(image, tree)
         result = fsck(image)
         assert result.returncode == 0, result.stdout
@@ -126,6 +129,7 @@ def test_it_has_a_journal_for_runtimes_that_mount_with_data_ordered(image):
 BUILD = """
 import os, pickle, sys
 from pathlib import Path
+from guestforge.core.runtime import HOST
 from guestforge.image import disk
 tree = pickle.loads(Path(sys.argv[1]).read_bytes())
 if os.getuid() == 0:  # only now: the checkout may lie where nobody but root may look
@@ -133,7 +137,7 @@ if os.getuid() == 0:  # only now: the checkout may lie where nobody but root may
     os.setgid(65534)
     os.setuid(65534)
 os.umask(int(sys.argv[3], 8))
-disk.build_disk(tree, Path(sys.argv[2]))
+disk.build_disk(tree, Path(sys.argv[2]), HOST)
 """
 
 
@@ -149,13 +153,13 @@ def test_same_bytes_in_another_directory_with_another_umask_later_and_as_another
         env = {"PATH": os.defpath, "HOME": directory, "PYTHONPATH": str(Path(disk.__file__).parents[2])}
         subprocess.run(argv, check=True, cwd=place, env=env)
         assert digest_file(out) == digest_file(image)
-    disk.build_disk(TREE, tmp_path / "again.img")
+    disk.build_disk(TREE, tmp_path / "again.img", HOST)
     assert digest_file(tmp_path / "again.img") == digest_file(image)
 
 
 def test_nothing_of_the_hosts_times_is_in_it(tmp_path):
     out = tmp_path / "dated.img"
-    ext4.ext4_image(TREE, out, time=1_234_567_890)
+    ext4.ext4_image(TREE, out, HOST, time=1_234_567_890)
     for path in ("/etc/hostname", "/etc", "/bin/long", "/dev/console", "/", "/lost+found", "<8>"):
         stat = subprocess.run(["/sbin/debugfs", "-R", f"stat {path}", out], capture_output=True, text=True).stdout
         times = [line for line in stat.splitlines() if "time: 0x" in line]
@@ -175,15 +179,15 @@ def test_the_content_decides_the_identity():
 def test_a_size_that_is_too_small_names_one_that_will_do(tmp_path, tree):
     out = tmp_path / "out.img"
     with pytest.raises(UserError) as caught:
-        disk.build_disk(tree, out, size_mib=8)
+        disk.build_disk(tree, out, HOST, size_mib=8)
     assert not list(tmp_path.iterdir())
-    disk.build_disk(tree, out, size_mib=int(caught.value.hint.removeprefix("it needs ").removesuffix(" MiB")))
+    disk.build_disk(tree, out, HOST, size_mib=int(caught.value.hint.removeprefix("it needs ").removesuffix(" MiB")))
     assert fsck(out, ROOT).returncode == 0
 
 
 def test_a_measured_size_leaves_the_stated_headroom(tmp_path):
     tree = Tree([File(f"/d{n}", os.urandom(n * 5000)) for n in range(60)])
-    ext4.ext4_image(tree, tmp_path / "x")
+    ext4.ext4_image(tree, tmp_path / "x", HOST)
     size = (tmp_path / "x").stat().st_size
     left = ext4.free(tmp_path / "x").blocks * 4096
     assert left >= max(ext4.HEADROOM, size * ext4.HEADROOM_PERCENT // 100)
@@ -193,9 +197,9 @@ def test_a_measured_size_leaves_the_stated_headroom(tmp_path):
 @pytest.mark.parametrize("name", ["a\nwrite /etc/shadow x", "tab\there", "bell\a", "\x7f"])
 def test_a_name_that_could_break_out_of_a_script_is_refused(tmp_path, name):
     with pytest.raises(UserError, match="control character"):
-        ext4.ext4_image(Tree([File(f"/{name}", b"")]), tmp_path / "x")
+        ext4.ext4_image(Tree([File(f"/{name}", b"")]), tmp_path / "x", HOST)
     with pytest.raises(UserError, match="control character"):
-        ext4.ext4_image(Tree([Symlink("/l", name)]), tmp_path / "x")
+        ext4.ext4_image(Tree([Symlink("/l", name)]), tmp_path / "x", HOST)
     assert not list(tmp_path.iterdir())
 
 
@@ -203,22 +207,20 @@ def test_what_debugfs_could_not_do_is_an_error(tmp_path, monkeypatch):
     script = debugfs.script
     monkeypatch.setattr(debugfs, "script", lambda *args: [*script(*args), b'rm "/not/there"'])
     with pytest.raises(BuildError, match="debugfs") as caught:
-        ext4.ext4_image(TREE, tmp_path / "x")
+        ext4.ext4_image(TREE, tmp_path / "x", HOST)
     assert "rm: File not found" in caught.value.excerpt
     assert not list(tmp_path.iterdir())
 
 
-def test_a_script_that_stops_half_way_is_an_error(tmp_path, monkeypatch):
-    run = debugfs.run
+def test_a_script_that_stops_half_way_is_an_error(tmp_path):
+    def cut(argv, *, cwd=None, **options):
+        if argv[0] == "debugfs":
+            script = cwd / "script"
+            script.write_bytes(b"\n".join(script.read_bytes().split(b"\n")[:4]) + b"\n")
+        return HOST.run(argv, cwd=cwd, **options)
 
-    def cut(argv, *, cwd, **options):
-        script = cwd / "script"
-        script.write_bytes(b"\n".join(script.read_bytes().split(b"\n")[:4]) + b"\n")
-        return run(argv, cwd=cwd, **options)
-
-    monkeypatch.setattr(debugfs, "run", cut)
     with pytest.raises(BuildError, match="debugfs"):
-        ext4.ext4_image(TREE, tmp_path / "x")
+        ext4.ext4_image(TREE, tmp_path / "x", Noting(run=cut))
 
 
 def test_a_tree_that_outgrows_its_estimate_names_a_size(tmp_path, monkeypatch):
@@ -226,7 +228,7 @@ def test_a_tree_that_outgrows_its_estimate_names_a_size(tmp_path, monkeypatch):
     monkeypatch.setattr(ext4, "_least", lambda *_: 0)
     monkeypatch.setattr(ext4, "needed_size", lambda *_, **__: 40 * MIB)
     with pytest.raises(UserError) as caught:
-        ext4.ext4_image(Tree([File("/a", os.urandom(12 * MIB))]), tmp_path / "x", size_mib=12)
+        ext4.ext4_image(Tree([File("/a", os.urandom(12 * MIB))]), tmp_path / "x", HOST, size_mib=12)
     assert caught.value.hint == "it needs 40 MiB"
 
 
@@ -260,9 +262,9 @@ def test_the_step_keeps_the_image_sparse_in_the_store_and_makes_it_once(tmp_path
 
 def test_reading_back_is_bounded(image):
     with pytest.raises(CheckError, match="more than the 5"):
-        readback.read_file(image, "/etc/hostname", offset=ROOT, limit=5)
+        Ext4Reader(image, HOST, ROOT).read_file("/etc/hostname", limit=5)
     with pytest.raises(CheckError, match="more than 2 entries"):
-        readback.list_dir(image, "/", offset=ROOT, limit=2)
+        Ext4Reader(image, HOST, ROOT).list_dir("/", limit=2)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_reading_back_is_bounded(image):
 )
 def test_reading_what_is_no_file_says_so(image, path, message):
     with pytest.raises(CheckError, match=message):
-        readback.read_file(image, path, offset=ROOT)
+        Ext4Reader(image, HOST, ROOT).read_file(path)
 
 
 def test_reading_an_image_that_was_not_unmounted_or_is_none_says_so(image, tmp_path):
@@ -282,15 +284,15 @@ def test_reading_an_image_that_was_not_unmounted_or_is_none_says_so(image, tmp_p
         file.seek(ROOT + 1024 + 0x60)
         file.write(struct.pack("<I", flags | 0x4))
     with pytest.raises(CheckError, match="was not unmounted"):
-        readback.read_file(dirty, "/etc/hostname", offset=ROOT)
+        Ext4Reader(dirty, HOST, ROOT).read_file("/etc/hostname")
     with pytest.raises(CheckError, match="no ext4 file system at byte 0"):
-        readback.read_file(image, "/etc/hostname")
+        Ext4Reader(image, HOST).read_file("/etc/hostname")
 
 
 def test_largest_disk_costs_what_is_in_it(tmp_path):
-    disk.build_disk(TREE, tmp_path / "large", size_mib=65536)
+    disk.build_disk(TREE, tmp_path / "large", HOST, size_mib=65536)
     status = (tmp_path / "large").stat()
     assert status.st_size == 65536 * MIB
     assert status.st_blocks * 512 < 32 * MIB
     run(["e2fsck", "-f", "-n", f"{tmp_path / 'large'}?offset={ROOT}"])
-    assert readback.list_dir(tmp_path / "large", "/", offset=ROOT)
+    assert Ext4Reader(tmp_path / "large", HOST, ROOT).list_dir("/")

@@ -24,13 +24,13 @@ class Made:
         self.last = self.step("last", b"end", uses={"middle": Use(self.middle, ("file",))})
 
     def step(self, name, content, *, value=None, uses=None, needs=()):
-        def make(out, used):
+        def make(out, used, _runtime):
             assert set(used) == set(uses or ())
             self.made.append(name)
             (out / "file").write_bytes(content)
 
         inputs = {"content": content.hex(), "nested": {"value": value}}
-        return Step(name, lambda: inputs, make, (), ("file",), "arch", "", uses or {}, needs)
+        return Step(name, lambda _: inputs, make, (), ("file",), "arch", "", uses or {}, needs)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_change_of_code_is_another_key(store, monkeypatch):
 def test_mistakes_are_told_of_before_anything_is_made(store):
     chain = Made()
 
-    def wrong():
+    def wrong(_):
         raise UserError("a wrong recipe")
 
     bad = Step("bad", wrong, lambda *_: None, (), uses={"last": Use(chain.last)})
@@ -98,7 +98,7 @@ def test_mistakes_are_told_of_before_anything_is_made(store):
 
 @pytest.mark.parametrize("attempt", ["entry", "remade"])
 def test_a_step_that_leaves_out_a_file_is_an_error_and_nothing_is_kept(store, attempt):
-    step = Step("short", dict, lambda out, _: (out / "one").touch(), (), ("one", "two"))
+    step = Step("short", lambda _: {}, lambda out, *_: (out / "one").touch(), (), ("one", "two"))
     with pytest.raises(BuildError, match="short: the step ended well but made no two"):
         getattr(Evaluation(store), attempt)(step)
     assert not list((store.cache / "store").glob("short/*"))

@@ -112,6 +112,28 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     list(graphlib.TopologicalSorter(graph).static_order())
 
 
+# Who starts programs of this host, whatever the runtime: what installs packages, looks at the host or measures it.
+ON_THE_HOST = ("guestforge.core.need", "guestforge.core.runtime", "guestforge.host", "guestforge.bench")
+STARTERS = {
+    "guestforge.core.run.run",
+    "guestforge.core.run.spawn",
+    "guestforge.core.run.find_tool",
+    "guestforge.core.run",
+}
+
+
+def test_no_step_starts_a_program_past_its_runtime() -> None:
+    found = {
+        module
+        for module, path in MODULES.items()
+        for name in imports(path)
+        if name in STARTERS or name.partition(".")[0] == "subprocess"
+    }
+    others = {module for module in found if not any(within(module, place) for place in ON_THE_HOST)}
+    # these have the types and constants of subprocess for what a runtime starts; `run` is what starts programs
+    assert others == {"guestforge.core.run", "guestforge.sources.unpack", "guestforge.vmm.user"}
+
+
 def test_what_is_against_the_rules_is_seen() -> None:
     packages = ["core", "vmm", "check"]
     wrong = [("guestforge.core.run", "guestforge.vmm.plan"), ("guestforge.check.run", "guestforge.vmm.qmp")]

@@ -6,6 +6,7 @@ from guestforge.arch import ARCHES
 from guestforge.core.errors import BuildError
 from guestforge.core.graph import Evaluation
 from guestforge.core.run import run
+from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
 from guestforge.kernel.configure import configure
 from guestforge.kernel.dotconfig import read_dotconfig
@@ -29,7 +30,7 @@ def tree():
 
 
 def final_config(tree, path, arch, requests, base="allnoconfig"):
-    configure(Make(arch, tree, path, 0), base, requests, identify(path, arch), path / "log")
+    configure(Make(arch, tree, path, 0, HOST), base, requests, identify(path, arch, HOST), path / "log")
     return read_dotconfig(path / ".config")
 
 
@@ -42,7 +43,7 @@ def test_the_default_kernel_gets_every_option_it_asks_for(tree, tmp_path, arch):
 def test_olddefconfig_has_nothing_to_add_to_a_base_that_takes_the_request(tree, tmp_path):
     arch = ARCHES["x86_64"]
     config = final_config(tree, tmp_path, arch, compose(RECIPE.fragments, arch.name))
-    run(configure_argv(Make(arch, tree, tmp_path, 0), "olddefconfig"))
+    run(configure_argv(Make(arch, tree, tmp_path, 0, HOST), "olddefconfig"))
     assert read_dotconfig(tmp_path / ".config") == config
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES
+from guestforge.core.runtime import HOST
 from guestforge.kernel.buildlog import first_error, is_object
 from guestforge.kernel.estimate import expected_objects
 from guestforge.kernel.make import Make, build_argv, configure_argv, configure_environment
@@ -24,7 +25,7 @@ def rendered(make):
 @pytest.mark.parametrize("arch", ARCHES.values(), ids=ARCHES)
 def test_arguments_of_make_match_the_golden_file(arch):
     golden = GOLDEN / f"make-{arch.name}.txt"
-    text = rendered(Make(arch, Path("/tree"), Path("/build"), 1_794_475_820))
+    text = rendered(Make(arch, Path("/tree"), Path("/build"), 1_794_475_820, HOST))
     if os.environ.get("GUESTFORGE_ACCEPT_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text(), "GUESTFORGE_ACCEPT_GOLDEN=1 pytest ... accepts the new text"

@@ -18,6 +18,7 @@ from guestforge.core.code import code_digest
 from guestforge.core.errors import BuildError, UserError
 from guestforge.core.graph import Evaluation
 from guestforge.core.jobserver import Jobserver
+from guestforge.core.runtime import HOST
 from guestforge.core.step import Step
 from guestforge.core.store import Store
 from guestforge.kernel import step as step_module
@@ -26,19 +27,20 @@ from guestforge.kernel.step import kernel_step
 from guestforge.project.models import DebianSource, Kernel
 from guestforge.sources.kernel_tree import write_facts
 from guestforge.sources.unpack import make_read_only
+from tests.runtimes import Noting
 
 FAKE = Path(__file__).parents[1] / "fake_kernel"
 SOURCE = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie", version=None)
 DATE = 1_700_000_000
 
 
-def copy_fake(out, _used):
+def copy_fake(out, _used, _runtime):
     shutil.copytree(FAKE, out / "tree")
     make_read_only(out / "tree")
     write_facts(out, "6.12-fake", DATE)
 
 
-FAKE_SOURCE = Step("source", lambda: {"fake": 1}, copy_fake, code=())
+FAKE_SOURCE = Step("source", lambda _: {"fake": 1}, copy_fake, code=())
 
 
 class Setting:
@@ -53,10 +55,10 @@ class Setting:
         (self.fragments / "common").mkdir(parents=True, exist_ok=True)
         (self.fragments / "common" / f"{name}.conf").write_text(text)
 
-    def build(self, *names, base="allnoconfig", jobs=2):
+    def build(self, *names, base="allnoconfig", jobs=2, runtime=HOST):
         recipe = Kernel(source=SOURCE, base=base, fragments=("base", *names))
         step = kernel_step(self.store, host(), recipe, FAKE_SOURCE, jobs=Jobserver(jobs), fragments=[self.fragments])
-        return Evaluation(self.store).entry(step)
+        return Evaluation(self.store, runtime).entry(step)
 
     @property
     def workspace(self):
@@ -91,12 +93,15 @@ def test_time_and_place_do_not_show_in_the_kernel(tmp_path):
 
 
 @pytest.mark.alone
-def test_a_build_with_nothing_changed_starts_no_program(setting, monkeypatch):
-    setting.build()
-    monkeypatch.setattr(toolchain, "run", lambda *_, **__: pytest.fail("started a program"))
-    monkeypatch.setattr(step_module, "run", lambda *_, **__: pytest.fail("started a program"))
+def test_a_build_with_nothing_changed_starts_no_program(setting):
+    runtime = Noting()
+    setting.build(runtime=runtime)
+    tools = {"make", f"{host().cross_prefix}gcc", f"{host().cross_prefix}ld"}
+    assert {name.rpartition("/")[2] for name in runtime.started} == tools
+    runtime.started.clear()
     start = time.monotonic()
-    assert setting.build().reused
+    assert setting.build(runtime=runtime).reused
+    assert runtime.started == []
     assert time.monotonic() - start < 1.0  # a build of this tree takes longer
 
 

@@ -58,12 +58,16 @@ def test_an_emulator_that_is_installed_for_the_checks_is_in_manifest_and_checks(
     proofs = []
 
     def check_step(booted, _options):
-        def inputs():
-            proofs.append(emulators(X86_64, pipeline._emulator))
+        def inputs(runtime):
+            proofs.append(emulators(X86_64, pipeline._emulator, runtime))
             return {}
 
-        return Step("check", inputs, lambda out, _: [(out / name).touch() for name in CHECKED], (), CHECKED, "", booted,
-                    needs=(Need("qemu", tool=X86_64.qemu),), weight="guest")  # fmt: skip
+        def make(out, *_):
+            for name in CHECKED:
+                (out / name).touch()
+
+        needs = (Need("qemu", tool=X86_64.qemu),)
+        return Step("check", inputs, make, (), CHECKED, "", booted, needs=needs, weight="guest")
 
     monkeypatch.setattr(pipeline, "check_step", check_step)
     monkeypatch.setattr(commands, "_pipelines", lambda _: [pipeline])

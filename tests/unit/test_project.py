@@ -11,6 +11,7 @@ from guestforge.arch import X86_64
 from guestforge.cli import commands
 from guestforge.core.errors import UserError
 from guestforge.core.graph import Evaluation
+from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
 from guestforge.kernel.fragment import compose
 from guestforge.pipeline import Pipeline
@@ -172,7 +173,7 @@ def test_a_guest_of_a_project_is_made_of_its_own_parts_and_of_ours(place):
     mine = Pipeline(X86_64, options, Evaluation(store)).steps
     minimal = Pipeline(X86_64, BuildOptions(), Evaluation(store)).steps
     assert mine.rootfs == minimal.rootfs
-    assert mine.kernel.inputs()["request"] != minimal.kernel.inputs()["request"]
+    assert mine.kernel.inputs(HOST)["request"] != minimal.kernel.inputs(HOST)["request"]
 
 
 # tasks

@@ -32,7 +32,7 @@ class House:
         self.seen = []
 
     def step(self, name, *uses, work=lambda: None, seconds=0.0, **more):
-        def make(out, used):
+        def make(out, used, _runtime):
             assert set(used) == {use.name for use in uses}
             self.note(f"+{name}")
             time.sleep(seconds)
@@ -41,7 +41,7 @@ class House:
             self.note(f"-{name}")
 
         used = {use.name: Use(use, ("file",)) for use in uses}
-        return Step(name, lambda: {"name": name}, make, (), ("file",), uses=used, **more)
+        return Step(name, lambda _: {"name": name}, make, (), ("file",), uses=used, **more)
 
     def note(self, text):
         with self.log.open("a") as file:
@@ -167,7 +167,7 @@ def test_the_first_failure_ends_all_where_that_is_asked_for(house):
 
 
 def test_a_mistake_in_what_a_step_reads_is_its_failure(house):
-    def wrong():
+    def wrong(_):
         raise UserError("a wrong recipe")
 
     ended = house.run(Step("bad", wrong, lambda *_: None, ()), house.step("other"))
@@ -294,7 +294,7 @@ from guestforge.core.step import Step
 from guestforge.core.store import Store
 store = Store(Path({str(tmp_path)!r}))
 
-def make(out, used):
+def make(out, used, runtime):
     time.sleep(60)
 
 def interrupt():
@@ -303,7 +303,7 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 os.register_at_fork(after_in_parent=interrupt)
-step = Step("one", lambda: {{}}, make, (), ("file",))
+step = Step("one", lambda _: {{}}, make, (), ("file",))
 try:
     Schedule(Evaluation(store), [Goal("goal", (step,))], Rules(Jobserver(1))).run()
 except KeyboardInterrupt:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from guestforge.core.errors import BuildError, UserError
 from guestforge.core.graph import Evaluation
+from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
 from guestforge.project.models import DebianSource
-from guestforge.sources import aptconf, hostapt, packages, resolution
+from guestforge.sources import aptconf, hostapt, resolution
 from guestforge.sources import unpack as unpack_module
 from guestforge.sources.aptplace import Place
 from guestforge.sources.aptroot import AptRoot, parse_record
@@ -151,7 +152,7 @@ def fetch_package(store, *wanted, refresh=False):
 
 
 def resolve(store, wanted, *, refresh=False):
-    return resolution.resolve(resolution.Archive(store, refresh=refresh), wanted)
+    return resolution.resolve(resolution.Archive(store, refresh=refresh), wanted, HOST)
 
 
 @pytest.fixture(scope="module")
@@ -261,8 +262,8 @@ def test_the_hosts_settings_hold_below_ours(store, tmp_path, monkeypatch):
     fetch_package(store, "hello", "trixie", "arm64")
     assert not touched.exists()
     wanted = Wanted("hello", "trixie", "arm64")
-    with resolution.apt_root(resolution.Archive(store), wanted) as root:
-        dump = packages.run(["apt-config", "dump"], env={"APT_CONFIG": str(root.directory / "first.conf")}).output
+    with resolution.apt_root(resolution.Archive(store), wanted, HOST) as root:
+        dump = HOST.run(["apt-config", "dump"], env={"APT_CONFIG": str(root.directory / "first.conf")}).output
     assert 'Acquire::http::Proxy "http://proxy.test:1"' in dump
     assert "i386" not in dump
 
@@ -286,7 +287,7 @@ def test_a_package_is_verified_once_more_after_apt(store, monkeypatch):
 def test_progress_of_a_download_ends_at_its_size(tmp_path, archive, keys):
     (tmp_path / "root").mkdir()
     root = AptRoot(
-        Place(tmp_path / "root"), "trixie", "amd64", Mirror(archive.uri, {"Signed-By": str(keys[0].keyring)})
+        Place(tmp_path / "root"), "trixie", "amd64", Mirror(archive.uri, {"Signed-By": str(keys[0].keyring)}), HOST
     )
     root.update()
     wanted = root.resolve("linux-source-6.12")
@@ -329,7 +330,7 @@ def test_a_tree_that_leaves_its_directory_is_refused(archive, tmp_path, members)
     deb = package(archive, tmp_path, tarball(("top/fine", b"x"), *members))
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError, match="could not be unpacked"):
-        unpack(deb, tmp_path / "out" / "tree")
+        unpack(deb, tmp_path / "out" / "tree", HOST)
     assert not list(tmp_path.rglob("escaped"))
 
 
@@ -338,7 +339,7 @@ def test_links_that_lead_out_are_never_written_through(archive, tmp_path):
     (tmp_path / "out").mkdir()
     deb = package(archive, tmp_path, tarball(link("top/l", str(tmp_path / "victim")), ("top/l/escaped", b"x")))
     with pytest.raises(BuildError):
-        unpack(deb, tmp_path / "out" / "tree")
+        unpack(deb, tmp_path / "out" / "tree", HOST)
     assert not list((tmp_path / "victim").iterdir())
 
 
@@ -346,27 +347,27 @@ def test_links_that_lead_out_are_never_written_through(archive, tmp_path):
 def test_a_damaged_tree_is_an_error(archive, tmp_path, content):
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError, match="could not be unpacked"):
-        unpack(package(archive, tmp_path, content), tmp_path / "out" / "tree")
+        unpack(package(archive, tmp_path, content), tmp_path / "out" / "tree", HOST)
 
 
 def test_a_package_without_a_tree_is_an_error(archive, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError, match="holds no usr/src/linux-source"):
-        unpack(next(archive.root.glob("pool/hello*")), tmp_path / "out" / "tree")
+        unpack(next(archive.root.glob("pool/hello*")), tmp_path / "out" / "tree", HOST)
 
 
 def test_a_file_that_is_no_package_is_an_error(tmp_path):
     (tmp_path / "x.deb").write_text("no package")
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError):
-        unpack(tmp_path / "x.deb", tmp_path / "out" / "tree")
+        unpack(tmp_path / "x.deb", tmp_path / "out" / "tree", HOST)
 
 
 def test_a_huge_tarball_is_refused(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(unpack_module, "MAX_TARBALL", 10)
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError, match="this is no kernel tree"):
-        unpack(package(archive, tmp_path, TREE), tmp_path / "out" / "tree")
+        unpack(package(archive, tmp_path, TREE), tmp_path / "out" / "tree", HOST)
 
 
 def test_the_suites_that_we_know_include_those_of_the_recipes():

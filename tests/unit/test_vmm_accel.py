@@ -7,6 +7,7 @@ import pytest
 
 from guestforge.arch import ARCHES, host
 from guestforge.core.errors import UserError
+from guestforge.core.runtime import HOST
 from guestforge.vmm import accel
 from guestforge.vmm.accel import KvmState, choose_accelerator, kvm_state
 from guestforge.vmm.errors import MachineError
@@ -89,7 +90,7 @@ def test_foreign_guest_is_emulated_and_never_probed(kernel):
 
 def test_missing_device_is_the_reason(kernel, monkeypatch, tmp_path):
     monkeypatch.setattr(accel, "KVM", tmp_path / "none")
-    assert kvm_state(host(), kernel, tmp_path).reason == f"no {tmp_path / 'none'}"
+    assert kvm_state(host(), kernel, cache=tmp_path).reason == f"no {tmp_path / 'none'}"
 
 
 @pytest.mark.usefixtures("probes")
@@ -98,26 +99,26 @@ def test_device_that_does_not_open_is_the_reason(kernel, monkeypatch, tmp_path):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    assert kvm_state(host(), kernel, tmp_path).reason == f"{tmp_path / 'kvm'}: permission denied"
+    assert kvm_state(host(), kernel, cache=tmp_path).reason == f"{tmp_path / 'kvm'}: permission denied"
 
 
 def test_usable_kvm_is_chosen(kernel, probes, tmp_path):
     probes.append(KvmState(True, "a kernel ran"))
-    assert choose_accelerator("auto", host(), kernel, tmp_path) == accel.Accelerator("kvm", "a kernel ran")
+    assert choose_accelerator("auto", host(), kernel, cache=tmp_path) == accel.Accelerator("kvm", "a kernel ran")
 
 
 def test_unusable_kvm_falls_back_with_its_reason_unless_it_is_asked_for(kernel, probes, tmp_path):
     probes += [KvmState(False, "dies", lasting=False)] * 2
-    assert choose_accelerator("auto", host(), kernel, tmp_path).reason == "KVM can't be used: dies"
+    assert choose_accelerator("auto", host(), kernel, cache=tmp_path).reason == "KVM can't be used: dies"
     with pytest.raises(UserError, match="dies"):
-        choose_accelerator("kvm", host(), kernel, tmp_path)
+        choose_accelerator("kvm", host(), kernel, cache=tmp_path)
 
 
 def test_answer_is_kept_until_something_changes(kernel, probes, tmp_path, monkeypatch):
     probes += [KvmState(True, "first"), KvmState(True, "other kernel"), KvmState(True, "other boot")]
 
     def ask():
-        return kvm_state(host(), kernel, tmp_path).reason
+        return kvm_state(host(), kernel, cache=tmp_path).reason
 
     assert [ask(), ask()] == ["first", "first"]
     kernel.write_bytes(b"another")
@@ -128,17 +129,17 @@ def test_answer_is_kept_until_something_changes(kernel, probes, tmp_path, monkey
 
 def test_answer_that_may_pass_is_not_kept(kernel, probes, tmp_path):
     probes += [KvmState(False, "hung", lasting=False), KvmState(True, "runs")]
-    assert [kvm_state(host(), kernel, tmp_path).reason for _ in range(2)] == ["hung", "runs"]
+    assert [kvm_state(host(), kernel, cache=tmp_path).reason for _ in range(2)] == ["hung", "runs"]
 
 
 def test_damaged_answer_is_asked_again(kernel, probes, tmp_path):
     probes += [KvmState(True, "first"), KvmState(True, "second")]
-    kvm_state(host(), kernel, tmp_path)
+    kvm_state(host(), kernel, cache=tmp_path)
     next((tmp_path / "kvm-answers").iterdir()).write_text("{")
-    assert kvm_state(host(), kernel, tmp_path).reason == "second"
+    assert kvm_state(host(), kernel, cache=tmp_path).reason == "second"
 
 
 def test_processor_is_part_of_the_question(kernel):
     arch = host()
-    assert accel._key(arch, kernel) != accel._key(replace(arch, cpu_kvm="other"), kernel)
-    assert accel._key(arch, kernel) != accel._key(arch, None)
+    assert accel._key(arch, kernel, HOST) != accel._key(replace(arch, cpu_kvm="other"), kernel, HOST)
+    assert accel._key(arch, kernel, HOST) != accel._key(arch, None, HOST)

@@ -14,6 +14,7 @@ from guestforge.sources.hostapt import Mirror
 from guestforge.vmm import emulator
 from guestforge.vmm.emulator import DIRECT_READS, FIRMWARE, Emulator, choose_emulator, installed_emulator, untrusted
 from guestforge.vmm.plan import MachinePlan, Share
+from tests.runtimes import nowhere
 
 DEBIAN = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)"
 SHARE = Share("kataShared", Path("/shared"))
@@ -83,10 +84,9 @@ def test_a_version_tells_whether_translations_are_dropped(install, version, forg
     )
 
 
-def test_none_installed_is_the_users_to_mend(monkeypatch):
-    monkeypatch.setattr(emulator, "find_tool", lambda _: None)
+def test_none_installed_is_the_users_to_mend():
     with pytest.raises(UserError, match="qemu-system-aarch64 is not installed") as caught:
-        choose_emulator(AARCH64)
+        choose_emulator(AARCH64, runtime=nowhere())
     assert caught.value.hint == "the package qemu-system-arm has it"
 
 

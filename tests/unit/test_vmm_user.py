@@ -82,11 +82,11 @@ def test_directory_that_qemu_serves_is_served_as_its_owner(proc, tmp_path):
 @pytest.mark.parametrize(("device", "kept"), [("virtio-9p", SERVES_FILES), ("virtio-fs", ())])
 def test_qemu_that_stays_root_has_no_right_that_it_does_not_need(proc, device, kept):
     asked = plan(Share("shared", Path("/shared"), device))
-    setpriv, *words = with_less_rights(asked, COMMAND, proc())
+    setpriv, *words = with_less_rights(asked, COMMAND, proc=proc())
     assert os.access(setpriv, os.X_OK)
     assert tuple(words[-3:]) == COMMAND
     assert words[0] == "--bounding-set=" + ",+".join(("-all", *kept))
-    assert with_less_rights(asked, COMMAND, proc(capabilities=0)) == COMMAND
+    assert with_less_rights(asked, COMMAND, proc=proc(capabilities=0)) == COMMAND
 
 
 @pytest.mark.parametrize(

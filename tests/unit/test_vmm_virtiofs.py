@@ -38,20 +38,20 @@ def on_x86_64(monkeypatch):
     ],
 )
 def test_virtiofsd_serves_guests_of_its_own_interface_and_ours_the_rest(monkeypatch, guest, wanted, kind, described):
-    monkeypatch.setattr(virtiofsd, "find_virtiofsd", lambda: C)
+    monkeypatch.setattr(virtiofsd, "find_virtiofsd", lambda _: C)
     server = choose_virtiofs(ARCHES[guest], wanted)
     assert (server.kind, server.describe()) == (kind, described)
     assert server.installed == (C if kind == "virtiofsd" else None)
 
 
 def test_ours_serves_where_no_virtiofsd_is_installed(monkeypatch):
-    monkeypatch.setattr(virtiofsd, "find_virtiofsd", lambda: None)
+    monkeypatch.setattr(virtiofsd, "find_virtiofsd", lambda _: None)
     assert choose_virtiofs(ARCHES["x86_64"]).describe() == "guestforge virtio-fs (no virtiofsd on this host)"
     assert choose_virtiofs(ARCHES["s390x"]).describe() == f"guestforge virtio-fs ({ORDER})"
 
 
 def test_virtiofsd_that_is_asked_for_and_missing_is_the_users_error(monkeypatch):
-    monkeypatch.setattr(virtiofsd, "find_virtiofsd", lambda: None)
+    monkeypatch.setattr(virtiofsd, "find_virtiofsd", lambda _: None)
     with pytest.raises(UserError, match="no virtiofsd") as caught:
         choose_virtiofs(ARCHES["x86_64"], "virtiofsd")
     assert "./invoke doctor" in caught.value.hint

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES
-from guestforge.vmm import virtiofsd
 from guestforge.vmm.virtiofsd import Virtiofsd, find_virtiofsd, virtiofsd_argv, why_not
 from tests.fs_frontend import FsFrontEnd, message
+from tests.runtimes import nowhere
 
 C = Virtiofsd(Path("/usr/lib/qemu/virtiofsd"), "C", "7.2.22")
 RUST = Virtiofsd(Path("/usr/libexec/virtiofsd"), "Rust", "1.13.2")
@@ -42,17 +42,15 @@ def program(path, output, code=0):
         ("virtiofsd backend 1.1.0", None, None),
     ],
 )
-def test_version_tells_the_flavour(tmp_path, monkeypatch, output, flavour, version):
-    monkeypatch.setattr(virtiofsd, "find_tool", lambda _: None)
-    found = find_virtiofsd((program(tmp_path / "virtiofsd", output),))
+def test_version_tells_the_flavour(tmp_path, output, flavour, version):
+    found = find_virtiofsd(nowhere(), (program(tmp_path / "virtiofsd", output),))
     assert (found and found.flavour, found and found.version) == (flavour, version)
 
 
-def test_first_that_answers_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(virtiofsd, "find_tool", lambda _: None)
+def test_first_that_answers_is_taken(tmp_path):
     broken = program(tmp_path / "broken", "virtiofsd 1.13.2", code=1)
     good = program(tmp_path / "good", "virtiofsd version 7.2.22")
-    found = find_virtiofsd((tmp_path / "missing", broken, good))
+    found = find_virtiofsd(nowhere(), (tmp_path / "missing", broken, good))
     assert found == Virtiofsd(good, "C", "7.2.22")
 
 

@@ -21,7 +21,9 @@ def state():
 @pytest.fixture
 def watcher(state, tmp_path):
     with spawn(["sleep", "60"]) as process, console_pipes(tmp_path / "console") as pipes:
-        yield Watcher(state, Watched("qemu-exited", "QEMU", process, bytearray(b"KVM internal error")), (), None, pipes)
+        yield Watcher(
+            state, Watched("qemu", "qemu-exited", "QEMU", process, bytearray(b"KVM internal error")), (), None, pipes
+        )
 
 
 def stop(watcher, answer):
