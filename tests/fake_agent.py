@@ -49,6 +49,13 @@ REQUESTS: dict[str, type[Message]] = {
     "ReadStderr": agent_pb2.ReadStreamRequest,
     "WriteStdin": agent_pb2.WriteStreamRequest,
     "CloseStdin": agent_pb2.CloseStdinRequest,
+    "UpdateContainer": agent_pb2.UpdateContainerRequest,
+    "StatsContainer": agent_pb2.StatsContainerRequest,
+    "PauseContainer": agent_pb2.PauseContainerRequest,
+    "ResumeContainer": agent_pb2.ResumeContainerRequest,
+    "GetOOMEvent": agent_pb2.GetOOMEventRequest,
+    "OnlineCPUMem": agent_pb2.OnlineCPUMemRequest,
+    "MemHotplugByProbe": agent_pb2.MemHotplugByProbeRequest,
 }
 
 

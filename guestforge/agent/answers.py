@@ -1,11 +1,13 @@
 """What a guest's agent answered, as plain data. Texts are the guest's: printable, cut, and not to be believed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from guestforge.agent.errors import printable
 from guestforge.agent.proto import agent_pb2, health_pb2
 
 MAX_NAMES = 1_000  # of handlers or features that are taken from one answer
+NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,53 @@ class VolumeStats:
 
     bytes: Usage | None
     inodes: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes of memory; a limit that nobody set is as large as numbers go."""
+
+    usage: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkUse:
+    """What a network interface has carried, in bytes."""
+
+    received: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStats:
+    """What a container has used: seconds of processors, bytes of memory, processes, interfaces by name.
+
+    `throttled` are the seconds for which its quota kept it from running. None: the agent did not tell.
+    """
+
+    cpu_seconds: float
+    throttled: float
+    memory: MemoryUse | None
+    processes: int
+    process_limit: int
+    network: Mapping[str, NetworkUse]
+
+
+def container_stats(answer: agent_pb2.StatsContainerResponse) -> ContainerStats:
+    """Return the answer to StatsContainer."""
+    found = answer.cgroup_stats
+    memory = found.memory_stats.usage if found.HasField("memory_stats") else None
+    return ContainerStats(
+        cpu_seconds=found.cpu_stats.cpu_usage.total_usage / NANOSECONDS,
+        throttled=found.cpu_stats.throttling_data.throttled_time / NANOSECONDS,
+        memory=MemoryUse(memory.usage, memory.limit) if memory else None,
+        processes=found.pids_stats.current,
+        process_limit=found.pids_stats.limit,
+        network={
+            printable(each.name): NetworkUse(each.rx_bytes, each.tx_bytes) for each in answer.network_stats[:MAX_NAMES]
+        },
+    )
 
 
 def version(answer: health_pb2.VersionCheckResponse) -> Version:

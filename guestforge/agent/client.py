@@ -17,7 +17,15 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from guestforge.agent import answers
-from guestforge.agent.errors import AgentError, Code, ConnectionLostError, OutputLimitError, ProtocolError, RpcError
+from guestforge.agent.errors import (
+    AgentError,
+    Code,
+    ConnectionLostError,
+    OutputLimitError,
+    ProtocolError,
+    RpcError,
+    printable,
+)
 from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2
 from guestforge.agent.storage import Storage
 from guestforge.agent.ttrpc import Call, Connection
@@ -176,6 +184,47 @@ class AgentClient:
         seconds = max(1, int(self._limit(timeout)))
         request = agent_pb2.RemoveContainerRequest(container_id=container_id, timeout=seconds)
         self._do("RemoveContainer", request, timeout)
+
+    def update_container(
+        self, container_id: str, resources: oci_pb2.LinuxResources, timeout: float | None = None
+    ) -> None:
+        """Change limits of a container; those that are not set stay as they are."""
+        self._do(
+            "UpdateContainer",
+            agent_pb2.UpdateContainerRequest(container_id=container_id, resources=resources),
+            timeout,
+        )
+
+    def stats_container(self, container_id: str, timeout: float | None = None) -> answers.ContainerStats:
+        """Return what a container has used."""
+        request = agent_pb2.StatsContainerRequest(container_id=container_id)
+        return answers.container_stats(self._call("StatsContainer", request, agent_pb2.StatsContainerResponse, timeout))
+
+    def pause_container(self, container_id: str, timeout: float | None = None) -> None:
+        """Stop all processes of a container, which notice nothing of it."""
+        self._do("PauseContainer", agent_pb2.PauseContainerRequest(container_id=container_id), timeout)
+
+    def resume_container(self, container_id: str, timeout: float | None = None) -> None:
+        """Have the processes of a paused container go on."""
+        self._do("ResumeContainer", agent_pb2.ResumeContainerRequest(container_id=container_id), timeout)
+
+    def oom_event(self, timeout: float | None = None) -> str:
+        """Wait for a container that has lost a process to the lack of memory; return its id."""
+        return printable(
+            self._call("GetOOMEvent", agent_pb2.GetOOMEventRequest(), agent_pb2.OOMEvent, timeout).container_id
+        )
+
+    # Processors and memory that were plugged in
+
+    def online(
+        self, cpus: int = 0, *, wait: bool = False, cpu_only: bool = False, timeout: float | None = None
+    ) -> None:
+        """Take processors into use, so many or all that are there, and memory; `wait` for those that are to come."""
+        self._do("OnlineCPUMem", agent_pb2.OnlineCPUMemRequest(wait=wait, nb_cpus=cpus, cpu_only=cpu_only), timeout)
+
+    def probe_memory(self, addresses: Sequence[int], timeout: float | None = None) -> None:
+        """Tell the kernel of memory at these addresses, if GuestDetails.memory_hotplug_probe says that it takes it."""
+        self._do("MemHotplugByProbe", agent_pb2.MemHotplugByProbeRequest(memHotplugProbeAddr=addresses), timeout)
 
     # Processes: an empty exec_id is the container's first one
 

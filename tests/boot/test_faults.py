@@ -181,10 +181,10 @@ def test_storages_with_the_content_of_another_run_fail(rig, monkeypatch):
     written = []
 
     def of_another_run(write):
-        def exchanged(tree, place, **options):
+        def exchanged(tree, place, *runtime, **options):
             probe = next(node.source for node in tree if node.path == "/probe")
             written.append(place.name)
-            write(fixtures.container_tree(fixtures.new_nonce(), probe), place, **options)
+            write(fixtures.container_tree(fixtures.new_nonce(), probe), place, *runtime, **options)
 
         return exchanged
 

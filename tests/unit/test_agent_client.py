@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from guestforge.agent.answers import GuestDetails, Usage, Version, VolumeStats
+from guestforge.agent.answers import (
+    ContainerStats,
+    GuestDetails,
+    MemoryUse,
+    NetworkUse,
+    Usage,
+    Version,
+    VolumeStats,
+)
 from guestforge.agent.client import CHUNK, AgentClient
 from guestforge.agent.errors import AgentError, Code, ConnectionLostError, OutputLimitError, RpcError
 from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2
@@ -34,6 +42,13 @@ CALLS: dict[str, Callable[[AgentClient], object]] = {
     "ExecProcess": lambda client: client.exec_process("c", "e", process(["true"])),
     "WaitProcess": lambda client: client.wait_process("c"),
     "SignalProcess": lambda client: client.signal_process("c"),
+    "UpdateContainer": lambda client: client.update_container("c", oci_pb2.LinuxResources()),
+    "StatsContainer": lambda client: client.stats_container("c"),
+    "PauseContainer": lambda client: client.pause_container("c"),
+    "ResumeContainer": lambda client: client.resume_container("c"),
+    "GetOOMEvent": AgentClient.oom_event,
+    "OnlineCPUMem": AgentClient.online,
+    "MemHotplugByProbe": lambda client: client.probe_memory([1 << 32]),
     "ReadStdout": lambda client: client.read_stdout("c"),
     "ReadStderr": lambda client: client.read_stderr("c"),
 }
@@ -96,6 +111,33 @@ def test_version_and_details_are_plain_data_and_printable() -> None:
     assert agent.requests("GetGuestDetails") == [
         agent_pb2.GuestDetailsRequest(mem_block_size=True, mem_hotplug_probe=True)
     ]
+
+
+def test_stats_are_seconds_and_bytes() -> None:
+    agent = FakeAgent()
+    stats = agent_pb2.CgroupStats(
+        cpu_stats=agent_pb2.CpuStats(
+            cpu_usage=agent_pb2.CpuUsage(total_usage=1_500_000_000),
+            throttling_data=agent_pb2.ThrottlingData(throttled_time=250_000_000),
+        ),
+        memory_stats=agent_pb2.MemoryStats(usage=agent_pb2.MemoryData(usage=4096, limit=1 << 25)),
+        pids_stats=agent_pb2.PidsStats(current=2, limit=77),
+    )
+    network = [agent_pb2.NetworkStats(name="eth\x1b0", rx_bytes=7, tx_bytes=9)]
+    agent.answers["StatsContainer"] = agent_pb2.StatsContainerResponse(cgroup_stats=stats, network_stats=network)
+    with talking_to(agent) as client:
+        found = client.stats_container("c")
+        assert found == ContainerStats(1.5, 0.25, MemoryUse(4096, 1 << 25), 2, 77, {"eth 0": NetworkUse(7, 9)})
+    with talking_to(FakeAgent()) as client:
+        assert client.stats_container("c").memory is None
+
+
+def test_limits_and_processors_are_asked_for_as_they_are_given() -> None:
+    limits = oci_pb2.LinuxResources(Memory=oci_pb2.LinuxMemory(Limit=1 << 25))
+    request = only_request(lambda client: client.update_container("c", limits))
+    assert request == agent_pb2.UpdateContainerRequest(container_id="c", resources=limits)
+    request = only_request(lambda client: client.online(2, wait=True, cpu_only=True))
+    assert request == agent_pb2.OnlineCPUMemRequest(nb_cpus=2, wait=True, cpu_only=True)
 
 
 def test_a_sandbox_is_created_with_its_storages() -> None:

@@ -20,6 +20,7 @@ import (
 	"guestforge.dev/agent/internal/console"
 	"guestforge.dev/agent/internal/container"
 	"guestforge.dev/agent/internal/device"
+	"guestforge.dev/agent/internal/guest"
 	"guestforge.dev/agent/internal/log"
 	"guestforge.dev/agent/internal/reaper"
 	"guestforge.dev/agent/internal/sandbox"
@@ -130,6 +131,7 @@ func assemble(config cmdline.Config, children *reaper.Reaper, destroyed chan str
 	containers.Hostname = box.Hostname
 	return &server.Service{
 		Sandbox: box, Containers: containers, SharedDir: filepath.Join(base, "shared", "containers"),
+		Hotplug: guest.Hotplug{Devices: "/sys/devices/system"},
 		Destroyed: func() {
 			select {
 			case destroyed <- struct{}{}:

@@ -5,19 +5,23 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // sets what fs2 controls devices by
 	"github.com/opencontainers/cgroups/fs2"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/procfs"
 )
 
@@ -32,13 +36,22 @@ const (
 	perProcess      = 256 << 10 // bytes: the least that one takes is 110 KiB of the kernel's memory, on x86_64
 )
 
+// errNone is what a guest without cgroups says to whoever wants to use one.
+var errNone = fault.New(codes.FailedPrecondition, "this guest has no cgroups")
+
 // Tree makes the cgroups of containers.
-type Tree struct{ pids int64 } // what a container gets whose spec limits none
+type Tree struct {
+	pids int64 // what a container gets whose spec limits none
+	oom  *oom
+}
 
 // Cgroup is a container's. A nil one limits nothing.
 type Cgroup struct {
 	directory *os.File
-	manager   *fs2.Manager
+	devices   []*api.LinuxDevice // those of its spec, which it may use whatever its rules are
+
+	mu      sync.Mutex
+	manager *fs2.Manager
 }
 
 // Open prepares the parent of all containers' cgroups. An error is that this guest can't limit containers.
@@ -63,7 +76,32 @@ func Open() (*Tree, error) {
 	if _, err := create(parent, limits); err != nil {
 		return nil, err
 	}
-	return &Tree{pids * 3 / 4}, nil // so that one of them can't take the others' processes
+	watch, err := newOOM()
+	if err != nil {
+		return nil, err
+	}
+	return &Tree{pids * 3 / 4, watch}, nil // so that one of them can't take the others' processes
+}
+
+// NextOOM waits for a container that has lost a process to the lack of memory, and returns its id.
+func (t *Tree) NextOOM(ctx context.Context) (string, error) {
+	if t == nil {
+		return "", errNone
+	}
+	return t.oom.next(ctx)
+}
+
+// Grow adds memory that was plugged in to what all containers may take.
+func (t *Tree) Grow(bytes uint64) error {
+	if t == nil {
+		return nil
+	}
+	path := filepath.Join(parent, "memory.max")
+	limit, err := number(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(strconv.FormatUint(uint64(limit)+bytes, 10)), 0)
 }
 
 // New makes a container's cgroup. What its spec leaves open has the parent's limits; its devices never have.
@@ -83,10 +121,13 @@ func (t *Tree) New(id string, linux *api.Linux) (*Cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cgroup{manager: manager}
+	c := &Cgroup{manager: manager, devices: linux.GetDevices()}
 	if c.directory, err = os.Open(path); err == nil {
 		// a container that has lost a process to the lack of memory is not one that works
 		err = os.WriteFile(filepath.Join(path, "memory.oom.group"), []byte("1"), 0)
+	}
+	if err == nil {
+		err = t.oom.watch(id, path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Remove())
@@ -100,6 +141,39 @@ func (c *Cgroup) Directory() *os.File {
 		return nil
 	}
 	return c.directory
+}
+
+// Update changes limits; those that are not named stay as they are. Rules of devices are in the place of those before.
+func (c *Cgroup) Update(asked *api.LinuxResources) error {
+	if c == nil {
+		return errNone
+	}
+	limits, err := resources(&api.Linux{Resources: asked, Devices: c.devices})
+	if err != nil {
+		return fault.Invalid("%v", err)
+	}
+	limits.SkipDevices = len(asked.GetDevices()) == 0
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.manager.Set(limits)
+}
+
+// Freeze stops all processes, or lets them go on; it returns once they have stopped. A process that is frozen can be
+// killed, and does nothing else.
+func (c *Cgroup) Freeze(frozen bool) error {
+	if c == nil {
+		return errNone
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !frozen {
+		return c.manager.Freeze(cgroups.Thawed)
+	}
+	err := c.manager.Freeze(cgroups.Frozen)
+	if err != nil { // some have stopped: all are to go on
+		err = errors.Join(err, c.manager.Freeze(cgroups.Thawed))
+	}
+	return err
 }
 
 // Remove takes a cgroup away whose processes have ended.

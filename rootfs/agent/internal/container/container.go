@@ -33,8 +33,11 @@ type container struct {
 	mu      sync.Mutex
 	init    *process
 	state   state
+	paused  bool
 	execs   map[string]*process
 	pending map[string]bool // ids of processes that are being started, and not in execs yet
+
+	freezer sync.Mutex // one pause or resumption at a time, each of which takes a while
 }
 
 // unread is how long a process's output is kept after its status was told.
@@ -159,8 +162,11 @@ func (c *container) exec(l *Launcher, id string, process *api.Process) error {
 func (c *container) reserve(id string) (*os.File, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state != started || c.init.ended() {
-		return nil, fault.New(codes.FailedPrecondition, "container %s does not run", c.id)
+	if err := c.running(); err != nil {
+		return nil, err
+	}
+	if c.paused { // a newcomer would be frozen on its way
+		return nil, fault.New(codes.FailedPrecondition, "container %s is paused", c.id)
 	}
 	if other := c.execs[id]; id == c.initID || c.pending[id] || other != nil && !other.ended() {
 		return nil, fault.New(codes.AlreadyExists, "container %s has a process %s", c.id, id)
@@ -170,6 +176,43 @@ func (c *container) reserve(id string) (*os.File, error) {
 		c.pending[id] = true
 	}
 	return pidfd, err
+}
+
+// running returns an error unless the first process runs. Under the lock.
+func (c *container) running() error {
+	if c.state != started || c.init.ended() {
+		return fault.New(codes.FailedPrecondition, "container %s does not run", c.id)
+	}
+	return nil
+}
+
+// pause stops all processes, or has them go on.
+func (c *container) pause(wanted bool) error {
+	c.freezer.Lock()
+	defer c.freezer.Unlock()
+	if err := c.keepOut(wanted); err != nil {
+		return err
+	}
+	err := c.cgroup.Freeze(wanted)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = wanted == (err == nil)
+	return err
+}
+
+// keepOut has nobody enter any more, before a container is frozen and until it is thawed.
+func (c *container) keepOut(wanted bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.running(); err != nil {
+		return err
+	}
+	if c.paused == wanted {
+		is := map[bool]string{true: "is paused already", false: "is not paused"}
+		return fault.New(codes.FailedPrecondition, "container %s %s", c.id, is[wanted])
+	}
+	c.paused = true
+	return nil
 }
 
 // find returns a process by its id; the first one has none, or the one that it was created with.

@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,42 +16,26 @@ import (
 	"guestforge.dev/agent/internal/version"
 )
 
-const (
-	blockSizeFile = "/sys/devices/system/memory/block_size_bytes"
-	probeFile     = "/sys/devices/system/memory/probe"
-	maxSeed       = 4096 // bytes of random data in a request
-)
+const maxSeed = 4096 // bytes of random data in a request
 
 // Details answers GetGuestDetails. A kernel without memory hotplug has no block size: 0.
-func Details(r *api.GuestDetailsRequest) (*api.GuestDetailsResponse, error) {
+func Details(h Hotplug, r *api.GuestDetailsRequest) (*api.GuestDetailsResponse, error) {
 	response := &api.GuestDetailsResponse{AgentDetails: &api.AgentDetails{
 		Version:         version.Version,
 		InitDaemon:      os.Getpid() == 1,
 		StorageHandlers: storage.Drivers(),
 	}}
 	if r.MemBlockSize {
-		size, err := blockSize()
+		size, err := h.blockSize()
 		if err != nil {
 			return nil, err
 		}
 		response.MemBlockSizeBytes = size
 	}
 	if r.MemHotplugProbe {
-		_, err := os.Stat(probeFile)
-		response.SupportMemHotplugProbe = err == nil
+		response.SupportMemHotplugProbe = h.probes()
 	}
 	return response, nil
-}
-
-func blockSize() (uint64, error) {
-	text, err := os.ReadFile(blockSizeFile)
-	if os.IsNotExist(err) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseUint(strings.TrimSpace(string(text)), 16, 64)
 }
 
 // SetTime sets the wall clock.

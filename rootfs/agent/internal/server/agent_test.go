@@ -20,6 +20,7 @@ import (
 	"guestforge.dev/agent/internal/api"
 	"guestforge.dev/agent/internal/container"
 	"guestforge.dev/agent/internal/device"
+	"guestforge.dev/agent/internal/guest"
 	"guestforge.dev/agent/internal/reaper"
 	"guestforge.dev/agent/internal/sandbox"
 	"guestforge.dev/agent/internal/storage"
@@ -53,6 +54,7 @@ func startAgent(t *testing.T) *agent {
 	containers.Hostname = box.Hostname
 	service := &Service{
 		Sandbox: box, Containers: containers, SharedDir: filepath.Join(a.base, "shared", "containers"),
+		Hotplug:   guest.Hotplug{Devices: directory},
 		Destroyed: func() { a.destroyed <- struct{}{} },
 	}
 	server, err := service.New()

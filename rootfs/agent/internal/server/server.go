@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -26,6 +27,7 @@ type Service struct {
 	Sandbox    *sandbox.Sandbox
 	Containers *container.Manager
 	SharedDir  string // below which CopyFile writes
+	Hotplug    guest.Hotplug
 	Destroyed  func()
 }
 
@@ -49,24 +51,31 @@ func (s *Service) health() map[string]ttrpc.Method {
 
 func (s *Service) agent() map[string]ttrpc.Method {
 	return map[string]ttrpc.Method{
-		"GetGuestDetails":  unary("GetGuestDetails", s.guestDetails),
-		"GetMetrics":       unary("GetMetrics", s.getMetrics),
-		"SetGuestDateTime": unary("SetGuestDateTime", s.setGuestDateTime),
-		"ReseedRandomDev":  unary("ReseedRandomDev", s.reseedRandomDev),
-		"GetVolumeStats":   unary("GetVolumeStats", s.getVolumeStats),
-		"CopyFile":         unary("CopyFile", s.copyFile),
-		"CreateSandbox":    unary("CreateSandbox", s.createSandbox),
-		"DestroySandbox":   unary("DestroySandbox", s.destroySandbox),
-		"CreateContainer":  unary("CreateContainer", s.createContainer),
-		"StartContainer":   unary("StartContainer", s.startContainer),
-		"RemoveContainer":  unary("RemoveContainer", s.removeContainer),
-		"ExecProcess":      unary("ExecProcess", s.execProcess),
-		"WaitProcess":      unary("WaitProcess", s.waitProcess),
-		"SignalProcess":    unary("SignalProcess", s.signalProcess),
-		"ReadStdout":       unary("ReadStdout", s.readStdout),
-		"ReadStderr":       unary("ReadStderr", s.readStderr),
-		"WriteStdin":       unary("WriteStdin", s.writeStdin),
-		"CloseStdin":       unary("CloseStdin", s.closeStdin),
+		"GetGuestDetails":   unary("GetGuestDetails", s.guestDetails),
+		"GetMetrics":        unary("GetMetrics", s.getMetrics),
+		"SetGuestDateTime":  unary("SetGuestDateTime", s.setGuestDateTime),
+		"ReseedRandomDev":   unary("ReseedRandomDev", s.reseedRandomDev),
+		"GetVolumeStats":    unary("GetVolumeStats", s.getVolumeStats),
+		"CopyFile":          unary("CopyFile", s.copyFile),
+		"CreateSandbox":     unary("CreateSandbox", s.createSandbox),
+		"DestroySandbox":    unary("DestroySandbox", s.destroySandbox),
+		"CreateContainer":   unary("CreateContainer", s.createContainer),
+		"StartContainer":    unary("StartContainer", s.startContainer),
+		"RemoveContainer":   unary("RemoveContainer", s.removeContainer),
+		"ExecProcess":       unary("ExecProcess", s.execProcess),
+		"WaitProcess":       unary("WaitProcess", s.waitProcess),
+		"SignalProcess":     unary("SignalProcess", s.signalProcess),
+		"ReadStdout":        unary("ReadStdout", s.readStdout),
+		"ReadStderr":        unary("ReadStderr", s.readStderr),
+		"WriteStdin":        unary("WriteStdin", s.writeStdin),
+		"CloseStdin":        unary("CloseStdin", s.closeStdin),
+		"UpdateContainer":   unary("UpdateContainer", s.updateContainer),
+		"StatsContainer":    unary("StatsContainer", s.statsContainer),
+		"PauseContainer":    unary("PauseContainer", s.pauseContainer),
+		"ResumeContainer":   unary("ResumeContainer", s.resumeContainer),
+		"GetOOMEvent":       unary("GetOOMEvent", s.getOOMEvent),
+		"OnlineCPUMem":      unary("OnlineCPUMem", s.onlineCPUMem),
+		"MemHotplugByProbe": unary("MemHotplugByProbe", s.memHotplugByProbe),
 	}
 }
 
@@ -79,7 +88,7 @@ func (s *Service) version(context.Context, *api.CheckRequest) (*api.VersionCheck
 }
 
 func (s *Service) guestDetails(_ context.Context, r *api.GuestDetailsRequest) (*api.GuestDetailsResponse, error) {
-	return guest.Details(r)
+	return guest.Details(s.Hotplug, r)
 }
 
 func (s *Service) getMetrics(context.Context, *api.GetMetricsRequest) (*api.Metrics, error) {
@@ -160,6 +169,36 @@ func (s *Service) writeStdin(ctx context.Context, r *api.WriteStreamRequest) (*a
 
 func (s *Service) closeStdin(_ context.Context, r *api.CloseStdinRequest) (*emptypb.Empty, error) {
 	return nothing(s.Containers.CloseStdin(r.ContainerId, r.ExecId))
+}
+
+func (s *Service) updateContainer(_ context.Context, r *api.UpdateContainerRequest) (*emptypb.Empty, error) {
+	return nothing(s.Containers.Update(r.ContainerId, r.Resources))
+}
+
+func (s *Service) statsContainer(_ context.Context, r *api.StatsContainerRequest) (*api.StatsContainerResponse, error) {
+	return s.Containers.Stats(r.ContainerId)
+}
+
+func (s *Service) pauseContainer(_ context.Context, r *api.PauseContainerRequest) (*emptypb.Empty, error) {
+	return nothing(s.Containers.Pause(r.ContainerId, true))
+}
+
+func (s *Service) resumeContainer(_ context.Context, r *api.ResumeContainerRequest) (*emptypb.Empty, error) {
+	return nothing(s.Containers.Pause(r.ContainerId, false))
+}
+
+func (s *Service) getOOMEvent(ctx context.Context, _ *api.GetOOMEventRequest) (*api.OOMEvent, error) {
+	id, err := s.Containers.OOMEvent(ctx)
+	return &api.OOMEvent{ContainerId: id}, err
+}
+
+func (s *Service) onlineCPUMem(ctx context.Context, r *api.OnlineCPUMemRequest) (*emptypb.Empty, error) {
+	added, err := s.Hotplug.Online(ctx, r)
+	return nothing(errors.Join(err, s.Containers.Cgroups.Grow(added)))
+}
+
+func (s *Service) memHotplugByProbe(_ context.Context, r *api.MemHotplugByProbeRequest) (*emptypb.Empty, error) {
+	return nothing(s.Hotplug.Probe(r.MemHotplugProbeAddr))
 }
 
 func nothing(err error) (*emptypb.Empty, error) { return &emptypb.Empty{}, err }

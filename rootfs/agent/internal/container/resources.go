@@ -1,0 +1,73 @@
+package container
+
+import (
+	"context"
+	"log/slog"
+
+	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/procfs"
+)
+
+// Update changes a container's limits; those that are not named stay as they are.
+func (m *Manager) Update(id string, asked *api.LinuxResources) error {
+	if asked == nil {
+		return fault.Invalid("no resources to be changed")
+	}
+	if err := checkFields(&api.Spec{Linux: &api.Linux{Resources: asked}}); err != nil {
+		return err
+	}
+	c, err := m.get(id)
+	if err != nil {
+		return err
+	}
+	if names := ignored(asked); names != "" {
+		slog.Warn("limits are not enforced", "container", id, "of", names)
+	}
+	return c.cgroup.Update(asked)
+}
+
+// Stats tells what a container has used. Its network is the guest's, which all containers share.
+func (m *Manager) Stats(id string) (*api.StatsContainerResponse, error) {
+	c, err := m.get(id)
+	if err != nil {
+		return nil, err
+	}
+	used, err := c.cgroup.Stats()
+	if err != nil {
+		return nil, err
+	}
+	network, err := procfs.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	answer := &api.StatsContainerResponse{CgroupStats: used}
+	for _, each := range network {
+		answer.NetworkStats = append(answer.NetworkStats, &api.NetworkStats{
+			Name:    each.Name,
+			RxBytes: each.Received.Bytes, RxPackets: each.Received.Packets,
+			RxErrors: each.Received.Errors, RxDropped: each.Received.Dropped,
+			TxBytes: each.Sent.Bytes, TxPackets: each.Sent.Packets,
+			TxErrors: each.Sent.Errors, TxDropped: each.Sent.Dropped,
+		})
+	}
+	return answer, nil
+}
+
+// Pause stops all processes of a container that runs, or has them go on.
+func (m *Manager) Pause(id string, wanted bool) error {
+	c, err := m.get(id)
+	if err != nil {
+		return err
+	}
+	return c.pause(wanted)
+}
+
+// OOMEvent waits for a container that has lost a process to the lack of memory, and returns its id.
+func (m *Manager) OOMEvent(ctx context.Context) (string, error) {
+	id, err := m.Cgroups.NextOOM(ctx)
+	if err == nil {
+		slog.Warn("a container is out of memory", "container", id)
+	}
+	return id, err
+}

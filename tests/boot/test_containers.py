@@ -1,0 +1,116 @@
+"""What a runtime does with a container that runs: limits, stats, a pause, and being told that memory has run out."""
+
+import pytest
+
+from guestforge.agent.errors import Code, RpcError
+from guestforge.agent.proto import oci_pb2
+from guestforge.agent.spec import container_spec, process
+from guestforge.rootfs.tree import File
+
+pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
+
+MIB = 1 << 20
+# It says how often it came by, every 20 ms; or takes memory for as long as there is some.
+PROGRAM = """package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+func main() {
+	if os.Args[1] == "end" {
+		return
+	}
+	if os.Args[1] == "count" {
+		for number := 0; ; number++ {
+			fmt.Println(number)
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	var taken [][]byte
+	for {
+		piece := make([]byte, 1<<20)
+		for at := 0; at < len(piece); at += 4096 {
+			piece[at] = 1
+		}
+		taken = append(taken, piece)
+	}
+}
+"""
+
+
+def refused(code):
+    return pytest.raises(RpcError, match=Code(code).name)
+
+
+def test_a_container_is_changed_measured_paused_and_missed(started, go_program, arch_row):
+    more = [File("/program", go_program(arch_row, PROGRAM), 0o755)]
+    with started(arch_row, "builtin", more=more) as (guest, storages):
+        disk = storages["virtio-blk"]
+        guest.run_program(disk, ["/program", "end"], 30, 4096)  # the agent mounts it
+        agent = guest._agent
+
+        def begin(name, *args, memory):
+            spec = container_spec(name, disk.mount_point, process(["/program", *args]))
+            spec.Linux.Resources.Memory.Limit = memory
+            agent.create_container(name, spec)
+            agent.start_container(name)
+
+        begin("counts", "count", memory=64 * MIB)
+        limits_are_changed(agent)
+        it_is_paused(agent)
+        begin("hungry", "take", memory=32 * MIB)
+        assert agent.oom_event(timeout=60) == "hungry"
+        assert agent.wait_process("hungry", timeout=30) == 128 + 9
+        with refused(Code.DEADLINE_EXCEEDED):  # it is told once
+            agent.oom_event(timeout=0.5)
+        agent.online()
+        agent.probe_memory([])
+        for name in ("hungry", "counts"):
+            agent.remove_container(name, 20)
+        for call in (agent.stats_container, agent.pause_container, agent.resume_container):
+            with refused(Code.NOT_FOUND):
+                call("counts")
+        guest.power_off(30)
+
+
+def limits_are_changed(agent):
+    before = agent.stats_container("counts")
+    assert (before.memory.limit, before.processes > 0, before.cpu_seconds > 0) == (64 * MIB, True, True)
+    assert 0 < before.memory.usage < 64 * MIB
+    agent.update_container(
+        "counts",
+        oci_pb2.LinuxResources(
+            Memory=oci_pb2.LinuxMemory(Limit=48 * MIB),
+            CPU=oci_pb2.LinuxCPU(Quota=20_000, Period=100_000),
+            Pids=oci_pb2.LinuxPids(Limit=33),
+        ),
+    )
+    agent.update_container("counts", oci_pb2.LinuxResources(Pids=oci_pb2.LinuxPids(Limit=34)))
+    after = agent.stats_container("counts")
+    assert (after.memory.limit, after.process_limit) == (48 * MIB, 34)
+    assert after.cpu_seconds >= before.cpu_seconds
+    with refused(Code.INVALID_ARGUMENT):
+        agent.update_container("counts", oci_pb2.LinuxResources(Devices=[oci_pb2.LinuxDeviceCgroup(Type="x")]))
+    assert agent.stats_container("counts").memory.limit == 48 * MIB
+
+
+def it_is_paused(agent):
+    assert agent.read_some("counts", timeout=20)
+    with refused(Code.FAILED_PRECONDITION):
+        agent.resume_container("counts")
+    agent.pause_container("counts")
+    with refused(Code.DEADLINE_EXCEEDED):
+        while agent.read_some("counts", timeout=1):  # what it had written before
+            pass
+    with refused(Code.FAILED_PRECONDITION):
+        agent.pause_container("counts")
+    with refused(Code.FAILED_PRECONDITION):
+        agent.exec_process("counts", "e", process(["/program", "count"]))
+    used = agent.stats_container("counts").cpu_seconds
+    assert agent.stats_container("counts").cpu_seconds == used
+    agent.resume_container("counts")
+    assert agent.read_some("counts", timeout=20)
+    agent.pause_container("counts")  # and is removed like this
