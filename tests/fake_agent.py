@@ -55,6 +55,11 @@ REQUESTS: dict[str, type[Message]] = {
     "ResumeContainer": agent_pb2.ResumeContainerRequest,
     "GetOOMEvent": agent_pb2.GetOOMEventRequest,
     "OnlineCPUMem": agent_pb2.OnlineCPUMemRequest,
+    "ListInterfaces": agent_pb2.ListInterfacesRequest,
+    "UpdateInterface": agent_pb2.UpdateInterfaceRequest,
+    "ListRoutes": agent_pb2.ListRoutesRequest,
+    "UpdateRoutes": agent_pb2.UpdateRoutesRequest,
+    "AddARPNeighbors": agent_pb2.AddARPNeighborsRequest,
     "MemHotplugByProbe": agent_pb2.MemHotplugByProbeRequest,
 }
 

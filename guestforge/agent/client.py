@@ -26,7 +26,7 @@ from guestforge.agent.errors import (
     RpcError,
     printable,
 )
-from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2
+from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2, types_pb2
 from guestforge.agent.storage import Storage
 from guestforge.agent.ttrpc import Call, Connection
 from guestforge.core.countdown import countdown
@@ -213,6 +213,34 @@ class AgentClient:
         return printable(
             self._call("GetOOMEvent", agent_pb2.GetOOMEventRequest(), agent_pb2.OOMEvent, timeout).container_id
         )
+
+    # The network, which all containers share
+
+    def list_interfaces(self, timeout: float | None = None) -> tuple[types_pb2.Interface, ...]:
+        """Return the guest's network interfaces."""
+        answer = self._call("ListInterfaces", agent_pb2.ListInterfacesRequest(), agent_pb2.Interfaces, timeout)
+        return tuple(answer.Interfaces)
+
+    def update_interface(self, interface: types_pb2.Interface, timeout: float | None = None) -> None:
+        """Give the interface with a hardware address its name, MTU and addresses, and bring it up."""
+        request = agent_pb2.UpdateInterfaceRequest(interface=interface)
+        self._call("UpdateInterface", request, types_pb2.Interface, timeout)
+
+    def list_routes(self, timeout: float | None = None) -> tuple[types_pb2.Route, ...]:
+        """Return the guest's routes."""
+        return tuple(self._call("ListRoutes", agent_pb2.ListRoutesRequest(), agent_pb2.Routes, timeout).Routes)
+
+    def update_routes(
+        self, routes: Sequence[types_pb2.Route], timeout: float | None = None
+    ) -> tuple[types_pb2.Route, ...]:
+        """Put routes in the place of those that there are, but for the kernel's own; return all."""
+        request = agent_pb2.UpdateRoutesRequest(routes=agent_pb2.Routes(Routes=routes))
+        return tuple(self._call("UpdateRoutes", request, agent_pb2.Routes, timeout).Routes)
+
+    def add_neighbours(self, neighbours: Sequence[types_pb2.ARPNeighbor], timeout: float | None = None) -> None:
+        """Tell of hosts on a link whose hardware addresses need not be asked for."""
+        table = agent_pb2.ARPNeighbors(ARPNeighbors=neighbours)
+        self._do("AddARPNeighbors", agent_pb2.AddARPNeighborsRequest(neighbors=table), timeout)
 
     # Processors and memory that were plugged in
 

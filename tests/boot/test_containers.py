@@ -1,15 +1,19 @@
 """What a runtime does with a container that runs: limits, stats, a pause, and being told that memory has run out."""
 
+from dataclasses import replace
+
 import pytest
 
 from guestforge.agent.errors import Code, RpcError
-from guestforge.agent.proto import oci_pb2
+from guestforge.agent.proto import oci_pb2, types_pb2
 from guestforge.agent.spec import container_spec, process
+from guestforge.check import live
 from guestforge.rootfs.tree import File
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
 
 MIB = 1 << 20
+HARDWARE = "52:54:00:12:34:56"
 # It says how often it came by, every 20 ms; or takes memory for as long as there is some.
 PROGRAM = """package main
 
@@ -45,6 +49,7 @@ def refused(code):
     return pytest.raises(RpcError, match=Code(code).name)
 
 
+@pytest.mark.usefixtures("plugged")
 def test_a_container_is_changed_measured_paused_and_missed(started, go_program, arch_row):
     more = [File("/program", go_program(arch_row, PROGRAM), 0o755)]
     with started(arch_row, "builtin", more=more) as (guest, storages):
@@ -60,6 +65,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
 
         begin("counts", "count", memory=64 * MIB)
         limits_are_changed(agent)
+        network_is_set_up(agent)
         it_is_paused(agent)
         begin("hungry", "take", memory=32 * MIB)
         assert agent.oom_event(timeout=60) == "hungry"
@@ -74,6 +80,37 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
             with refused(Code.NOT_FOUND):
                 call("counts")
         guest.power_off(30)
+
+
+@pytest.fixture
+def plugged(monkeypatch):
+    """Have machines under check have a network interface, on a network of QEMU's own that leads nowhere."""
+    real = live.machine_plan
+
+    def plan(*args):
+        made, words = real(*args)
+        device = f"virtio-net-{made.arch.virtio_bus},netdev=n,mac={HARDWARE}"
+        extra = (*made.extra, "-netdev", "user,id=n,restrict=on", "-device", device)
+        return replace(made, extra=extra), words
+
+    monkeypatch.setattr(live, "machine_plan", plan)
+
+
+def network_is_set_up(agent):
+    addresses = [types_pb2.IPAddress(address="10.0.2.15", mask="24")]
+    wanted = types_pb2.Interface(name="pod0", hwAddr=HARDWARE, mtu=1400, IPAddresses=addresses)
+    agent.update_interface(wanted)
+    (found,) = [each for each in agent.list_interfaces() if each.hwAddr == HARDWARE]
+    assert (found.name, found.mtu) == ("pod0", 1400)
+    assert ("10.0.2.15", "24") in [(each.address, each.mask) for each in found.IPAddresses]
+    routes = agent.update_routes([types_pb2.Route(gateway="10.0.2.2", device="pod0")])
+    assert ("", "10.0.2.2", "pod0") in [(route.dest, route.gateway, route.device) for route in routes]
+    assert {route.dest for route in agent.list_routes()} >= {"", "10.0.2.0/24"}
+    gateway = types_pb2.IPAddress(address="10.0.2.2")
+    agent.add_neighbours([types_pb2.ARPNeighbor(toIPAddress=gateway, device="pod0", lladdr=HARDWARE)])
+    assert "pod0" in agent.stats_container("counts").network
+    with refused(Code.NOT_FOUND):
+        agent.update_interface(types_pb2.Interface(name="pod1", hwAddr="52:54:00:00:00:01"))
 
 
 def limits_are_changed(agent):

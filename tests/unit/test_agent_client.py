@@ -19,7 +19,7 @@ from guestforge.agent.answers import (
 )
 from guestforge.agent.client import CHUNK, AgentClient
 from guestforge.agent.errors import AgentError, Code, ConnectionLostError, OutputLimitError, RpcError
-from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2
+from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2, types_pb2
 from guestforge.agent.spec import process
 from guestforge.agent.storage import Storage, block, virtio_fs
 from tests.fake_agent import FakeAgent, Program, talking_to
@@ -48,6 +48,11 @@ CALLS: dict[str, Callable[[AgentClient], object]] = {
     "ResumeContainer": lambda client: client.resume_container("c"),
     "GetOOMEvent": AgentClient.oom_event,
     "OnlineCPUMem": AgentClient.online,
+    "ListInterfaces": AgentClient.list_interfaces,
+    "UpdateInterface": lambda client: client.update_interface(types_pb2.Interface()),
+    "ListRoutes": AgentClient.list_routes,
+    "UpdateRoutes": lambda client: client.update_routes([]),
+    "AddARPNeighbors": lambda client: client.add_neighbours([]),
     "MemHotplugByProbe": lambda client: client.probe_memory([1 << 32]),
     "ReadStdout": lambda client: client.read_stdout("c"),
     "ReadStderr": lambda client: client.read_stderr("c"),

@@ -22,6 +22,7 @@ import (
 	"guestforge.dev/agent/internal/device"
 	"guestforge.dev/agent/internal/guest"
 	"guestforge.dev/agent/internal/log"
+	"guestforge.dev/agent/internal/network"
 	"guestforge.dev/agent/internal/reaper"
 	"guestforge.dev/agent/internal/sandbox"
 	"guestforge.dev/agent/internal/server"
@@ -131,7 +132,7 @@ func assemble(config cmdline.Config, children *reaper.Reaper, destroyed chan str
 	containers.Hostname = box.Hostname
 	return &server.Service{
 		Sandbox: box, Containers: containers, SharedDir: filepath.Join(base, "shared", "containers"),
-		Hotplug: guest.Hotplug{Devices: "/sys/devices/system"},
+		Hotplug: guest.Hotplug{Devices: "/sys/devices/system"}, Network: network.Network{Timeout: config.HotplugTimeout},
 		Destroyed: func() {
 			select {
 			case destroyed <- struct{}{}:

@@ -8,10 +8,13 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/api/types"
 	"guestforge.dev/agent/internal/container"
 	"guestforge.dev/agent/internal/copyfile"
+	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/guest"
 	"guestforge.dev/agent/internal/metrics"
+	"guestforge.dev/agent/internal/network"
 	"guestforge.dev/agent/internal/sandbox"
 	"guestforge.dev/agent/internal/version"
 )
@@ -28,6 +31,7 @@ type Service struct {
 	Containers *container.Manager
 	SharedDir  string // below which CopyFile writes
 	Hotplug    guest.Hotplug
+	Network    network.Network
 	Destroyed  func()
 }
 
@@ -75,6 +79,13 @@ func (s *Service) agent() map[string]ttrpc.Method {
 		"ResumeContainer":   unary("ResumeContainer", s.resumeContainer),
 		"GetOOMEvent":       unary("GetOOMEvent", s.getOOMEvent),
 		"OnlineCPUMem":      unary("OnlineCPUMem", s.onlineCPUMem),
+		"ListInterfaces":    unary("ListInterfaces", s.listInterfaces),
+		"UpdateInterface":   unary("UpdateInterface", s.updateInterface),
+		"ListRoutes":        unary("ListRoutes", s.listRoutes),
+		"UpdateRoutes":      unary("UpdateRoutes", s.updateRoutes),
+		"AddARPNeighbors":   unary("AddARPNeighbors", s.addARPNeighbors),
+		"GetIPTables":       unary("GetIPTables", s.getIPTables),
+		"SetIPTables":       unary("SetIPTables", s.setIPTables),
 		"MemHotplugByProbe": unary("MemHotplugByProbe", s.memHotplugByProbe),
 	}
 }
@@ -199,6 +210,40 @@ func (s *Service) onlineCPUMem(ctx context.Context, r *api.OnlineCPUMemRequest) 
 
 func (s *Service) memHotplugByProbe(_ context.Context, r *api.MemHotplugByProbeRequest) (*emptypb.Empty, error) {
 	return nothing(s.Hotplug.Probe(r.MemHotplugProbeAddr))
+}
+
+func (s *Service) listInterfaces(context.Context, *api.ListInterfacesRequest) (*api.Interfaces, error) {
+	found, err := s.Network.Interfaces()
+	return &api.Interfaces{Interfaces: found}, err
+}
+
+func (s *Service) updateInterface(ctx context.Context, r *api.UpdateInterfaceRequest) (*types.Interface, error) {
+	return s.Network.Update(ctx, r.Interface)
+}
+
+func (s *Service) listRoutes(context.Context, *api.ListRoutesRequest) (*api.Routes, error) {
+	found, err := s.Network.Routes()
+	return &api.Routes{Routes: found}, err
+}
+
+func (s *Service) updateRoutes(_ context.Context, r *api.UpdateRoutesRequest) (*api.Routes, error) {
+	found, err := s.Network.SetRoutes(r.Routes.GetRoutes())
+	return &api.Routes{Routes: found}, err
+}
+
+func (s *Service) addARPNeighbors(_ context.Context, r *api.AddARPNeighborsRequest) (*emptypb.Empty, error) {
+	return nothing(s.Network.AddNeighbours(r.Neighbors.GetARPNeighbors()))
+}
+
+// A rule that somebody relies on must not be taken and not kept.
+var errNoIPTables = fault.Unimplemented("iptables: this guest's root file system has none")
+
+func (s *Service) getIPTables(context.Context, *api.GetIPTablesRequest) (*api.GetIPTablesResponse, error) {
+	return nil, errNoIPTables
+}
+
+func (s *Service) setIPTables(context.Context, *api.SetIPTablesRequest) (*api.SetIPTablesResponse, error) {
+	return nil, errNoIPTables
 }
 
 func nothing(err error) (*emptypb.Empty, error) { return &emptypb.Empty{}, err }
