@@ -60,6 +60,7 @@ REQUESTS: dict[str, type[Message]] = {
     "ListRoutes": agent_pb2.ListRoutesRequest,
     "UpdateRoutes": agent_pb2.UpdateRoutesRequest,
     "AddARPNeighbors": agent_pb2.AddARPNeighborsRequest,
+    "TtyWinResize": agent_pb2.TtyWinResizeRequest,
     "MemHotplugByProbe": agent_pb2.MemHotplugByProbeRequest,
 }
 

@@ -308,6 +308,13 @@ class AgentClient:
         """End a process's standard input."""
         self._do("CloseStdin", agent_pb2.CloseStdinRequest(container_id=container_id, exec_id=exec_id), timeout)
 
+    def resize_terminal(
+        self, container_id: str, rows: int, columns: int, exec_id: str = "", timeout: float | None = None
+    ) -> None:
+        """Tell a process's terminal how large it is."""
+        request = agent_pb2.TtyWinResizeRequest(container_id=container_id, exec_id=exec_id, row=rows, column=columns)
+        self._do("TtyWinResize", request, timeout)
+
     def _read_stream(self, method: str, container_id: str, exec_id: str, limit: int, timeout: float | None) -> bytes:
         left = countdown(self._limit(timeout))
         data = bytearray()

@@ -1,5 +1,6 @@
 """What a runtime does with a container that runs: limits, stats, a pause, and being told that memory has run out."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from guestforge.agent.errors import Code, RpcError
 from guestforge.agent.proto import oci_pb2, types_pb2
 from guestforge.agent.spec import container_spec, process
 from guestforge.check import live
+from guestforge.rootfs.agent import PROBE
 from guestforge.rootfs.tree import File
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
@@ -50,8 +52,10 @@ def refused(code):
 
 
 @pytest.mark.usefixtures("plugged")
-def test_a_container_is_changed_measured_paused_and_missed(started, go_program, arch_row):
-    more = [File("/program", go_program(arch_row, PROGRAM), 0o755)]
+def test_a_container_is_changed_measured_paused_and_missed(started, go_program, pipeline, arch_row):
+    one = pipeline(arch_row.name)
+    probe = File("/probe", one.entry(one.steps.probe).file(PROBE), 0o755)
+    more = [File("/program", go_program(arch_row, PROGRAM), 0o755), probe]
     with started(arch_row, "builtin", more=more) as (guest, storages):
         disk = storages["virtio-blk"]
         guest.run_program(disk, ["/program", "end"], 30, 4096)  # the agent mounts it
@@ -65,6 +69,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
 
         begin("counts", "count", memory=64 * MIB)
         limits_are_changed(agent)
+        a_terminal_is_resized(agent)
         network_is_set_up(agent)
         it_is_paused(agent)
         begin("hungry", "take", memory=32 * MIB)
@@ -94,6 +99,20 @@ def plugged(monkeypatch):
         return replace(made, extra=extra), words
 
     monkeypatch.setattr(live, "machine_plan", plan)
+
+
+def a_terminal_is_resized(agent):
+    shell = process(["/probe", "terminal"])
+    shell.Terminal = True
+    agent.exec_process("counts", "tty", shell)
+    agent.resize_terminal("counts", 50, 132, "tty")
+    agent.write_stdin("counts", b"hello\n", "tty")
+    echo, answer = agent.read_stdout("counts", "tty", timeout=30).splitlines()
+    said = json.loads(answer)
+    assert (echo, said["line"], said["rows"], said["columns"], said["own"]) == (b"hello", "hello\n", 50, 132, True)
+    assert agent.wait_process("counts", "tty") == 0
+    with refused(Code.FAILED_PRECONDITION):
+        agent.resize_terminal("counts", 50, 132)
 
 
 def network_is_set_up(agent):

@@ -53,6 +53,7 @@ CALLS: dict[str, Callable[[AgentClient], object]] = {
     "ListRoutes": AgentClient.list_routes,
     "UpdateRoutes": lambda client: client.update_routes([]),
     "AddARPNeighbors": lambda client: client.add_neighbours([]),
+    "TtyWinResize": lambda client: client.resize_terminal("c", 24, 80),
     "MemHotplugByProbe": lambda client: client.probe_memory([1 << 32]),
     "ReadStdout": lambda client: client.read_stdout("c"),
     "ReadStderr": lambda client: client.read_stderr("c"),

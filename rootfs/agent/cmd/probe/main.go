@@ -11,6 +11,7 @@
 //	mounts                         {"mounts":[{"target","fstype","source"}]}
 //	echo-env NAME                  {"value","set","uid","gid","cwd","hostname","pid","args"}
 //	exit CODE, sleep SECONDS       {}, and that exit code, or that pause first
+//	terminal                       {"line","rows","columns","own","console"}: a line of input, and its terminal
 //	stop-others SECONDS            {}, having stopped all processes that it may again and again for so long
 //
 // Modes are octal, mtime_ns and mtime nanoseconds and seconds since 1970. An answer has "ok": true; a failure is
@@ -18,6 +19,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -49,6 +51,7 @@ var commands = map[string]command{
 	"echo-env":    {1, 1, echoEnv},
 	"exit":        {1, 1, exit},
 	"sleep":       {1, 1, sleep},
+	"terminal":    {0, 0, terminal},
 	"stop-others": {1, 1, stopOthers},
 }
 
@@ -153,4 +156,28 @@ func sleep(args []string) (answer, error) {
 	seconds, err := strconv.ParseFloat(args[0], 64)
 	time.Sleep(time.Duration(seconds * float64(time.Second)))
 	return nil, err
+}
+
+// terminal waits for a line, and tells of the terminal that it came from: its size, whether it is this session's own, and
+// whether /dev/console is the same.
+func terminal([]string) (answer, error) {
+	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	if err != nil {
+		return nil, err
+	}
+	size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+	if err != nil {
+		return nil, err
+	}
+	own, err := unix.IoctlGetUint32(0, unix.TIOCGSID) // a pid_t, of 32 bits
+	if err != nil {
+		return nil, fmt.Errorf("session of the terminal: %w", err)
+	}
+	session, err := unix.Getsid(0)
+	if err != nil {
+		return nil, err
+	}
+	var here, console unix.Stat_t
+	same := unix.Fstat(0, &here) == nil && unix.Stat("/dev/console", &console) == nil && here.Rdev == console.Rdev
+	return answer{"line": line, "rows": size.Row, "columns": size.Col, "own": int(own) == session, "console": same}, nil
 }

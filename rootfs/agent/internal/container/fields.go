@@ -28,8 +28,9 @@ Process.Env
 Process.Cwd
 Process.NoNewPrivileges
 Process.OOMScoreAdj
-Process.ConsoleSize.Height       there is no terminal
-Process.ConsoleSize.Width        there is no terminal
+Process.Terminal
+Process.ConsoleSize.Height
+Process.ConsoleSize.Width
 Process.User.UID
 Process.User.GID
 Process.User.AdditionalGids

@@ -34,12 +34,15 @@ func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File, group *cg
 	if err != nil {
 		return nil, err
 	}
-	streams, standard, err := newStreams(l.PipeSize)
+	streams, standard, err := l.newStreams(spec.Process)
+	if err != nil {
+		pipes.Close()
+		shim.CloseAll(theirs)
+		return nil, err
+	}
 	p := &process{pipes: pipes, streams: streams}
 	deadline := time.Now().Add(l.Timeout)
-	if err == nil {
-		err = l.start(p, name, append(standard, theirs...), pidfd, group)
-	}
+	err = l.start(p, name, append(standard, theirs...), pidfd, group)
 	shim.CloseAll(standard) // the process has them, or there is none
 	shim.CloseAll(theirs)
 	if err == nil {
@@ -51,6 +54,13 @@ func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File, group *cg
 	}
 	go p.watch()
 	return p, nil
+}
+
+func (l *Launcher) newStreams(process *api.Process) (*streams, []*os.File, error) {
+	if process.Terminal {
+		return newTerminal(process.ConsoleSize)
+	}
+	return newStreams(l.PipeSize)
 }
 
 // start makes the process itself, with these files.

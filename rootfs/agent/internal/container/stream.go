@@ -50,7 +50,8 @@ func (r *reader) read(ctx context.Context, size uint32) ([]byte, error) {
 	switch {
 	case n > 0:
 		return data[:n], nil
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed):
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF), errors.Is(err, os.ErrClosed),
+		errors.Is(err, unix.EIO): // of a terminal that nobody has open any more
 		r.told()
 		return nil, nil
 	}
@@ -137,6 +138,7 @@ func (r *reader) ended() bool {
 type streams struct {
 	stdin          *os.File
 	stdout, stderr *reader
+	terminal       *os.File // stdout's, where the streams are a terminal
 }
 
 // newStreams returns the agent's ends, and the process's in the order of their descriptors. size is that of the pipes in
@@ -149,9 +151,16 @@ func newStreams(size int) (*streams, []*os.File, error) {
 		pipes[i], err = streamPipe(i > 0, size)
 		errs = append(errs, err)
 	}
-	ours := &streams{pipes[0][1], newReader(pipes[1][0]), newReader(pipes[2][0])}
+	ours := &streams{stdin: pipes[0][1], stdout: newReader(pipes[1][0]), stderr: newReader(pipes[2][0])}
 	theirs := []*os.File{pipes[0][0], pipes[1][1], pipes[2][1]}
-	return ours, theirs, errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err != nil {
+		ours.close()
+		for _, file := range theirs {
+			file.Close() // a nil one says that it is
+		}
+	}
+	return ours, theirs, err
 }
 
 // streamPipe returns a pipe of which our end does not block a thread; output tells which end is ours.

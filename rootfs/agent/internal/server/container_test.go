@@ -241,7 +241,6 @@ func TestWhatIsNotServedIsRefused(t *testing.T) {
 	for words, change := range map[string]func(*api.CreateContainerRequest){
 		"Seccomp":  func(r *api.CreateContainerRequest) { r.OCI.Linux = &api.Linux{Seccomp: &api.LinuxSeccomp{}} },
 		"Hooks":    func(r *api.CreateContainerRequest) { r.OCI.Hooks = &api.Hooks{Prestart: []*api.Hook{{}}} },
-		"Terminal": func(r *api.CreateContainerRequest) { r.OCI.Process.Terminal = true },
 		"Apparmor": func(r *api.CreateContainerRequest) { r.OCI.Process.ApparmorProfile = "strict" },
 		"pid name": func(r *api.CreateContainerRequest) { r.SandboxPidns = true },
 	} {
@@ -506,4 +505,33 @@ func TestManyProcessesLeaveNothing(t *testing.T) {
 		}
 	}
 	a.refused(codes.NotFound, "no process e0", "SignalProcess", &api.SignalProcessRequest{ContainerId: "host", ExecId: "e0", Signal: 9})
+}
+
+func TestAProcessHasATerminal(t *testing.T) {
+	a := startSandbox(t)
+	request := a.create("typed", "terminal")
+	request.OCI.Process.Terminal = true
+	request.OCI.Process.ConsoleSize = &api.Box{Height: 24, Width: 80}
+	request.OCI.Process.User = &api.User{UID: 12, GID: 34}
+	a.run(request)
+	process := &api.Process{Args: []string{"/probe", "terminal"}, Terminal: true}
+	a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "typed", ExecId: "e", Process: process})
+	a.do("TtyWinResize", &api.TtyWinResizeRequest{ContainerId: "typed", ExecId: "e", Row: 50, Column: 132})
+	for _, test := range []struct{ exec, columns, console string }{ // with the first process all others end
+		{"e", `"columns":132`, `"console":false`}, {"", `"columns":80`, `"console":true`},
+	} {
+		a.do("WriteStdin", &api.WriteStreamRequest{ContainerId: "typed", ExecId: test.exec, Data: []byte("hello\n")})
+		text := a.output("ReadStdout", "typed", test.exec) // the terminal's echo, and the answer
+		for _, words := range []string{"hello\r\n", `"line":"hello\n"`, `"own":true`, test.columns, test.console} {
+			if !strings.Contains(text, words) {
+				t.Errorf("process %q: no %s in %q", test.exec, words, text)
+			}
+		}
+		a.expect(a.output("ReadStderr", "typed", test.exec), "", "standard error")
+		a.expect(a.exitCode("typed", test.exec), int32(0), "exit code")
+	}
+	a.do("CloseStdin", &api.CloseStdinRequest{ContainerId: "typed"})
+	a.run(a.create("piped", "sleep", "100"))
+	a.refused(codes.FailedPrecondition, "no terminal", "TtyWinResize", &api.TtyWinResizeRequest{ContainerId: "piped", Row: 1, Column: 1})
+	a.refused(codes.InvalidArgument, "rows", "TtyWinResize", &api.TtyWinResizeRequest{ContainerId: "typed", Row: 1 << 16})
 }

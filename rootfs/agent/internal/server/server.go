@@ -73,6 +73,7 @@ func (s *Service) agent() map[string]ttrpc.Method {
 		"ReadStderr":        unary("ReadStderr", s.readStderr),
 		"WriteStdin":        unary("WriteStdin", s.writeStdin),
 		"CloseStdin":        unary("CloseStdin", s.closeStdin),
+		"TtyWinResize":      unary("TtyWinResize", s.ttyWinResize),
 		"UpdateContainer":   unary("UpdateContainer", s.updateContainer),
 		"StatsContainer":    unary("StatsContainer", s.statsContainer),
 		"PauseContainer":    unary("PauseContainer", s.pauseContainer),
@@ -180,6 +181,10 @@ func (s *Service) writeStdin(ctx context.Context, r *api.WriteStreamRequest) (*a
 
 func (s *Service) closeStdin(_ context.Context, r *api.CloseStdinRequest) (*emptypb.Empty, error) {
 	return nothing(s.Containers.CloseStdin(r.ContainerId, r.ExecId))
+}
+
+func (s *Service) ttyWinResize(_ context.Context, r *api.TtyWinResizeRequest) (*emptypb.Empty, error) {
+	return nothing(s.Containers.Resize(r.ContainerId, r.ExecId, r.Row, r.Column))
 }
 
 func (s *Service) updateContainer(_ context.Context, r *api.UpdateContainerRequest) (*emptypb.Empty, error) {

@@ -60,7 +60,10 @@ func furnish(root *safepath.Root, spec *api.Spec) error {
 	if !devices {
 		return nil
 	}
-	return makeDevices(root, spec)
+	if err := makeDevices(root, spec); err != nil || !spec.Process.Terminal {
+		return err
+	}
+	return bindConsole(root)
 }
 
 // File systems that a container may ask for besides bind mounts, and the kernel's name of each.

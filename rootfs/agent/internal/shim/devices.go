@@ -2,6 +2,7 @@ package shim
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"strings"
 
@@ -63,6 +64,29 @@ func prepareDev(root *safepath.Root, spec *api.Spec) (bool, error) {
 		return false, fmt.Errorf("mount on /dev in the container: %w", err)
 	}
 	return true, nil
+}
+
+// bindConsole has /dev/console be the process's terminal, as the OCI specification says. The terminal is one of the guest's:
+// in the container's own /dev/pts it has no name.
+func bindConsole(root *safepath.Root) error {
+	name, err := os.Readlink("/proc/self/fd/0")
+	if err != nil {
+		return err
+	}
+	source, err := safepath.Path(name)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := fileIn(root, "/dev/console")
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	if err := mount.Bind(source, target, mount.Options{}); err != nil {
+		return fmt.Errorf("bind the terminal on /dev/console: %w", err)
+	}
+	return nil
 }
 
 func makeDevices(root *safepath.Root, spec *api.Spec) error {

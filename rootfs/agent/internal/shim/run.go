@@ -99,6 +99,11 @@ func launch(process *api.Process, status *os.File) error {
 	if _, err := unix.Setsid(); err != nil && err != unix.EPERM {
 		return fmt.Errorf("new session: %w", err)
 	}
+	if process.Terminal {
+		if err := unix.IoctlSetInt(0, unix.TIOCSCTTY, 0); err != nil {
+			return fmt.Errorf("take the terminal: %w", err)
+		}
+	}
 	if err := changeDirectory(process.Cwd); err != nil {
 		return err
 	}
