@@ -17,8 +17,9 @@ from guestforge.agent.answers import (
     Version,
     VolumeStats,
 )
-from guestforge.agent.client import CHUNK, AgentClient
+from guestforge.agent.client import AgentClient
 from guestforge.agent.errors import AgentError, Code, ConnectionLostError, OutputLimitError, RpcError
+from guestforge.agent.guest import CHUNK
 from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2, types_pb2
 from guestforge.agent.spec import process
 from guestforge.agent.storage import Storage, block, virtio_fs
