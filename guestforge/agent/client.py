@@ -9,10 +9,12 @@ import signal
 from collections.abc import Sequence
 
 from guestforge.agent import answers
+from guestforge.agent.calls import AGENT_SERVICE
 from guestforge.agent.errors import Code, OutputLimitError, ProtocolError, RpcError, printable
 from guestforge.agent.guest import GuestCalls
 from guestforge.agent.proto import agent_pb2, oci_pb2
 from guestforge.agent.storage import Storage
+from guestforge.agent.ttrpc import Call
 from guestforge.core.countdown import countdown
 
 READ_SIZE = 64 * 1024  # bytes asked for at once: what a pipe holds
@@ -96,6 +98,11 @@ class AgentClient(GuestCalls):
         """Return a process's exit status once it has ended; some agents' streams are gone then: read before."""
         request = agent_pb2.WaitProcessRequest(container_id=container_id, exec_id=exec_id)
         return self._call("WaitProcess", request, agent_pb2.WaitProcessResponse, timeout).status
+
+    def begin_wait(self, container_id: str, exec_id: str = "") -> Call[agent_pb2.WaitProcessResponse]:
+        """Wait for a process without waiting here: the call's answer comes when it has ended, however long it takes."""
+        request = agent_pb2.WaitProcessRequest(container_id=container_id, exec_id=exec_id)
+        return self.connection.begin(AGENT_SERVICE, "WaitProcess", request, agent_pb2.WaitProcessResponse, None)
 
     def signal_process(
         self, container_id: str, exec_id: str = "", number: int = signal.SIGKILL, timeout: float | None = None

@@ -43,6 +43,7 @@ class Call(Generic[M]):
         self._answer = answer
         self._done = threading.Event()
         self._outcome: Response | Ended | None = None
+        self.ended_at: float | None = None  # seconds since 1970
 
     def wait(self, seconds: float) -> bool:
         """Wait for up to `seconds`; return whether `result` would return or raise at once."""
@@ -77,7 +78,7 @@ class Call(Generic[M]):
 
     def end(self, outcome: Response | Ended) -> None:
         """Give the call its outcome, once."""
-        self._outcome = outcome
+        self._outcome, self.ended_at = outcome, time.time()
         self._done.set()
 
     def _decode(self, payload: bytes) -> M:

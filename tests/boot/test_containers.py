@@ -1,6 +1,7 @@
 """What a runtime does with a container that runs: limits, stats, a pause, and being told that memory has run out."""
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from guestforge.agent.errors import Code, RpcError
 from guestforge.agent.proto import oci_pb2, types_pb2
 from guestforge.agent.spec import container_spec, process
+from guestforge.agent.tasks import Status, TaskService
 from guestforge.check import live
 from guestforge.rootfs.agent import PROBE
 from guestforge.rootfs.tree import File
@@ -69,6 +71,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
 
         begin("counts", "count", memory=64 * MIB)
         limits_are_changed(agent)
+        a_task_lives_and_ends(agent, disk.mount_point)
         a_terminal_is_resized(agent)
         network_is_set_up(agent)
         it_is_paused(agent)
@@ -99,6 +102,24 @@ def plugged(monkeypatch):
         return replace(made, extra=extra), words
 
     monkeypatch.setattr(live, "machine_plan", plan)
+
+
+def a_task_lives_and_ends(agent, root):
+    tasks = TaskService(agent)
+    tasks.create("task", container_spec("task", root, process(["/probe", "sleep", "120"])))
+    assert tasks.state("task").status is Status.CREATED
+    tasks.start("task")
+    tasks.exec("task", "e", process(["/probe", "exit", "42"]))
+    tasks.start("task", "e", timeout=30)
+    assert tasks.wait("task", "e", timeout=30).status == 42
+    assert tasks.delete("task", "e").status == 42
+    assert tasks.pids("task") == ("",)
+    tasks.pause("task")
+    assert tasks.state("task").status is Status.PAUSED
+    tasks.resume("task")
+    tasks.kill("task", number=signal.SIGKILL)
+    assert tasks.wait("task", timeout=30).status == 128 + 9
+    assert tasks.delete("task").status == 128 + 9
 
 
 def a_terminal_is_resized(agent):
