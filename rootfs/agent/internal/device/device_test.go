@@ -112,10 +112,11 @@ func TestDisksAreFoundByTheirAddresses(t *testing.T) {
 	m.mkdir("sys/devices/pci0000:00/0000:00:02.0/pci_bus/0000:01")
 	m.mkdir("sys/devices/pci0000:00/0000:00:02.0/0000:01:1f.3/virtio4/block/vda")
 	m.mkdir("sys/devices/platform/4010000000.pcie/pci0000:00/0000:00:05.0/virtio1/block/vda")
+	m.mkdir("sys/devices/platform/soc/30000000.pci/pci0000:00/0000:00:06.0/virtio3/block/vda")
 	m.mkdir("sys/devices/css0/0.0.0001/0.0.0005/virtio2/block/vda")
 	m.mkdir("sys/class/scsi_device/2:0:0:3/device/block/vda")
 	for source, parse := range map[string]func(string) (Address, error){
-		"/dev/vda": NodeOrPCI, "02/1f.3": NodeOrPCI, "05": NodeOrPCI, "0.0.0005": CCW, "0:3": SCSI,
+		"/dev/vda": NodeOrPCI, "02/1f.3": NodeOrPCI, "05": NodeOrPCI, "06": NodeOrPCI, "0.0.0005": CCW, "0:3": SCSI,
 	} {
 		if got, err := m.find(parse, source); got != "vda" || err != nil {
 			t.Errorf("%s: %q, %v", source, got, err)

@@ -79,10 +79,17 @@ func CCW(source string) (Address, error) {
 	return Address{source, func(sys string) []string { return glob(sys + pattern) }}, nil
 }
 
-// findPCI walks down from a root bus. Where a device tree describes the machine, the bus hangs below a platform device.
+// Where a root bus may be. If a device tree describes the machine, it hangs below a platform device, which may be on a bus of
+// its own (riscv64's virt: platform/soc/30000000.pci).
+var rootBuses = []string{"/devices/pci0000:00", "/devices/platform/*/pci0000:00", "/devices/platform/*/*/pci0000:00"}
+
+// findPCI walks down from a root bus.
 func findPCI(sys string, slots []string) []string {
-	var found []string
-	for _, root := range append(glob(sys+"/devices/pci0000:00"), glob(sys+"/devices/platform/*/pci0000:00")...) {
+	var found, roots []string
+	for _, pattern := range rootBuses {
+		roots = append(roots, glob(sys+pattern)...)
+	}
+	for _, root := range roots {
 		at, bus := root, "0000:00"
 		for i, slot := range slots {
 			if i > 0 {
