@@ -29,7 +29,9 @@ GO = Path(sys.executable).with_name("go")
 SERVED = {
     "GetGuestDetails", "CreateSandbox", "DestroySandbox", "CopyFile", "GetVolumeStats", "SetGuestDateTime",
     "ReseedRandomDev", "GetMetrics", "CreateContainer", "StartContainer", "ExecProcess", "WaitProcess", "ReadStdout",
-    "ReadStderr", "WriteStdin", "CloseStdin", "SignalProcess", "RemoveContainer",
+    "ReadStderr", "WriteStdin", "CloseStdin", "TtyWinResize", "SignalProcess", "RemoveContainer", "UpdateContainer",
+    "StatsContainer", "PauseContainer", "ResumeContainer", "GetOOMEvent", "OnlineCPUMem", "MemHotplugByProbe",
+    "ListInterfaces", "UpdateInterface", "ListRoutes", "UpdateRoutes", "AddARPNeighbors",
 }  # fmt: skip
 OTHERS = [m for m in agent_pb2.DESCRIPTOR.services_by_name["AgentService"].methods if m.name not in SERVED]
 

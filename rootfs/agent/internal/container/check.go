@@ -27,6 +27,9 @@ func check(r *api.CreateContainerRequest, base string, limits bool) error {
 	if err := shim.CheckDevices(spec.Linux.GetDevices()); err != nil {
 		return fault.Invalid("%v", err)
 	}
+	if err := shim.CheckSysctls(spec.Linux.GetSysctl()); err != nil {
+		return fault.Unimplemented("%v", err)
+	}
 	switch {
 	case len(spec.Hostname) > 64 || strings.IndexByte(spec.Hostname, 0) >= 0:
 		return fault.Invalid("a host name of more than 64 bytes")

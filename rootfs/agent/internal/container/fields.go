@@ -50,6 +50,7 @@ Linux.Devices.Minor
 Linux.Devices.FileMode
 Linux.Devices.UID
 Linux.Devices.GID
+Linux.Sysctl
 Linux.MaskedPaths
 Linux.ReadonlyPaths
 Linux.RootfsPropagation

@@ -1,5 +1,6 @@
-// Package metrics writes the figures of a guest and of the agent in Prometheus' text format, under the names that Kata's
-// agent has for them. Memory is in bytes, time in seconds, but for the kernel's clock ticks in kata_guest_cpu_time.
+// Package metrics writes the figures of a guest and of the agent in Prometheus' text format, under the names and in the units
+// that Kata's agent has for them: bytes for memory, but KiB in kata_agent_proc_status; milliseconds in kata_guest_cpu_time,
+// seconds in kata_agent_total_time, and the kernel's clock ticks in kata_agent_proc_stat.
 package metrics
 
 import (
@@ -7,10 +8,16 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"unicode"
 
 	"guestforge.dev/agent/internal/procfs"
 )
+
+const hertz = 100 // USER_HZ, the clock ticks of a second on every architecture that Go has
+
+// scrapes counts calls of Collect.
+var scrapes atomic.Uint64
 
 // Collect returns all figures that this guest has; a file that its kernel lacks leaves its figures out.
 func Collect() string {
@@ -19,10 +26,17 @@ func Collect() string {
 	plain(&out, "guestforge_guest_percpu_free", "Free memory in the processors' own lists, not in mem_available.",
 		inBytes(percpuFree(read("/proc/zoneinfo"))))
 	gauge(&out, "kata_guest_load", "Load average of the guest.", "item", load(read("/proc/loadavg")))
+	gauge(&out, "kata_guest_tasks", "Tasks of the guest that run, and all.", "item", tasks(read("/proc/loadavg")))
 	gauge(&out, "kata_guest_vm_stat", "Virtual memory of the guest.", "item", pairs(read("/proc/vmstat")))
 	cpuTime(&out, read("/proc/stat"))
-	gauge(&out, "kata_agent_proc_status", "Memory of the agent.", "item", meminfo(memoryOf(read("/proc/self/status"))))
+	columns(&out, "kata_guest_diskstat", "Disks of the guest.", "disk", diskItems, disks(read("/proc/diskstats")))
+	columns(&out, "kata_guest_netdev_stat", "Network interfaces of the guest.", "interface", netItems, interfaces(read("/proc/net/dev")))
+	counter(&out, "kata_agent_scrape_count", "How often this was asked for.", scrapes.Add(1))
+	gauge(&out, "kata_agent_proc_status", "The agent's process, memory in KiB.", "item", status(read("/proc/self/status")))
+	gauge(&out, "kata_agent_proc_stat", "Time of the agent's process in clock ticks.", "item", stat(read("/proc/self/stat")))
+	gauge(&out, "kata_agent_io_stat", "What the agent's process has read and written.", "item", ioStat(read("/proc/self/io")))
 	plain(&out, "kata_agent_threads", "Threads of the agent.", procfs.Field(read("/proc/self/status"), "Threads"))
+	plain(&out, "kata_agent_total_time", "Time of the agent in seconds.", totalTime(stat(read("/proc/self/stat"))))
 	plain(&out, "kata_agent_total_vm", "Virtual memory of the agent.", pages(0))
 	plain(&out, "kata_agent_total_rss", "Resident memory of the agent.", pages(1))
 	return out.String()
@@ -39,8 +53,15 @@ func read(path string) string {
 	return string(text)
 }
 
-func header(out *strings.Builder, name, help string) {
-	fmt.Fprintf(out, "# HELP %s %s\n# TYPE %s gauge\n", name, help, name)
+func header(out *strings.Builder, name, help string) { typed(out, name, help, "gauge") }
+
+func typed(out *strings.Builder, name, help, kind string) {
+	fmt.Fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+}
+
+func counter(out *strings.Builder, name, help string, value uint64) {
+	typed(out, name, help, "counter")
+	fmt.Fprintf(out, "%s %d\n", name, value)
 }
 
 func gauge(out *strings.Builder, name, help, label string, figures []figure) {
@@ -75,25 +96,33 @@ func meminfo(text string) []figure {
 		if len(words) == 3 && words[2] == "kB" {
 			value *= 1024
 		}
-		figures = append(figures, figure{snake(strings.TrimSuffix(words[0], ":")), strconv.FormatUint(value, 10)})
+		figures = append(figures, figure{memoryItem(strings.TrimSuffix(words[0], ":")), strconv.FormatUint(value, 10)})
 	}
 	return figures
+}
+
+// memoryItem returns Kata's name of a line of /proc/meminfo, where it is not simply in lower case and with underscores.
+func memoryItem(name string) string {
+	switch size, direct := strings.CutPrefix(name, "DirectMap"); {
+	case direct:
+		return "direct_map_" + size
+	case name == "Percpu":
+		return "per_cpu"
+	}
+	return strings.ReplaceAll(snake(name), "huge_pages", "hugepages")
 }
 
 // snake turns MemAvailable into mem_available, Active(anon) into active_anon, SReclaimable into s_reclaimable.
 func snake(name string) string {
 	var out strings.Builder
-	var last rune
-	for _, c := range name {
-		switch {
-		case c == ')':
-			continue
-		case c == '(' || c == '_':
-			c = '_'
-		case unicode.IsUpper(c) && last != 0 && last != '_' && !(unicode.IsUpper(last) && out.Len() > 1):
-			out.WriteByte('_')
+	letters := []rune(strings.ReplaceAll(strings.ReplaceAll(name, "(", "_"), ")", ""))
+	for i, c := range letters {
+		if unicode.IsUpper(c) && i > 0 && letters[i-1] != '_' {
+			within := unicode.IsUpper(letters[i-1]) && (i+1 == len(letters) || !unicode.IsLower(letters[i+1])) // of NFS
+			if !within {
+				out.WriteByte('_')
+			}
 		}
-		last = c
 		out.WriteRune(unicode.ToLower(c))
 	}
 	return out.String()
@@ -146,20 +175,11 @@ func cpuTime(out *strings.Builder, text string) {
 			name = "total"
 		}
 		for i, value := range words[1:min(len(words), len(cpuItems)+1)] {
-			fmt.Fprintf(out, "kata_guest_cpu_time{cpu=%q,item=%q} %s\n", strings.TrimPrefix(name, "cpu"), cpuItems[i], value)
+			ticks, _ := strconv.ParseUint(value, 10, 53)
+			milliseconds := ticks * (1000 / hertz)
+			fmt.Fprintf(out, "kata_guest_cpu_time{cpu=%q,item=%q} %d\n", strings.TrimPrefix(name, "cpu"), cpuItems[i], milliseconds)
 		}
 	}
-}
-
-// memoryOf keeps the lines of /proc/PID/status that are amounts of memory.
-func memoryOf(text string) string {
-	var out strings.Builder
-	for line := range strings.Lines(text) {
-		if strings.HasSuffix(line, " kB\n") {
-			out.WriteString(line)
-		}
-	}
-	return out.String()
 }
 
 // pages returns a column of /proc/self/statm in bytes.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -90,8 +91,11 @@ func TestExitCodesAreThePrograms(t *testing.T) {
 	a.run(a.create("code", "exit", "42"))
 	a.expect(a.exitCode("code", "code"), int32(42), "exit code")
 	a.run(a.create("killed", "sleep", "100"))
+	a.do("SignalProcess", &api.SignalProcessRequest{ContainerId: "killed", Signal: 0}) // it is there
 	a.do("SignalProcess", &api.SignalProcessRequest{ContainerId: "killed", Signal: 9})
 	a.expect(a.exitCode("killed", ""), int32(128+9), "exit code of a killed process")
+	a.refused(codes.NotFound, "ended", "SignalProcess", &api.SignalProcessRequest{ContainerId: "killed", Signal: 0})
+	a.refused(codes.InvalidArgument, "signal 65", "SignalProcess", &api.SignalProcessRequest{ContainerId: "killed", Signal: 65})
 }
 
 func TestExecRunsBesideTheFirstProcess(t *testing.T) {
@@ -534,4 +538,18 @@ func TestAProcessHasATerminal(t *testing.T) {
 	a.run(a.create("piped", "sleep", "100"))
 	a.refused(codes.FailedPrecondition, "no terminal", "TtyWinResize", &api.TtyWinResizeRequest{ContainerId: "piped", Row: 1, Column: 1})
 	a.refused(codes.InvalidArgument, "rows", "TtyWinResize", &api.TtyWinResizeRequest{ContainerId: "typed", Row: 1 << 16})
+}
+
+func TestKernelParametersAreTheContainers(t *testing.T) {
+	a := startSandbox(t)
+	request := a.create("tuned", "read", "/proc/sys/kernel/msgmax")
+	request.OCI.Linux = &api.Linux{Sysctl: map[string]string{"kernel.msgmax": "4242"}}
+	a.run(request)
+	a.expect(a.answer("tuned", "")["sha256"], fmt.Sprintf("%x", sha256.Sum256([]byte("4242\n"))), "what it reads")
+	if text, err := os.ReadFile("/proc/sys/kernel/msgmax"); err != nil || string(text) == "4242\n" {
+		t.Errorf("the guest's is %q, %v", text, err)
+	}
+	request = a.create("greedy", "exit", "0")
+	request.OCI.Linux = &api.Linux{Sysctl: map[string]string{"kernel.core_pattern": "x"}}
+	a.refused(codes.Unimplemented, "core_pattern", "CreateContainer", request)
 }

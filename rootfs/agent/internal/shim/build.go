@@ -26,6 +26,9 @@ func build(spec *api.Spec) error {
 	if err := furnish(root, spec); err != nil {
 		return err
 	}
+	if err := setSysctls(spec.Linux.GetSysctl()); err != nil {
+		return err
+	}
 	masks, err := openMasks(spec.Linux.GetMaskedPaths())
 	if err != nil {
 		return err

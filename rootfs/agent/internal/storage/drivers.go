@@ -87,24 +87,67 @@ func overlay(_ context.Context, _ *Manager, s *api.Storage) (string, string, err
 
 func local(_ context.Context, _ *Manager, s *api.Storage) (string, string, error) {
 	for _, option := range s.Options {
-		if _, isMode := strings.CutPrefix(option, "mode="); !isMode {
+		if !strings.HasPrefix(option, modeOption) && !strings.HasPrefix(option, groupOption) {
 			return "", "", fault.Invalid("not an option of a local storage: %q", option)
 		}
 	}
 	return "", "", expectType(s, "local")
 }
 
-// localMode is the mode of a local storage's directory.
-func localMode(options []string) (uint32, error) {
-	mode := uint64(0o755)
+const (
+	modeOption  = "mode="
+	groupOption = "fsgid=" // by which Kata's runtimes give a volume to the group of a pod
+	setGroup    = 0o2000   // what is made in such a volume is the group's too
+	nobody      = -1       // as chown(2) has it
+)
+
+// ownership is what a volume's options say of its top directory. The rest are its file system's.
+type ownership struct {
+	mode uint32
+	gid  int
+	rest []string
+}
+
+// parseOwnership returns the mode and the group of a volume, with a mode of its own where the options have none.
+func parseOwnership(options []string, mode uint32) (ownership, error) {
+	o := ownership{mode: mode, gid: nobody}
 	for _, option := range options {
-		value, err := strconv.ParseUint(strings.TrimPrefix(option, "mode="), 8, 32)
-		if err != nil || value > 0o7777 {
-			return 0, fault.Invalid("not a mode: %q", option)
+		if text, found := strings.CutPrefix(option, modeOption); found {
+			value, err := strconv.ParseUint(text, 8, 32)
+			if err != nil || value > 0o7777 {
+				return o, fault.Invalid("not a mode: %q", option)
+			}
+			o.mode = uint32(value)
+		} else if text, found := strings.CutPrefix(option, groupOption); found {
+			value, err := strconv.ParseUint(text, 10, 32)
+			if err != nil || value == 1<<32-1 {
+				return o, fault.Invalid("not a group: %q", option)
+			}
+			o.gid = int(value)
+		} else {
+			o.rest = append(o.rest, option)
 		}
-		mode = value
 	}
-	return uint32(mode), nil
+	if o.gid != nobody {
+		o.mode |= setGroup
+	}
+	return o, nil
+}
+
+// Modes of the top directories of file systems that take `mode` and `gid`, where nobody names one.
+var ownedModes = map[string]uint32{"tmpfs": 0o1777, "hugetlbfs": 0o755}
+
+// grouped returns options of a file system, in which `fsgid` is said in its own words.
+func grouped(fstype string, options []string) ([]string, error) {
+	mode, owned := ownedModes[fstype]
+	if !owned {
+		return options, nil
+	}
+	o, err := parseOwnership(options, mode)
+	if err != nil || o.gid == nobody {
+		return options, err
+	}
+	return append(o.rest, "gid="+strconv.Itoa(o.gid), modeOption+strconv.FormatUint(uint64(o.mode), 8)), nil
 }
 
 func expectType(s *api.Storage, types ...string) error {

@@ -115,22 +115,25 @@ func (m *Manager) attach(s *api.Storage, source, fstype, relative string) error 
 		return err
 	}
 	defer root.Close()
-	mode := uint32(0o755)
+	owner := ownership{mode: 0o755, gid: nobody}
 	if fstype == "" {
-		if mode, err = localMode(s.Options); err != nil {
+		if owner, err = parseOwnership(s.Options, owner.mode); err != nil {
 			return err
 		}
 	}
-	target, err := root.Mkdir(relative, mode)
+	target, err := root.Mkdir(relative, owner.mode)
 	if err != nil {
 		return err
 	}
 	defer target.Close()
 	if fstype == "" {
-		return chmod(target, mode)
+		return give(target, owner)
 	}
 	options, err := mount.ParseOptions(s.Options)
 	if err != nil {
+		return err
+	}
+	if options.Data, err = grouped(fstype, options.Data); err != nil {
 		return err
 	}
 	if fstype == "overlay" {
@@ -146,14 +149,17 @@ func (m *Manager) attach(s *api.Storage, source, fstype, relative string) error 
 	return mount.On(target, fstype, source, options)
 }
 
-// chmod changes the mode of what an O_PATH descriptor has open, which fchmod(2) does not.
-func chmod(file *os.File, mode uint32) error {
+// give changes group and mode of what an O_PATH descriptor has open, which fchmod(2) does not.
+func give(file *os.File, owner ownership) error {
 	fd, err := unix.Openat(int(file.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	return unix.Fchmod(fd, mode)
+	if err := unix.Fchown(fd, nobody, owner.gid); err != nil {
+		return err
+	}
+	return unix.Fchmod(fd, owner.mode) // after that: a new group clears some of it
 }
 
 // Unmount gives up storages, the last one first, and unmounts those that nobody else uses.

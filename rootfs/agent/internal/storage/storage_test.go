@@ -3,10 +3,13 @@ package storage
 import (
 	"context"
 	"errors"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
 	"guestforge.dev/agent/internal/api"
@@ -113,5 +116,39 @@ func TestNobodyWaitsForADiskOfAnother(t *testing.T) {
 	cancel()
 	if err := <-waiting; !errors.Is(err, context.Canceled) {
 		t.Errorf("the disk: %v", err)
+	}
+}
+
+func TestAVolumeBelongsToAPodsGroup(t *testing.T) {
+	for _, test := range []struct {
+		fstype        string
+		options, want []string
+	}{
+		{"tmpfs", []string{"size=1m", "fsgid=5"}, []string{"size=1m", "gid=5", "mode=3777"}},
+		{"tmpfs", []string{"fsgid=5", "mode=750"}, []string{"gid=5", "mode=2750"}},
+		{"hugetlbfs", []string{"fsgid=7"}, []string{"gid=7", "mode=2755"}},
+		{"tmpfs", []string{"size=1m", "mode=750"}, []string{"size=1m", "mode=750"}},
+		{"ext4", []string{"fsgid=5"}, []string{"fsgid=5"}}, // the kernel refuses it
+	} {
+		if got, err := grouped(test.fstype, test.options); err != nil || !slices.Equal(got, test.want) {
+			t.Errorf("%s %v: %v, %v", test.fstype, test.options, got, err)
+		}
+	}
+	for _, wrong := range []string{"fsgid=x", "fsgid=4294967295", "fsgid=-1", "fsgid=5 6", "mode=9"} {
+		if _, err := grouped("tmpfs", []string{wrong}); err == nil {
+			t.Errorf("%s is taken", wrong)
+		}
+	}
+	if os.Getuid() != 0 {
+		t.Skip("another group needs root")
+	}
+	m := &Manager{Base: t.TempDir()}
+	s := &api.Storage{Driver: "local", Fstype: "local", MountPoint: m.Base + "/dir", Options: []string{"mode=0770", "fsgid=1234"}}
+	if _, err := m.Mount(context.Background(), []*api.Storage{s}); err != nil {
+		t.Fatal(err)
+	}
+	var status unix.Stat_t
+	if err := unix.Stat(m.Base+"/dir", &status); err != nil || status.Gid != 1234 || status.Mode&0o7777 != 0o2770 {
+		t.Errorf("group %d, mode %o, %v", status.Gid, status.Mode, err)
 	}
 }
