@@ -3,4 +3,15 @@
 from typing import Final
 
 # The modules that other packages may import.
-FACE: Final[tuple[str, ...]] = ("client", "container", "dialogue", "errors", "metrics", "ready", "storage", "transport")
+FACE: Final[tuple[str, ...]] = (
+    "client",
+    "container",
+    "dialogue",
+    "errors",
+    "metrics",
+    "ready",
+    "spec",
+    "storage",
+    "tasks",
+    "transport",
+)

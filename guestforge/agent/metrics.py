@@ -18,6 +18,9 @@ MEMINFO = "kata_guest_meminfo"
 # Our agent's: free pages that the kernel keeps in the processors' own lists and counts as used, in bytes.
 PERCPU_FREE = "guestforge_guest_percpu_free"
 
+# Our agent's: what each container has and none may leave behind, counted, by the label `item`.
+HELD = "guestforge_guest_held"
+
 # Possessive throughout: a guest must not be able to make the matching go back and forth over a long line.
 _LABEL = re.compile(r'\s*+([a-zA-Z_][a-zA-Z0-9_]*+)\s*+=\s*+"((?:[^"\\]++|\\.)*+)"\s*+(?:,|$)', re.ASCII)
 _SAMPLE = re.compile(
@@ -73,6 +76,15 @@ def guest_memory(samples: Iterable[Sample]) -> GuestMemory:
     if not (0 <= available <= total < math.inf and 0 <= listed <= total - available):
         raise ProtocolError(f"the guest's metrics have no sensible {MEMINFO}: total {total:g}, available {available:g}")
     return GuestMemory(int(total) // 1024, int(available) // 1024, int(listed) // 1024)
+
+
+def held(samples: Iterable[Sample]) -> Mapping[str, int]:
+    """Return how much the guest has of what can be left behind: mounts, cgroups, processes, files and the like."""
+    return {
+        printable(sample.labels.get("item", "")): int(sample.value)
+        for sample in samples
+        if sample.name == HELD and math.isfinite(sample.value)
+    }
 
 
 def _sample(number: int, line: str) -> Sample:

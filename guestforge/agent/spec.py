@@ -10,10 +10,15 @@ from collections.abc import Mapping, Sequence
 
 from guestforge.agent.proto import oci_pb2
 
+Spec = oci_pb2.Spec
+Process = oci_pb2.Process
+Resources = oci_pb2.LinuxResources
+
 OCI_VERSION = "1.0.2"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_ENV: Mapping[str, str] = {"PATH": PATH}
 CGROUP_PARENT = "/guestforge"
+QUOTA_PERIOD = 100_000  # microseconds, the kernel's own
 
 NAMESPACES = ("mount", "ipc", "uts")
 
@@ -81,6 +86,15 @@ def container_spec(
             MaskedPaths=MASKED_PATHS,
             ReadonlyPaths=READONLY_PATHS,
         ),
+    )
+
+
+def limits(*, memory: int = 0, processes: int = 0, quota: int = 0) -> Resources:
+    """Return limits: bytes, processes, and microseconds of a processor in each QUOTA_PERIOD; 0 leaves one open."""
+    return oci_pb2.LinuxResources(
+        Memory=oci_pb2.LinuxMemory(Limit=memory),
+        CPU=oci_pb2.LinuxCPU(Quota=quota, Period=QUOTA_PERIOD),
+        Pids=oci_pb2.LinuxPids(Limit=processes),
     )
 
 

@@ -4,11 +4,14 @@ A new check is a function of a `Boot` that returns its evidence, and a row in CH
 `storages.prepare`, and a row made by `_on_storage`.
 """
 
-from guestforge.check import exercise
+from collections.abc import Callable
+
+from guestforge.check import containers, exercise, isolation
 from guestforge.check.boot import Boot
 from guestforge.check.engine import Check, CheckFailure
 from guestforge.check.exercise import ExerciseError
 from guestforge.check.hostview import Ext4Disk
+from guestforge.check.stage import Stage
 from guestforge.core.errors import CheckError
 
 POWEROFF_TIMEOUT = 15.0  # seconds from the request until QEMU has ended
@@ -78,6 +81,11 @@ def look_at_storage(boot: Boot, name: str) -> str:
     return "all of it there after power-off"
 
 
+def use_containers(boot: Boot, proof: Callable[[Stage], str]) -> str:
+    """Containers are driven as a container runtime does it."""
+    return boot.guest.drive(proof, boot.countdown())
+
+
 def poweroff(boot: Boot) -> str:
     """DestroySandbox makes the guest power itself off, and QEMU ends well."""
     return boot.guest.power_off(min(POWEROFF_TIMEOUT, boot.timeout))
@@ -106,6 +114,13 @@ def _on_storage(name: str, served_by: str | None = None) -> Check[Boot]:
     )
 
 
+def _of_containers(name: str, proof: Callable[[Stage], str], *needs: str) -> Check[Boot]:
+    def excuse(boot: Boot) -> str | None:
+        return None if boot.machine.artifacts.own_agent else "it has been tried with our own agent alone"
+
+    return Check(name, lambda boot: use_containers(boot, proof), needs=needs, excuse=excuse)
+
+
 CHECKS: tuple[Check[Boot], ...] = (
     Check("kernel-up", kernel_up),
     Check("agent-ready", agent_ready, needs=("kernel-up",), served_by=lambda boot: boot.vsock_device),
@@ -113,6 +128,8 @@ CHECKS: tuple[Check[Boot], ...] = (
     _on_storage("virtio-blk", served_by="qemu"),
     _on_storage("virtio-fs"),
     _on_storage("virtio-9p", served_by="qemu"),
+    _of_containers("container", containers.prove, "virtio-blk", "virtio-fs"),
+    _of_containers("isolation", isolation.prove, "virtio-blk"),
     Check("poweroff", poweroff, needs=("agent-ready",)),
     Check("console-clean", settle=console_clean, settle_needs=("kernel-up",)),
 )

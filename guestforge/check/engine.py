@@ -42,7 +42,8 @@ class Check(Generic[Context]):
 
     `run` proves something on the running guest, `settle` once it is off; each returns its evidence in one line or
     raises CheckFailure. A check with both passes when both have. A check whose `needs` have not passed is skipped;
-    `settle_needs` are those of `settle`. `served_by` names the host program behind the device, known beforehand.
+    `settle_needs` are those of `settle`. `served_by` names the host program behind the device, `excuse` says why the
+    check is not asked of this guest; both are known beforehand.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Check(Generic[Context]):
     needs: tuple[str, ...] = ()
     settle_needs: tuple[str, ...] = ()
     served_by: Callable[[Context], str | None] = lambda _: None
+    excuse: Callable[[Context], str | None] = lambda _: None
 
 
 class Run(Generic[Context]):
@@ -96,8 +98,9 @@ class Run(Generic[Context]):
         return self._passed(check.name) if check.run is not None else check.name not in self._results
 
     def _do(self, check: Check[Context], prove: Callable[[Context], str], needs: tuple[str, ...]) -> None:
-        if reason := self._reason_to_skip(needs):
-            self._put(check, "skip", 0.0, reason)
+        excuse = None if self._ended else check.excuse(self._context)
+        if reason := excuse or self._reason_to_skip(needs):
+            self._put(check, "skip", 0.0, reason, excused=excuse is not None)
             return
         start = time.monotonic()
         try:

@@ -79,15 +79,43 @@ def steps(nonce: str, tree: Tree, fstype: str) -> tuple[Step, ...]:
     )
 
 
+def root_steps(tree: Tree, fstype: str) -> tuple[Step, ...]:
+    """Return what shows that a container's root is a storage that holds `tree`, seen as `fstype`."""
+    return (Step("the mount", ("mounts",), _mounted(fstype)), _read(tree, "/data/nonce"), _read(tree, "/data/blob"))
+
+
+def writing(seed: str, path: str, look: Look) -> Step:
+    """Return the writing of what follows from a seed to a path, and what the host must see of that."""
+    return Step(f"a new file {path}", ("write", path, str(WRITTEN_SIZE), seed), _wrote(seed), look)
+
+
+def holds_pattern(path: str, seed: str) -> Look:
+    """Return the look for what `writing` has written."""
+
+    def look(view: HostView) -> Problem:
+        return _holds(path, pattern(seed, WRITTEN_SIZE))(view)
+
+    return look
+
+
+def is_gone(path: str) -> Look:
+    """Return the look for nothing at a path."""
+
+    def look(view: HostView) -> Problem:
+        return f"{path} is there" if view.stat(path) else None
+
+    return look
+
+
 def _changes(nonce: str, tree: Tree) -> tuple[Step, ...]:
     seed = written_seed(nonce)
     kept = _file(tree, "/data/old")
     cut = _file(tree, "/data/long")[:TRUNCATED_SIZE]
     return (
-        Step("a new file", ("write", "/out/written", str(WRITTEN_SIZE), seed), _wrote(seed),
-             _holds_pattern("out/written", seed)),
-        Step("rename", ("rename", "/data/old", "/data/new"), _did, _both(_gone("data/old"), _holds("data/new", kept))),
-        Step("unlink", ("unlink", "/data/doomed"), _did, _gone("data/doomed")),
+        writing(seed, "/out/written", holds_pattern("out/written", seed)),
+        Step("rename", ("rename", "/data/old", "/data/new"), _did,
+             _both(is_gone("data/old"), _holds("data/new", kept))),
+        Step("unlink", ("unlink", "/data/doomed"), _did, is_gone("data/doomed")),
         Step("chmod", ("chmod", "/data/mode", f"{NEW_MODE:04o}"), _did, _has_mode("data/mode", "file", NEW_MODE)),
         Step("the mode after chmod", ("stat", "/data/mode"), _agrees({"mode": NEW_MODE})),
         Step("truncate", ("truncate", "/data/long", str(TRUNCATED_SIZE)), _did, _holds("data/long", cut)),
@@ -182,26 +210,12 @@ def _mounted(fstype: str) -> Judge:
 # What the host sees
 
 
-def _holds_pattern(path: str, seed: str) -> Look:
-    def look(view: HostView) -> Problem:
-        return _holds(path, pattern(seed, WRITTEN_SIZE))(view)
-
-    return look
-
-
 def _holds(path: str, expected: bytes) -> Look:
     def look(view: HostView) -> Problem:
         found = view.read(path)
         if found is None:
             return f"no file {path}"
         return None if found == expected else f"{path} holds {_described(found)}, not {_described(expected)}"
-
-    return look
-
-
-def _gone(path: str) -> Look:
-    def look(view: HostView) -> Problem:
-        return f"{path} is still there" if view.stat(path) else None
 
     return look
 

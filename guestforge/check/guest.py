@@ -10,6 +10,7 @@ from guestforge.agent.container import Result as Ran
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.exercise import Answer
 from guestforge.check.report import Measurements, Qemu
+from guestforge.check.stage import Stage
 from guestforge.check.storages import Storage
 from guestforge.core.runtime import HOST, Runtime
 from guestforge.project.options import Artifact, CheckOptions
@@ -83,6 +84,9 @@ class Guest(Protocol):
 
         It may write `limit` bytes to each of its streams.
         """
+
+    def drive(self, proof: Callable[[Stage], str], left: Callable[[], float]) -> str:
+        """Have containers driven as a runtime does; return the evidence. `left` returns the seconds that remain."""
 
     def release(self, storage: Storage, timeout: float) -> None:
         """Have the agent unmount a storage, within `timeout` seconds."""

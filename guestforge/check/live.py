@@ -14,6 +14,7 @@ from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.storage import SHARE_TAG
 from guestforge.agent.storage import Storage as AgentStorage
+from guestforge.agent.tasks import TaskService
 from guestforge.agent.transport import AGENT_PORT
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure, RunEnded
@@ -21,6 +22,7 @@ from guestforge.check.guest import Ask, Details, Machine
 from guestforge.check.probe import EXCERPT_LINES, OUTPUT_LIMIT, PROBE, ProbeTalk
 from guestforge.check.report import Measurements, Qemu
 from guestforge.check.sandbox import Sandbox
+from guestforge.check.stage import Stage
 from guestforge.check.storages import Storage
 from guestforge.core.procfs import fields
 from guestforge.core.progress import say
@@ -62,7 +64,7 @@ def start(machine: Machine) -> Iterator["LiveGuest"]:
     with contextlib.ExitStack() as stack:
         with _machine_errors():
             stack.enter_context(running)
-        guest = LiveGuest(running, accelerator, emulator, server, vsock, words=words)
+        guest = LiveGuest(running, accelerator, emulator, server, vsock, storages=machine.storages, words=words)
         stack.callback(guest.close)
         yield guest
 
@@ -109,6 +111,7 @@ class LiveGuest:
         server: VirtioFsServer,
         vsock: VsockChoice,
         *,
+        storages: Sequence[Storage],
         words: Mapping[str, AgentStorage],
     ) -> None:
         self.accelerator = accelerator
@@ -122,6 +125,7 @@ class LiveGuest:
         self.virtio_fs_server = server.describe()
         self.vsock_device = vsock.describe()
         self._machine = machine
+        self._storages = storages
         self._words = words
         self._client: AgentClient | None = None
 
@@ -217,6 +221,11 @@ class LiveGuest:
         """Run a program in a container on a storage; it may write `limit` bytes to each of its streams."""
         with self._agent_errors():
             return self._sandbox.run(storage, args, timeout, limit)
+
+    def drive(self, proof: Callable[[Stage], str], left: Callable[[], float]) -> str:
+        """Have containers driven through a task service; return the evidence."""
+        with self._agent_errors():
+            return proof(Stage(self._agent, TaskService(self._agent), self._storages, self._words, left))
 
     def release(self, storage: Storage, timeout: float) -> None:
         """Have the agent unmount a storage."""

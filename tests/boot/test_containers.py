@@ -3,14 +3,16 @@
 import json
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from guestforge.agent.errors import Code, RpcError
 from guestforge.agent.proto import oci_pb2, types_pb2
-from guestforge.agent.spec import container_spec, process
+from guestforge.agent.spec import container_spec, limits, process
 from guestforge.agent.tasks import Status, TaskService
-from guestforge.check import live
+from guestforge.check import containers, isolation, live
+from guestforge.check.checks import CHECKS, use_containers
 from guestforge.rootfs.agent import PROBE
 from guestforge.rootfs.tree import File
 
@@ -90,6 +92,21 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
         guest.power_off(30)
 
 
+@pytest.mark.timeout(300)
+def test_containers_hold_to_their_whole_extent(rig, arch_row, monkeypatch):
+    """What each check of a build does less often."""
+    whole = {
+        "container": lambda boot: use_containers(boot, partial(containers.prove, extent=containers.WHOLE)),
+        "isolation": lambda boot: use_containers(boot, partial(isolation.prove, extent=isolation.WHOLE)),
+    }
+    table = [replace(check, run=whole.get(check.name, check.run)) for check in CHECKS]
+    monkeypatch.setattr("guestforge.check.run.CHECKS", table)
+    outcome = rig.check(arch_row.name, timeout=200)
+    found = {result.name: result.detail for result in outcome.report.checks}
+    assert outcome.failures == []
+    assert "50 processes at once; 16777216 bytes through one; 100 rounds" in found["container"]
+
+
 @pytest.fixture
 def plugged(monkeypatch):
     """Have machines under check have a network interface, on a network of QEMU's own that leads nowhere."""
@@ -159,11 +176,7 @@ def limits_are_changed(agent):
     assert 0 < before.memory.usage < 64 * MIB
     agent.update_container(
         "counts",
-        oci_pb2.LinuxResources(
-            Memory=oci_pb2.LinuxMemory(Limit=48 * MIB),
-            CPU=oci_pb2.LinuxCPU(Quota=20_000, Period=100_000),
-            Pids=oci_pb2.LinuxPids(Limit=33),
-        ),
+        limits(memory=48 * MIB, processes=33, quota=20_000),
     )
     agent.update_container("counts", oci_pb2.LinuxResources(Pids=oci_pb2.LinuxPids(Limit=34)))
     after = agent.stats_container("counts")

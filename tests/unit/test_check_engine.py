@@ -50,6 +50,23 @@ def test_skipped_check_does_not_satisfy_a_need():
     assert result["c"] == ("skip", "b did not pass")
 
 
+def test_check_that_is_not_asked_of_a_guest_is_excused_whatever_it_needs():
+    excused = Check("b", says("b"), needs=("a",), excuse=says("not of this one"))
+    run = Run((Check("a", fails(CheckFailure("wrong"))), excused), None, BLAME)
+    run.on_guest()
+    assert [(result.status, result.detail, result.excused) for result in run.results] == [
+        ("fail", "wrong", False),
+        ("skip", "not of this one", True),
+    ]
+
+
+def test_end_of_the_run_excuses_nothing():
+    excused = Check("b", says("b"), excuse=says("not of this one"))
+    run = Run((Check("a", fails(RunEnded("panic", "the kernel panicked"))), excused), None, BLAME)
+    run.on_guest()
+    assert not run.results[1].excused
+
+
 def test_second_part_adds_its_evidence():
     assert outcome(Check("a", says("read"), says("read back"))) == {"a": ("pass", "read; read back")}
 

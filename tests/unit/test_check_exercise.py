@@ -68,8 +68,8 @@ def test_wrong_answer_is_found(share, lies, what):
     ("command", "what"),
     [
         ("write", "no file out/written"),
-        ("rename", "data/old is still there"),
-        ("unlink", "data/doomed is still there"),
+        ("rename", "data/old is there"),
+        ("unlink", "data/doomed is there"),
         ("truncate", "data/long holds 10000 bytes"),
         ("chmod", "data/mode has mode 0600, not 0751"),
         ("mkdir", "no directory out/directory"),
@@ -87,7 +87,7 @@ def test_content_that_was_lost_after_the_guest_wrote_it_is_found(share, spoil):
     exercise.perform(steps, Probe(root), None)
     path = root / "out" / "written"
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(ExerciseError, match="a new file, seen by the host"):
+    with pytest.raises(ExerciseError, match="a new file /out/written, seen by the host"):
         exercise.look_back(steps, SharedDirectory(root))
 
 

@@ -10,6 +10,7 @@ from guest_double import ended, starter
 from guestforge.arch import ARCHES
 from guestforge.check import fixtures
 from guestforge.check.artifacts import GuestArtifacts
+from guestforge.check.engine import CheckFailure
 from guestforge.check.report import failed
 from guestforge.check.run import check_artifact
 from guestforge.core.errors import BuildError, UserError
@@ -47,8 +48,8 @@ def test_true_guest_passes_every_check(check):
     report = check()
     assert failed([report]) is None
     assert list(statuses(report)) == [
-        "kernel-up", "agent-ready", "agent-details", "virtio-blk", "virtio-fs", "virtio-9p", "poweroff",
-        "console-clean",
+        "kernel-up", "agent-ready", "agent-details", "virtio-blk", "virtio-fs", "virtio-9p", "container",
+        "isolation", "poweroff", "console-clean",
     ]  # fmt: skip
     assert report.served_by("virtio-fs") == "double"
     assert report.phases.done is not None
@@ -99,6 +100,9 @@ def test_table_and_boot_line_are_printed(check, capsys):
         ({"at": {"run_probe virtio-blk": ended("virtiofs-died")}}, ["virtio-fs"]),
         ({"at": {"run_probe virtio-blk": ended("warning")}}, ["console-clean"]),
         ({"at": {"run_probe virtio-blk": ended("oops")}}, ["virtio-blk"]),
+        ({"at": {"drive containers": CheckFailure("no such verb")}}, ["container"]),
+        ({"at": {"drive isolation": CheckFailure("a way out")}}, ["isolation"]),
+        ({"at": {"drive isolation": ended("panic")}}, ["isolation"]),
         ({"at": {"power_off": ended("hang")}}, ["poweroff"]),
     ],
 )

@@ -12,7 +12,21 @@
 //	echo-env NAME                  {"value","set","uid","gid","cwd","hostname","pid","args"}
 //	exit CODE, sleep SECONDS       {}, and that exit code, or that pause first
 //	terminal                       {"line","rows","columns","own","console"}: a line of input, and its terminal
+//	limits                         {"memory.max","pids.max","cpu.max"}: texts, of its cgroup
+//	watch; caught SECONDS          {}, from when on signals do not end it; {"signal"}: the number of one that came
+//	take                           takes memory until it is ended for that
+//
+// What a container must not be able to do, and how far it came:
+//
 //	stop-others SECONDS            {}, having stopped all processes that it may again and again for so long
+//	bomb                           makes processes, which make processes
+//	devices                        {"opened","refused"}: lists of "block 254:0" and the like, all that the kernel has
+//	opens PATH                     {"error"}: the name of an error such as EPERM, or ""
+//	writable DIR...                {"tried","opened"}: how many files, and those that could be opened for writing
+//	attempt                        {"calls"}: what only the guest may do, each with an error's name, or ""
+//	symlink TARGET PATH, mknod PATH block|char MAJOR MINOR                  {}
+//
+// `probe copy` copies its standard input to its output, and says nothing else.
 //
 // Modes are octal, mtime_ns and mtime nanoseconds and seconds since 1970. An answer has "ok": true; a failure is
 // {"ok": false, "error": TEXT} with exit code 1.
@@ -52,12 +66,26 @@ var commands = map[string]command{
 	"exit":        {1, 1, exit},
 	"sleep":       {1, 1, sleep},
 	"terminal":    {0, 0, terminal},
+	"limits":      {0, 0, limits},
+	"watch":       {0, 0, watch},
+	"caught":      {1, 1, tellCaught},
+	"take":        {0, 0, take},
 	"stop-others": {1, 1, stopOthers},
+	"bomb":        {0, 0, bomb},
+	"devices":     {0, 0, devices},
+	"opens":       {1, 1, opens},
+	"writable":    {1, 9, writable},
+	"attempt":     {0, 0, attempt},
+	"symlink":     {2, 2, func(args []string) (answer, error) { return nil, os.Symlink(args[0], args[1]) }},
+	"mknod":       {4, 4, mknod},
 }
 
+// talks are commands that go on until their standard input ends.
+var talks = map[string]func(in io.Reader, out io.Writer) error{"serve": serve, "copy": copyAll}
+
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "serve" {
-		if err := serve(os.Stdin, os.Stdout); err != nil {
+	if len(os.Args) == 2 && talks[os.Args[1]] != nil {
+		if err := talks[os.Args[1]](os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -93,6 +121,11 @@ func serve(in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
+}
+
+func copyAll(in io.Reader, out io.Writer) error {
+	_, err := io.Copy(onlyWriter{out}, onlyReader{in})
+	return err
 }
 
 // tell does something and returns what is said of it.
@@ -138,18 +171,6 @@ func echoEnv(args []string) (answer, error) {
 func exit(args []string) (answer, error) {
 	code, err := strconv.ParseUint(args[0], 10, 8)
 	return answer{"exit": int(code)}, err
-}
-
-// stopOthers stops again and again all processes that it may, for so many seconds.
-func stopOthers(args []string) (answer, error) {
-	seconds, err := strconv.ParseUint(args[0], 10, 16)
-	if err != nil {
-		return nil, err
-	}
-	for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); {
-		unix.Kill(-1, unix.SIGSTOP)
-	}
-	return nil, nil
 }
 
 func sleep(args []string) (answer, error) {

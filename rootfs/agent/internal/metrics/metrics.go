@@ -31,6 +31,7 @@ func Collect() string {
 	cpuTime(&out, read("/proc/stat"))
 	columns(&out, "kata_guest_diskstat", "Disks of the guest.", "disk", diskItems, disks(read("/proc/diskstats")))
 	columns(&out, "kata_guest_netdev_stat", "Network interfaces of the guest.", "interface", netItems, interfaces(read("/proc/net/dev")))
+	gauge(&out, "guestforge_guest_held", "What the guest has of what can be left behind.", "item", held())
 	counter(&out, "kata_agent_scrape_count", "How often this was asked for.", scrapes.Add(1))
 	gauge(&out, "kata_agent_proc_status", "The agent's process, memory in KiB.", "item", status(read("/proc/self/status")))
 	gauge(&out, "kata_agent_proc_stat", "Time of the agent's process in clock ticks.", "item", stat(read("/proc/self/stat")))

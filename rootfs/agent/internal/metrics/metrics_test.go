@@ -1,7 +1,9 @@
 package metrics
 
 import (
+	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -17,6 +19,51 @@ func TestNamesAreKatas(t *testing.T) {
 			t.Errorf("%s: %s, not %s", name, got, want)
 		}
 	}
+}
+
+func TestWhatCanBeLeftBehindIsCounted(t *testing.T) {
+	before := map[string]string{}
+	for _, each := range held() {
+		before[each.label] = each.value
+	}
+	for _, label := range []string{"mounts", "processes", "agent_files", "agent_goroutines"} {
+		if before[label] == "" {
+			t.Errorf("no %s", label)
+		}
+	}
+	file, err := os.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	child, err := os.StartProcess("/proc/self/exe", []string{"test", "-test.run=^$"}, &os.ProcAttr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting, end := make(chan struct{}), make(chan struct{})
+	go func() { close(waiting); <-end }()
+	<-waiting
+	if files() != number(t, before["agent_files"])+2 { // the child's descriptor as well
+		t.Errorf("%d files, before %s", files(), before["agent_files"])
+	}
+	for _, each := range held() {
+		if each.label == "agent_goroutines" && number(t, each.value) != number(t, before[each.label])+1 {
+			t.Errorf("%s goroutines, before %s", each.value, before[each.label])
+		}
+	}
+	close(end)
+	if _, err := child.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func number(t *testing.T, text string) int {
+	t.Helper()
+	value, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
 }
 
 func TestMemoryIsInBytes(t *testing.T) {

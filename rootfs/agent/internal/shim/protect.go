@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -46,12 +47,36 @@ func protect(masked nullMounts, readonly []string) error {
 			return fmt.Errorf("mask %s: %w", path, err)
 		}
 	}
+	if slices.Contains(readonly, "/proc/sys") { // a container that may write there is to have the guest
+		more, err := settings()
+		if err != nil {
+			return err
+		}
+		readonly = append(readonly, more...)
+	}
 	for _, path := range readonly {
 		if err := makeReadOnly(path); err != nil {
 			return fmt.Errorf("make %s read-only: %w", path, err)
 		}
 	}
 	return nil
+}
+
+// settings returns files of /proc that are there to be written and are not in any directory, such as /proc/cio_ignore of s390x,
+// which takes devices from the guest. Lists of read-only paths are made for other machines, and know what those have.
+func settings() ([]string, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o222 != 0 {
+			found = append(found, "/proc/"+entry.Name())
+		}
+	}
+	return found, nil
 }
 
 func mask(path string, null *os.File) error {
