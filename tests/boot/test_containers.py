@@ -4,6 +4,7 @@ import json
 import signal
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 
 import pytest
 
@@ -75,6 +76,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
         limits_are_changed(agent)
         a_task_lives_and_ends(agent, disk.mount_point)
         a_terminal_is_resized(agent)
+        namespaces_are_the_sandboxs(agent, disk.mount_point)
         network_is_set_up(agent)
         it_is_paused(agent)
         begin("hungry", "take", memory=32 * MIB)
@@ -151,6 +153,28 @@ def a_terminal_is_resized(agent):
     assert agent.wait_process("counts", "tty") == 0
     with refused(Code.FAILED_PRECONDITION):
         agent.resize_terminal("counts", 50, 132)
+
+
+def namespaces_are_the_sandboxs(agent, root):
+    links = ("/proc/self/ns/ipc", "/proc/self/ns/uts")
+    here = [said(agent, "one", root, "stat", link)["target"] for link in links]
+    assert here == [said(agent, "other", root, "stat", link)["target"] for link in links]
+    assert said(agent, "one", root, "echo-env", "A")["hostname"] == "localhost"
+    assert said(agent, "one", root, "echo-env", "A", hostname="box")["hostname"] == "box"
+    setting = "/proc/sys/kernel/msgmni"
+    tuned = said(agent, "tuned", root, "read", setting, sysctls={"kernel.msgmni": "77"})
+    assert said(agent, "one", root, "read", setting)["sha256"] == tuned["sha256"] == sha256(b"77\n").hexdigest()
+
+
+def said(agent, name, root, *args, hostname="", sysctls=None):
+    """Return what the probe says in a container of its own."""
+    spec = container_spec(name, root, process(["/probe", *args]), hostname=hostname)
+    spec.Linux.Sysctl.update(sysctls or {})
+    agent.create_container(name, spec)
+    agent.start_container(name)
+    answer = json.loads(agent.read_stdout(name, timeout=30))
+    agent.remove_container(name, 20)
+    return answer
 
 
 def network_is_set_up(agent):

@@ -129,7 +129,7 @@ func assemble(config cmdline.Config, children *reaper.Reaper, destroyed chan str
 	}
 	containers := &container.Manager{Base: base, Storage: storages, Launcher: launcher, Cgroups: cgroups}
 	box := &sandbox.Sandbox{Base: base, ResolvConf: "/etc/resolv.conf", Storage: storages, Containers: containers}
-	containers.Hostname = box.Hostname
+	containers.Spaces = box.Spaces
 	return &server.Service{
 		Sandbox: box, Containers: containers, SharedDir: filepath.Join(base, "shared", "containers"),
 		Hotplug: guest.Hotplug{Devices: "/sys/devices/system"}, Network: network.Network{Timeout: config.HotplugTimeout},

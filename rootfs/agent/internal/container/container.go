@@ -65,13 +65,18 @@ func (m *Manager) build(ctx context.Context, c *container, r *api.CreateContaine
 	}
 	spec := proto.CloneOf(r.OCI)
 	spec.Root.Path = rootfs
-	if spec.Hostname == "" {
-		spec.Hostname = m.Hostname()
+	shared, err := m.Spaces()
+	if err != nil {
+		return err
+	}
+	defer shared.Close()
+	if spec.Hostname == shared.Hostname {
+		spec.Hostname = "" // it is there already
 	}
 	if c.cgroup, err = m.Cgroups.New(c.id, spec.Linux); err != nil {
 		return err
 	}
-	c.init, err = m.Launcher.create(shim.InitName, spec, nil, c.cgroup)
+	c.init, err = m.Launcher.create(shim.InitName, spec, []*os.File{shared.IPC, shared.UTS}, c.cgroup)
 	return err
 }
 
@@ -135,7 +140,7 @@ func (c *container) exec(l *Launcher, id string, process *api.Process) error {
 		return err
 	}
 	defer pidfd.Close()
-	p, err := l.create(shim.ExecName, &api.Spec{Process: process}, pidfd, c.cgroup)
+	p, err := l.create(shim.ExecName, &api.Spec{Process: process}, []*os.File{pidfd}, c.cgroup)
 	if err == nil {
 		if err = p.release(l.Timeout); err != nil {
 			p.streams.close()

@@ -15,6 +15,7 @@ import (
 	"guestforge.dev/agent/internal/cgroup"
 	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/safepath"
+	"guestforge.dev/agent/internal/spaces"
 	"guestforge.dev/agent/internal/storage"
 )
 
@@ -23,8 +24,8 @@ type Manager struct {
 	Base     string // below which each container has its directory, and all storages are
 	Storage  *storage.Manager
 	Launcher *Launcher
-	Cgroups  *cgroup.Tree  // nil: nothing is limited
-	Hostname func() string // of containers whose spec names none
+	Cgroups  *cgroup.Tree                   // nil: nothing is limited
+	Spaces   func() (*spaces.Shared, error) // which all containers are in, for the caller to close
 
 	mu         sync.Mutex
 	containers map[string]*container // nil while one is being made

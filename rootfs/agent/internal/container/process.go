@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,8 +29,9 @@ type Launcher struct {
 	PipeSize int           // bytes; 0 is the kernel's default
 }
 
-// create starts a process in a cgroup and has it wait for its release. A container's first process has no pidfd to follow.
-func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File, group *cgroup.Cgroup) (*process, error) {
+// create starts a process in a cgroup and has it wait for its release. It enters spaces: a container's first process the
+// namespaces of the sandbox, others what the pidfd of that one leads to.
+func (l *Launcher) create(name string, spec *api.Spec, spaces []*os.File, group *cgroup.Cgroup) (*process, error) {
 	pipes, theirs, err := shim.NewPipes()
 	if err != nil {
 		return nil, err
@@ -42,7 +44,7 @@ func (l *Launcher) create(name string, spec *api.Spec, pidfd *os.File, group *cg
 	}
 	p := &process{pipes: pipes, streams: streams}
 	deadline := time.Now().Add(l.Timeout)
-	err = l.start(p, name, append(standard, theirs...), pidfd, group)
+	err = l.start(p, name, slices.Concat(standard, theirs, spaces), group)
 	shim.CloseAll(standard) // the process has them, or there is none
 	shim.CloseAll(theirs)
 	if err == nil {
@@ -64,12 +66,12 @@ func (l *Launcher) newStreams(process *api.Process) (*streams, []*os.File, error
 }
 
 // start makes the process itself, with these files.
-func (l *Launcher) start(p *process, name string, files []*os.File, pidfd *os.File, group *cgroup.Cgroup) (err error) {
+func (l *Launcher) start(p *process, name string, files []*os.File, group *cgroup.Cgroup) (err error) {
 	p.child, err = l.Reaper.Start(func() (int, error) {
-		if pidfd == nil {
+		if name == shim.InitName {
 			return shim.Fork(name, files, shim.NewSpaces, group.Directory())
 		}
-		return shim.Enter(name, append(files, pidfd), group.Directory(), l.Timeout, l.Reaper)
+		return shim.Enter(name, files, group.Directory(), l.Timeout, l.Reaper)
 	})
 	return err
 }

@@ -20,6 +20,7 @@ import (
 	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/mount"
 	"guestforge.dev/agent/internal/safepath"
+	"guestforge.dev/agent/internal/spaces"
 	"guestforge.dev/agent/internal/storage"
 )
 
@@ -40,7 +41,7 @@ type Sandbox struct {
 
 	mu       sync.Mutex // what follows, never for long
 	running  bool
-	hostname string
+	spaces   *spaces.Shared
 	storages storage.Set
 	resolver bool // the sandbox's resolv.conf is bound
 }
@@ -65,8 +66,12 @@ func (s *Sandbox) Create(ctx context.Context, r *api.CreateSandboxRequest) error
 	if err := s.setResolver(r.Dns); err != nil {
 		return errors.Join(err, s.Storage.Unmount(storages))
 	}
+	shared, err := spaces.New(r.Hostname)
+	if err != nil {
+		return errors.Join(err, s.resetResolver(), s.Storage.Unmount(storages))
+	}
 	s.mu.Lock()
-	s.storages, s.hostname, s.running = storages, r.Hostname, true
+	s.storages, s.spaces, s.running = storages, shared, true
 	s.mu.Unlock()
 	slog.Info("sandbox created", "id", r.SandboxId, "storages", len(storages))
 	return nil
@@ -147,21 +152,37 @@ func (s *Sandbox) setResolver(lines []string) error {
 	return nil
 }
 
+func (s *Sandbox) resetResolver() error {
+	if !s.resolver {
+		return nil
+	}
+	s.resolver = false
+	return mount.Unmount(s.ResolvConf)
+}
+
 // Running returns an error unless there is a sandbox.
 func (s *Sandbox) Running() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.isRunning()
+}
+
+// isRunning is Running under the lock.
+func (s *Sandbox) isRunning() error {
 	if !s.running {
 		return fault.New(codes.FailedPrecondition, "there is no sandbox: CreateSandbox comes first")
 	}
 	return nil
 }
 
-// Hostname returns the sandbox's name.
-func (s *Sandbox) Hostname() string {
+// Spaces returns the namespaces that containers share, for the caller to close.
+func (s *Sandbox) Spaces() (*spaces.Shared, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.hostname
+	if err := s.isRunning(); err != nil {
+		return nil, err
+	}
+	return s.spaces.Copy()
 }
 
 // Destroy ends all containers and unmounts all storages, with all that was written to them.
@@ -173,12 +194,11 @@ func (s *Sandbox) Destroy() error {
 	s.Containers.RemoveAll(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var errs []error
-	if s.resolver {
-		errs = append(errs, mount.Unmount(s.ResolvConf))
+	if s.running {
+		s.spaces.Close()
 	}
-	errs = append(errs, s.Storage.Unmount(s.storages))
-	s.running, s.resolver, s.storages, s.hostname = false, false, nil, ""
+	err := errors.Join(s.resetResolver(), s.Storage.Unmount(s.storages))
+	s.running, s.storages, s.spaces = false, nil, nil
 	unix.Sync()
-	return errors.Join(errs...)
+	return err
 }

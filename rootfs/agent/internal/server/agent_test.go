@@ -31,6 +31,7 @@ type agent struct {
 	*testing.T
 	base      string
 	launcher  *container.Launcher
+	box       *sandbox.Sandbox
 	client    *ttrpc.Client
 	destroyed chan struct{}
 }
@@ -51,7 +52,7 @@ func startAgent(t *testing.T) *agent {
 	a.launcher = launcher
 	containers := &container.Manager{Base: a.base, Storage: storages, Launcher: launcher}
 	box := &sandbox.Sandbox{Base: a.base, Storage: storages, Containers: containers}
-	containers.Hostname = box.Hostname
+	containers.Spaces, a.box = box.Spaces, box
 	service := &Service{
 		Sandbox: box, Containers: containers, SharedDir: filepath.Join(a.base, "shared", "containers"),
 		Hotplug:   guest.Hotplug{Devices: directory},

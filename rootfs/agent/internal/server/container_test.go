@@ -548,7 +548,7 @@ func TestAProcessHasATerminal(t *testing.T) {
 	a.refused(codes.InvalidArgument, "rows", "TtyWinResize", &api.TtyWinResizeRequest{ContainerId: "typed", Row: 1 << 16})
 }
 
-func TestKernelParametersAreTheContainers(t *testing.T) {
+func TestKernelParametersAreTheSandboxs(t *testing.T) {
 	a := startSandbox(t)
 	request := a.create("tuned", "read", "/proc/sys/kernel/msgmax")
 	request.OCI.Linux = &api.Linux{Sysctl: map[string]string{"kernel.msgmax": "4242"}}
@@ -557,6 +557,8 @@ func TestKernelParametersAreTheContainers(t *testing.T) {
 	if text, err := os.ReadFile("/proc/sys/kernel/msgmax"); err != nil || string(text) == "4242\n" {
 		t.Errorf("the guest's is %q, %v", text, err)
 	}
+	a.run(a.create("beside", "read", "/proc/sys/kernel/msgmax")) // one of the same sandbox's
+	a.expect(a.answer("beside", "")["sha256"], fmt.Sprintf("%x", sha256.Sum256([]byte("4242\n"))), "what another reads")
 	request = a.create("greedy", "exit", "0")
 	request.OCI.Linux = &api.Linux{Sysctl: map[string]string{"kernel.core_pattern": "x"}}
 	a.refused(codes.Unimplemented, "core_pattern", "CreateContainer", request)

@@ -10,10 +10,16 @@ import (
 	"guestforge.dev/agent/internal/api"
 	"guestforge.dev/agent/internal/mount"
 	"guestforge.dev/agent/internal/safepath"
+	"guestforge.dev/agent/internal/spaces"
 )
 
-// build makes the container: its mounts, its devices, its root, its name. The namespaces are new already.
+// build makes the container: its mounts, its devices, its root, its name. The namespaces of mounts and processes are new
+// already.
 func build(spec *api.Spec) error {
+	// before the mounts, for a file system of message queues is that of the namespace which mounts it
+	if err := enterSandbox(spec.Hostname); err != nil {
+		return err
+	}
 	// Mounts of the container must not show in the guest. The other way round they may: a slave gets what is unmounted.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("separate the mounts: %w", err)
@@ -36,16 +42,30 @@ func build(spec *api.Spec) error {
 	if err := enter(spec.Root.Path); err != nil {
 		return err
 	}
-	if spec.Hostname != "" {
-		if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
-			return fmt.Errorf("set the host name: %w", err)
-		}
-	}
 	if err := protect(masks, spec.Linux.GetReadonlyPaths()); err != nil {
 		return err
 	}
 	if spec.Root.Readonly {
 		return mount.ReadOnly("/")
+	}
+	return nil
+}
+
+// enterSandbox enters the namespaces that containers share. One with a name of its own has a UTS namespace of its own for
+// that.
+func enterSandbox(hostname string) error {
+	sandbox := spaces.Shared{IPC: os.NewFile(ipcFD, "ipc"), UTS: os.NewFile(utsFD, "uts")}
+	if err := sandbox.Join(); err != nil {
+		return err
+	}
+	if hostname == "" {
+		return nil
+	}
+	if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil {
+		return fmt.Errorf("make a UTS namespace: %w", err)
+	}
+	if err := unix.Sethostname([]byte(hostname)); err != nil {
+		return fmt.Errorf("set the host name: %w", err)
 	}
 	return nil
 }

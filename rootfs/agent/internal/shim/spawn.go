@@ -20,8 +20,8 @@ import (
 // shim starts with the agent's.
 const self = "/proc/self/exe"
 
-// NewSpaces are the namespaces that a container's first process gets of its own.
-const NewSpaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
+// NewSpaces are the namespaces that a container's first process gets of its own; others are the sandbox's.
+const NewSpaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID
 
 // Fork starts a shim under a name. Its standard streams come first in files, its pipes after them.
 // It starts in a cgroup, which is an open directory; nil is ours.

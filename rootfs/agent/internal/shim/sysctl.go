@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// What of the kernel's parameters is a container's: its IPC namespace has them, or the network, which containers share.
+// What of the kernel's parameters a container may set: the sandbox's IPC namespace has them, or the network, both of which
+// containers share.
 // Others are the whole guest's, and a container could take from it, or from others, what is theirs.
 var sysctls = regexp.MustCompile(`^(net\.|fs\.mqueue\.|kernel\.(shm|msg)[a-z_]*$|kernel\.sem$)[A-Za-z0-9_./-]*$`)
 
@@ -32,7 +33,7 @@ func CheckSysctls(wanted map[string]string) error {
 	return nil
 }
 
-// setSysctls writes parameters, of which the kernel takes those of IPC for this process's namespace.
+// setSysctls writes parameters, of which the kernel takes those of IPC for this process's namespace, the sandbox's.
 func setSysctls(wanted map[string]string) error {
 	for name, value := range wanted {
 		if err := os.WriteFile("/proc/sys/"+sysctlPath(name), []byte(value), 0); err != nil {
