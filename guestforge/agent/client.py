@@ -34,15 +34,20 @@ class AgentClient(GuestCalls):
         *,
         storages: Sequence[Storage] = (),
         devices: Sequence[agent_pb2.Device] = (),
+        shared_pid_namespace: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Create a container and its first process, which waits for start_container."""
+        """Create a container and its first process, which waits for start_container.
+
+        With a shared pid namespace it joins that of the sandbox's first container.
+        """
         request = agent_pb2.CreateContainerRequest(
             container_id=container_id,
             exec_id=container_id,  # as Kata's runtimes name a container's first process
             OCI=spec,
             storages=[storage.message() for storage in storages],
             devices=devices,
+            sandbox_pidns=shared_pid_namespace,
         )
         self._do("CreateContainer", request, timeout)
 

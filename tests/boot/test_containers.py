@@ -1,5 +1,6 @@
 """What a runtime does with a container that runs: limits, stats, a pause, and being told that memory has run out."""
 
+import contextlib
 import json
 import signal
 from dataclasses import replace
@@ -65,6 +66,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
         disk = storages["virtio-blk"]
         guest.run_program(disk, ["/program", "end"], 30, 4096)  # the agent mounts it
         agent = guest._agent
+        a_pod_shares_its_pid_namespace(agent, disk.mount_point)
 
         def begin(name, *args, memory):
             spec = container_spec(name, disk.mount_point, process(["/program", *args]))
@@ -153,6 +155,60 @@ def a_terminal_is_resized(agent):
     assert agent.wait_process("counts", "tty") == 0
     with refused(Code.FAILED_PRECONDITION):
         agent.resize_terminal("counts", 50, 132)
+
+
+def a_pod_shares_its_pid_namespace(agent, root):
+    """The first container brings the namespace; the others join it, and end by their cgroups."""
+
+    def begin(name, *args, shared=True):
+        agent.create_container(
+            name, container_spec(name, root, process(["/probe", *args])), shared_pid_namespace=shared
+        )
+        agent.start_container(name)
+
+    def pids():
+        agent.exec_process("pause", "list", process(["/probe", "list", "/proc"]))
+        names = json.loads(agent.read_stdout("pause", "list", timeout=30))["names"]
+        return {name for name in names if name.isdecimal()}
+
+    begin("pause", "sleep", "120", shared=False)
+    begin("alone", "echo-env", "A", shared=False)
+    assert json.loads(agent.read_stdout("alone", timeout=30))["pid"] == 1
+    begin("joined", "echo-env", "A")
+    assert json.loads(agent.read_stdout("joined", timeout=30))["pid"] > 1
+    for name in ("alone", "joined"):
+        agent.remove_container(name, 20)
+    before = pids()
+    for number, end in ((signal.SIGTERM, 128 + 15), (signal.SIGKILL, 128 + 9)):
+        begin("app", "sleep", "120")
+        agent.exec_process("app", "more", process(["/probe", "sleep", "120"]))
+        assert len(pids() - before) == 3  # with the one that lists them
+        agent.signal_process("app", number=number)
+        assert agent.wait_process("app", timeout=30) == end
+        assert agent.wait_process("app", "more", timeout=30) == 128 + 9
+        with refused(Code.FAILED_PRECONDITION):
+            agent.exec_process("app", "late", process(["/probe", "sleep", "120"]))
+        agent.remove_container("app", 20)
+    begin("app", "sleep", "120")
+    agent.exec_process("app", "more", process(["/probe", "sleep", "120"]))
+    agent.pause_container("app")
+    agent.remove_container("app", 20)
+    assert len(pids() - before) == 1
+    begin("bad", "stop-others", "120")
+    with refused(Code.INTERNAL):  # what enters is stopped, sooner or later
+        for _ in range(50):
+            begin("stopped", "exit", "0")
+            agent.remove_container("stopped", 20)
+    agent.remove_container("bad", 20)
+    with contextlib.suppress(RpcError):  # where it was created, and not started
+        agent.remove_container("stopped", 20)
+    begin("last", "sleep", "120")
+    agent.remove_container("pause", 20)
+    assert agent.wait_process("last", timeout=30) == 128 + 9
+    begin("next", "echo-env", "A")  # it brings a namespace in the place of the one that has ended
+    assert json.loads(agent.read_stdout("next", timeout=30))["pid"] == 1
+    for name in ("last", "next"):
+        agent.remove_container(name, 20)
 
 
 def namespaces_are_the_sandboxs(agent, root):

@@ -245,6 +245,8 @@ def test_a_container_is_created_with_its_id_as_the_first_processs() -> None:
     assert request == agent_pb2.CreateContainerRequest(
         container_id="c", exec_id="c", OCI=spec, storages=[virtio_fs("/m").message()]
     )
+    shared = only_request(lambda client: client.create_container("c", spec, shared_pid_namespace=True))
+    assert shared == agent_pb2.CreateContainerRequest(container_id="c", exec_id="c", OCI=spec, sandbox_pidns=True)
 
 
 def test_processes_are_named_by_container_and_exec_id() -> None:

@@ -33,8 +33,6 @@ func check(r *api.CreateContainerRequest, base string, limits bool) error {
 	switch {
 	case len(spec.Hostname) > 64 || strings.IndexByte(spec.Hostname, 0) >= 0:
 		return fault.Invalid("a host name of more than 64 bytes")
-	case r.SandboxPidns:
-		return fault.Unimplemented("a pid namespace that containers share")
 	case len(r.Devices) > 0 || len(r.SharedMounts) > 0:
 		return fault.Unimplemented("devices and mounts beside the spec")
 	case r.StdinPort != 0 || r.StdoutPort != 0 || r.StderrPort != 0:

@@ -29,6 +29,7 @@ type container struct {
 	bundle     string
 	storages   storage.Set
 	cgroup     *cgroup.Cgroup
+	joined     bool // its pid namespace is another container's
 
 	mu      sync.Mutex
 	init    *process
@@ -70,13 +71,21 @@ func (m *Manager) build(ctx context.Context, c *container, r *api.CreateContaine
 		return err
 	}
 	defer shared.Close()
+	pidfd, err := m.pidSpace(c, r.SandboxPidns || shared.PID)
+	if err != nil {
+		return err
+	}
+	defer pidfd.Close() // nil is not open
 	if spec.Hostname == shared.Hostname {
 		spec.Hostname = "" // it is there already
 	}
 	if c.cgroup, err = m.Cgroups.New(c.id, spec.Linux); err != nil {
 		return err
 	}
-	c.init, err = m.Launcher.create(shim.InitName, spec, []*os.File{shared.IPC, shared.UTS}, c.cgroup)
+	c.init, err = m.Launcher.create(shim.InitName, spec, shim.Spaces{pidfd, shared.IPC, shared.UTS}, c.cgroup)
+	if err == nil {
+		c.follow()
+	}
 	return err
 }
 
@@ -140,7 +149,7 @@ func (c *container) exec(l *Launcher, id string, process *api.Process) error {
 		return err
 	}
 	defer pidfd.Close()
-	p, err := l.create(shim.ExecName, &api.Spec{Process: process}, []*os.File{pidfd}, c.cgroup)
+	p, err := l.create(shim.ExecName, &api.Spec{Process: process}, shim.Spaces{pidfd}, c.cgroup)
 	if err == nil {
 		if err = p.release(l.Timeout); err != nil {
 			p.streams.close()
@@ -152,9 +161,9 @@ func (c *container) exec(l *Launcher, id string, process *api.Process) error {
 	if err != nil {
 		return err
 	}
-	if c.state == gone {
+	if c.state == gone || c.joined && c.init.ended() { // too late for those that end all processes
 		p.abandon()
-		return fault.New(codes.NotFound, "container %s was removed", c.id)
+		return fault.New(codes.NotFound, "container %s has ended", c.id)
 	}
 	if before := c.execs[id]; before != nil {
 		before.streams.close()
@@ -191,35 +200,6 @@ func (c *container) running() error {
 	return nil
 }
 
-// pause stops all processes, or has them go on.
-func (c *container) pause(wanted bool) error {
-	c.freezer.Lock()
-	defer c.freezer.Unlock()
-	if err := c.keepOut(wanted); err != nil {
-		return err
-	}
-	err := c.cgroup.Freeze(wanted)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.paused = wanted == (err == nil)
-	return err
-}
-
-// keepOut has nobody enter any more, before a container is frozen and until it is thawed.
-func (c *container) keepOut(wanted bool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.running(); err != nil {
-		return err
-	}
-	if c.paused == wanted {
-		is := map[bool]string{true: "is paused already", false: "is not paused"}
-		return fault.New(codes.FailedPrecondition, "container %s %s", c.id, is[wanted])
-	}
-	c.paused = true
-	return nil
-}
-
 // find returns a process by its id; the first one has none, or the one that it was created with.
 func (c *container) find(id string) (*process, error) {
 	c.mu.Lock()
@@ -250,18 +230,6 @@ func (c *container) forget(id string, p *process) {
 		delete(c.execs, id)
 		p.streams.close()
 	}
-}
-
-// kill ends all processes and waits for their end: with the first one the kernel ends all others of its pid namespace.
-func (c *container) kill(ctx context.Context) error {
-	if c.init == nil {
-		return nil
-	}
-	if err := c.init.child.Signal(unix.SIGKILL); err != nil && err != unix.ESRCH {
-		return err
-	}
-	_, err := c.init.wait(ctx)
-	return err
 }
 
 // clear takes away what is left of a container whose processes have ended.

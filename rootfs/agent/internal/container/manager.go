@@ -29,6 +29,7 @@ type Manager struct {
 
 	mu         sync.Mutex
 	containers map[string]*container // nil while one is being made
+	first      *container            // whose pid namespace others may share
 }
 
 // Directories below the base that are no container's.
@@ -54,6 +55,7 @@ func (m *Manager) Create(ctx context.Context, r *api.CreateContainerRequest) err
 	defer m.mu.Unlock()
 	if err != nil {
 		delete(m.containers, c.id)
+		m.left(c)
 		return errors.Join(err, m.clear(c))
 	}
 	m.containers[c.id] = c
@@ -137,7 +139,7 @@ func (m *Manager) Wait(ctx context.Context, id, exec string) (int, error) {
 	return code, err
 }
 
-// Signal signals one process. With the first one the kernel ends all others of a container.
+// Signal signals one process. With the first one all others of a container end.
 func (m *Manager) Signal(id, exec string, signal uint32) error {
 	if signal > 64 { // 0 asks whether there is such a process
 		return fault.Invalid("signal %d", signal)
@@ -151,7 +153,7 @@ func (m *Manager) Signal(id, exec string, signal uint32) error {
 		return err
 	}
 	if p == c.init {
-		return signalInit(p, unix.Signal(signal))
+		return c.signalInit(unix.Signal(signal))
 	}
 	return signalOne(p, unix.Signal(signal))
 }
@@ -224,6 +226,7 @@ func (m *Manager) Remove(ctx context.Context, id string, seconds uint32) error {
 		return fault.New(codes.NotFound, "no container %q", id)
 	}
 	m.containers[id] = nil // nobody finds it any more, and its name is not yet free
+	m.left(c)
 	m.mu.Unlock()
 	err = m.clear(c)
 	m.mu.Lock()

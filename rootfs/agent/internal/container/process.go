@@ -29,9 +29,8 @@ type Launcher struct {
 	PipeSize int           // bytes; 0 is the kernel's default
 }
 
-// create starts a process in a cgroup and has it wait for its release. It enters spaces: a container's first process the
-// namespaces of the sandbox, others what the pidfd of that one leads to.
-func (l *Launcher) create(name string, spec *api.Spec, spaces []*os.File, group *cgroup.Cgroup) (*process, error) {
+// create starts a process in namespaces and a cgroup, and has it wait for its release.
+func (l *Launcher) create(name string, spec *api.Spec, in shim.Spaces, group *cgroup.Cgroup) (*process, error) {
 	pipes, theirs, err := shim.NewPipes()
 	if err != nil {
 		return nil, err
@@ -44,7 +43,7 @@ func (l *Launcher) create(name string, spec *api.Spec, spaces []*os.File, group 
 	}
 	p := &process{pipes: pipes, streams: streams}
 	deadline := time.Now().Add(l.Timeout)
-	err = l.start(p, name, slices.Concat(standard, theirs, spaces), group)
+	err = l.start(p, name, slices.Concat(standard, theirs, in[:]), in.PID() != nil, group)
 	shim.CloseAll(standard) // the process has them, or there is none
 	shim.CloseAll(theirs)
 	if err == nil {
@@ -66,9 +65,9 @@ func (l *Launcher) newStreams(process *api.Process) (*streams, []*os.File, error
 }
 
 // start makes the process itself, with these files.
-func (l *Launcher) start(p *process, name string, files []*os.File, group *cgroup.Cgroup) (err error) {
+func (l *Launcher) start(p *process, name string, files []*os.File, enters bool, group *cgroup.Cgroup) (err error) {
 	p.child, err = l.Reaper.Start(func() (int, error) {
-		if name == shim.InitName {
+		if !enters {
 			return shim.Fork(name, files, shim.NewSpaces, group.Directory())
 		}
 		return shim.Enter(name, files, group.Directory(), l.Timeout, l.Reaper)
@@ -125,6 +124,10 @@ func (p *process) pidfd() (*os.File, error) {
 	fd, err := unix.PidfdOpen(p.child.Pid, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open process %d: %w", p.child.Pid, err)
+	}
+	if p.ended() { // so the number may have been another's
+		unix.Close(fd)
+		return nil, fmt.Errorf("open process %d: %w", p.child.Pid, unix.ESRCH)
 	}
 	return os.NewFile(uintptr(fd), "pidfd"), nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 
+	"google.golang.org/grpc/codes"
+
 	"guestforge.dev/agent/internal/api"
 	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/procfs"
@@ -61,6 +63,35 @@ func (m *Manager) Pause(id string, wanted bool) error {
 		return err
 	}
 	return c.pause(wanted)
+}
+
+// pause stops all processes, or has them go on.
+func (c *container) pause(wanted bool) error {
+	c.freezer.Lock()
+	defer c.freezer.Unlock()
+	if err := c.keepOut(wanted); err != nil {
+		return err
+	}
+	err := c.cgroup.Freeze(wanted)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = wanted == (err == nil)
+	return err
+}
+
+// keepOut has nobody enter any more, before a container is frozen and until it is thawed.
+func (c *container) keepOut(wanted bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.running(); err != nil {
+		return err
+	}
+	if c.paused == wanted {
+		is := map[bool]string{true: "is paused already", false: "is not paused"}
+		return fault.New(codes.FailedPrecondition, "container %s %s", c.id, is[wanted])
+	}
+	c.paused = true
+	return nil
 }
 
 // OOMEvent waits for a container that has lost a process to the lack of memory, and returns its id.

@@ -13,11 +13,11 @@ import (
 
 // signalInit signals a container's first process. SIGKILL takes the place of a SIGTERM that would have no effect: as the
 // first of its pid namespace a process gets no signal that it has no handler for, and the container would never end.
-func signalInit(init *process, signal unix.Signal) error {
-	if signal == unix.SIGTERM && !heeds(init.child.Pid, signal) {
+func (c *container) signalInit(signal unix.Signal) error {
+	if signal == unix.SIGTERM && !c.joined && !heeds(c.init.child.Pid, signal) {
 		signal = unix.SIGKILL
 	}
-	return signalOne(init, signal)
+	return signalOne(c.init, signal)
 }
 
 func signalOne(p *process, signal unix.Signal) error {

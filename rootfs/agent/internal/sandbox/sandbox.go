@@ -70,6 +70,7 @@ func (s *Sandbox) Create(ctx context.Context, r *api.CreateSandboxRequest) error
 	if err != nil {
 		return errors.Join(err, s.resetResolver(), s.Storage.Unmount(storages))
 	}
+	shared.PID = r.SandboxPidns
 	s.mu.Lock()
 	s.storages, s.spaces, s.running = storages, shared, true
 	s.mu.Unlock()
@@ -81,8 +82,6 @@ func check(r *api.CreateSandboxRequest) error {
 	switch {
 	case len(r.Hostname) > 64 || strings.IndexByte(r.Hostname, 0) >= 0:
 		return fault.Invalid("a host name of more than 64 bytes")
-	case r.SandboxPidns:
-		return fault.Unimplemented("a pid namespace that containers share")
 	case len(r.KernelModules) > 0:
 		return fault.Unimplemented("kernel modules")
 	case r.GuestHookPath != "":

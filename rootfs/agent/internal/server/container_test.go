@@ -254,7 +254,6 @@ func TestWhatIsNotServedIsRefused(t *testing.T) {
 		"Seccomp":  func(r *api.CreateContainerRequest) { r.OCI.Linux = &api.Linux{Seccomp: &api.LinuxSeccomp{}} },
 		"Hooks":    func(r *api.CreateContainerRequest) { r.OCI.Hooks = &api.Hooks{Prestart: []*api.Hook{{}}} },
 		"Apparmor": func(r *api.CreateContainerRequest) { r.OCI.Process.ApparmorProfile = "strict" },
-		"pid name": func(r *api.CreateContainerRequest) { r.SandboxPidns = true },
 	} {
 		request := a.create("seven", "exit", "0")
 		change(request)

@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+
 	"guestforge.dev/agent/internal/api"
 )
 
@@ -76,4 +78,19 @@ func TestASandboxWithoutANameHasTheGuests(t *testing.T) {
 	guest, err := os.Hostname()
 	a.must(err)
 	a.expect(a.answer("nameless", "")["hostname"], guest, "host name")
+}
+
+// What a container that joined another's pid namespace has started is told by its cgroup alone.
+func TestNobodyJoinsAPidNamespaceWithoutCgroups(t *testing.T) {
+	a := startSandbox(t)
+	request := a.create("pause", "sleep", "100")
+	request.SandboxPidns = true // of the first one, which has nothing to join
+	a.run(request)
+	request = a.create("joins", "sleep", "100")
+	request.SandboxPidns = true
+	a.refused(codes.Unimplemented, "without cgroups", "CreateContainer", request)
+	a.do("DestroySandbox", &api.DestroySandboxRequest{})
+	a.do("CreateSandbox", &api.CreateSandboxRequest{SandboxPidns: true})
+	a.run(a.create("pause", "sleep", "100"))
+	a.refused(codes.Unimplemented, "without cgroups", "CreateContainer", a.create("joins", "sleep", "100"))
 }

@@ -32,18 +32,18 @@ const (
 	withCgroup = "cgroup" // what a helper is told last where it gets one
 )
 
-// What a shim finds open besides its standard streams. A container's first process gets the sandbox's namespaces where
-// another gets that one; a helper passes on what it gets, but for its own pipe.
+// What a shim finds open besides its standard streams, of Spaces what it was given; a helper passes on what it gets, but for
+// its own pipe.
 const (
 	specFD    = 3 // the spec, serialised, to its end of file
 	statusFD  = 4 // READY, or the text of an error; its end of file after READY is the execve
 	releaseFD = 5 // one byte lets the process go on
-	pidFD     = 6 // the container's first process
-	ipcFD     = 6
-	utsFD     = 7
-	firstFree = 8
-	reportFD  = 7 // of a helper: the id of what it has forked, or the text of an error
-	cgroupFD  = 8 // of a helper: the directory of the newcomer's cgroup, if it has one
+	pidFD     = 6
+	ipcFD     = 7
+	utsFD     = 8
+	firstFree = 9
+	reportFD  = 9  // of a helper: the id of what it has forked, or the text of an error
+	cgroupFD  = 10 // of a helper: the directory of the newcomer's cgroup, if it has one
 )
 
 const (

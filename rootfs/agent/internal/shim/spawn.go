@@ -23,7 +23,15 @@ const self = "/proc/self/exe"
 // NewSpaces are the namespaces that a container's first process gets of its own; others are the sandbox's.
 const NewSpaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID
 
-// Fork starts a shim under a name. Its standard streams come first in files, its pipes after them.
+// Spaces are what a shim enters, nil where it does not: the pid namespace of a process, which is the first of its container or
+// of another one that shares its namespace; and the sandbox's namespaces of IPC and UTS, for a container's first process. Others
+// find those by the process.
+type Spaces [3]*os.File
+
+// PID is the process whose pid namespace a shim enters.
+func (s Spaces) PID() *os.File { return s[0] }
+
+// Fork starts a shim under a name. Its standard streams come first in files, its pipes after them, and its Spaces last.
 // It starts in a cgroup, which is an open directory; nil is ours.
 func Fork(name string, files []*os.File, cloneflags uintptr, cgroup *os.File) (int, error) {
 	how := &syscall.SysProcAttr{Cloneflags: cloneflags}
@@ -33,9 +41,15 @@ func Fork(name string, files []*os.File, cloneflags uintptr, cgroup *os.File) (i
 	return fork([]string{name}, descriptors(files), how)
 }
 
+const closed = ^uintptr(0) // what syscall.ForkExec takes for a descriptor that is not there
+
 func descriptors(files []*os.File) (fds []uintptr) {
 	for _, file := range files {
-		fds = append(fds, file.Fd())
+		fd := closed
+		if file != nil {
+			fd = file.Fd()
+		}
+		fds = append(fds, fd)
 	}
 	return fds
 }
@@ -116,8 +130,12 @@ func forkInto(report *os.File) error {
 			return fmt.Errorf("enter the container's cgroup: %w", err)
 		}
 	}
-	fds := []uintptr{0, 1, 2, specFD, statusFD, releaseFD, pidFD}
-	pid, err := fork(os.Args[1:2], fds, &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT})
+	fds := []uintptr{0, 1, 2, specFD, statusFD, releaseFD, pidFD, closed, closed}
+	how := &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT}
+	if os.Args[1] == InitName {
+		fds[ipcFD], fds[utsFD], how.Cloneflags = ipcFD, utsFD, how.Cloneflags|unix.CLONE_NEWNS
+	}
+	pid, err := fork(os.Args[1:2], fds, how)
 	if err != nil {
 		return err
 	}

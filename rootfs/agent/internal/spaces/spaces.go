@@ -14,6 +14,7 @@ import (
 // file system that could be left over.
 type Shared struct {
 	Hostname string // what the sandbox is called, or nothing: then it has the guest's name
+	PID      bool   // all containers share one pid namespace too, which the first of them brings
 	IPC, UTS *os.File
 }
 
@@ -86,7 +87,7 @@ func (s *Shared) Join() error {
 func (s *Shared) Copy() (*Shared, error) {
 	ipc, err1 := duplicate(s.IPC)
 	uts, err2 := duplicate(s.UTS)
-	copied := &Shared{Hostname: s.Hostname, IPC: ipc, UTS: uts}
+	copied := &Shared{Hostname: s.Hostname, PID: s.PID, IPC: ipc, UTS: uts}
 	if err := errors.Join(err1, err2); err != nil {
 		copied.Close()
 		return nil, err
