@@ -16,7 +16,7 @@ from guestforge.agent.tasks import Status, TaskService
 from guestforge.check import containers, isolation, live
 from guestforge.check.checks import CHECKS, use_containers
 from guestforge.rootfs.agent import PROBE
-from guestforge.rootfs.tree import File
+from guestforge.rootfs.tree import File, Symlink
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
 
@@ -61,7 +61,7 @@ def refused(code):
 def test_a_container_is_changed_measured_paused_and_missed(started, go_program, pipeline, arch_row):
     one = pipeline(arch_row.name)
     probe = File("/probe", one.entry(one.steps.probe).file(PROBE), 0o755)
-    more = [File("/program", go_program(arch_row, PROGRAM), 0o755), probe]
+    more = [File("/program", go_program(arch_row, PROGRAM), 0o755), probe, Symlink("/var/run", "/run/none")]
     with started(arch_row, "builtin", more=more) as (guest, storages):
         disk = storages["virtio-blk"]
         guest.run_program(disk, ["/program", "end"], 30, 4096)  # the agent mounts it
@@ -79,6 +79,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
         a_task_lives_and_ends(agent, disk.mount_point)
         a_terminal_is_resized(agent)
         namespaces_are_the_sandboxs(agent, disk.mount_point)
+        a_mount_is_where_its_link_leads(agent, disk.mount_point)
         network_is_set_up(agent)
         it_is_paused(agent)
         begin("hungry", "take", memory=32 * MIB)
@@ -220,6 +221,16 @@ def namespaces_are_the_sandboxs(agent, root):
     setting = "/proc/sys/kernel/msgmni"
     tuned = said(agent, "tuned", root, "read", setting, sysctls={"kernel.msgmni": "77"})
     assert said(agent, "one", root, "read", setting)["sha256"] == tuned["sha256"] == sha256(b"77\n").hexdigest()
+
+
+def a_mount_is_where_its_link_leads(agent, root):
+    spec = container_spec("linked", root, process(["/probe", "mounts"]))
+    spec.Mounts.add(destination="/var/run/made", type="tmpfs", source="linked")
+    agent.create_container("linked", spec)
+    agent.start_container("linked")
+    mounts = json.loads(agent.read_stdout("linked", timeout=30))["mounts"]
+    assert [mount["target"] for mount in mounts if mount["source"] == "linked"] == ["/run/none/made"]
+    agent.remove_container("linked", 20)
 
 
 def said(agent, name, root, *args, hostname="", sysctls=None):

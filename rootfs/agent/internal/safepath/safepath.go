@@ -5,7 +5,6 @@
 package safepath
 
 import (
-	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -72,33 +71,6 @@ func (r *Root) Open(relative string, flags int, mode uint32) (*os.File, error) {
 		}
 		return os.NewFile(uintptr(fd), path.Join(r.dir.Name(), relative)), nil
 	}
-}
-
-// Mkdir makes a directory and its parents where they are missing, and returns it opened with O_PATH.
-func (r *Root) Mkdir(relative string, mode uint32) (*os.File, error) {
-	at, err := r.openDir(".")
-	if err != nil {
-		return nil, err
-	}
-	sofar := "."
-	for name := range strings.SplitSeq(relative, "/") {
-		if name == "" || name == "." {
-			continue
-		}
-		sofar = sofar + "/" + name
-		next, err := r.openDir(sofar)
-		if err != nil && errorIs(err, unix.ENOENT) {
-			if err = unix.Mkdirat(int(at.Fd()), name, mode); err == nil || err == unix.EEXIST {
-				next, err = r.openDir(sofar)
-			}
-		}
-		at.Close()
-		if err != nil {
-			return nil, fmt.Errorf("make directory %s: %w", path.Join(r.dir.Name(), sofar), err)
-		}
-		at = next
-	}
-	return at, nil
 }
 
 func (r *Root) openDir(relative string) (*os.File, error) {

@@ -93,10 +93,8 @@ func TestInsideLinksStayInside(t *testing.T) {
 	if _, err := os.Stat(base + "/made/deep"); err != nil {
 		t.Error(err)
 	}
-	for _, path := range []string{"file/x", "dangling/x"} {
-		if _, err := root.Mkdir(path, 0o755); err == nil {
-			t.Errorf("made %s", path)
-		}
+	if _, err := root.Mkdir("file/x", 0o755); err == nil {
+		t.Error("made a directory in a file")
 	}
 	if _, err := os.Lstat("/nowhere"); err == nil {
 		t.Error("a dangling link was followed out")

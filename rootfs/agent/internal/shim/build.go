@@ -164,25 +164,7 @@ func mountPoint(root *safepath.Root, path string, source *os.File) (*os.File, er
 	if info.IsDir() {
 		return root.Mkdir(path, 0o755)
 	}
-	return fileIn(root, path)
-}
-
-func fileIn(root *safepath.Root, path string) (*os.File, error) {
-	if file, err := root.Open(path, unix.O_PATH, 0); err == nil {
-		return file, nil
-	}
-	slash := strings.LastIndexByte(path, '/')
-	parent, err := root.Mkdir(path[:slash+1], 0o755)
-	if err != nil {
-		return nil, err
-	}
-	parent.Close()
-	file, err := root.Open(path, unix.O_CREAT|unix.O_RDONLY|unix.O_NOFOLLOW, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	file.Close()
-	return root.Open(path, unix.O_PATH, 0)
+	return root.File(path, 0o644)
 }
 
 // enter makes a mount the root directory. The old root is stacked on the new one by pivot_root(".", "."), which needs no

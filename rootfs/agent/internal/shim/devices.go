@@ -78,7 +78,7 @@ func bindConsole(root *safepath.Root) error {
 		return err
 	}
 	defer source.Close()
-	target, err := fileIn(root, "/dev/console")
+	target, err := root.File("/dev/console", 0o644)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/safepath"
 )
 
 // Name spaces and credentials are the thread's: everything from here to the execve happens on the main one.
@@ -123,19 +124,31 @@ func launch(process *api.Process, status *os.File) error {
 	return &os.PathError{Op: "run", Path: program, Err: unix.Exec(program, process.Args, variables)}
 }
 
+// changeDirectory enters a directory of the container's, which this process's root is, having made it where it is missing.
 func changeDirectory(directory string) error {
 	if directory == "" {
 		directory = "/"
 	}
 	err := unix.Chdir(directory)
 	if err == unix.ENOENT {
-		if err := os.MkdirAll(directory, 0o755); err != nil {
-			return fmt.Errorf("make the working directory: %w", err)
-		}
-		err = unix.Chdir(directory)
+		return makeAndEnter(directory)
 	}
 	if err != nil {
 		return &os.PathError{Op: "change into", Path: directory, Err: err}
 	}
 	return nil
+}
+
+func makeAndEnter(directory string) error {
+	root, err := safepath.Open("/", safepath.Inside)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	made, err := root.Mkdir(directory, 0o755)
+	if err != nil {
+		return fmt.Errorf("make the working directory: %w", err)
+	}
+	defer made.Close()
+	return unix.Fchdir(int(made.Fd()))
 }
