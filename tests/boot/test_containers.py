@@ -80,6 +80,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
         a_terminal_is_resized(agent)
         namespaces_are_the_sandboxs(agent, disk.mount_point)
         a_mount_is_where_its_link_leads(agent, disk.mount_point)
+        who_asks_for_no_capabilities_has_none(agent)
         network_is_set_up(agent)
         it_is_paused(agent)
         begin("hungry", "take", memory=32 * MIB)
@@ -231,6 +232,16 @@ def a_mount_is_where_its_link_leads(agent, root):
     mounts = json.loads(agent.read_stdout("linked", timeout=30))["mounts"]
     assert [mount["target"] for mount in mounts if mount["source"] == "linked"] == ["/run/none/made"]
     agent.remove_container("linked", 20)
+
+
+def who_asks_for_no_capabilities_has_none(agent):
+    asks, asks_not = (process(["/probe", "echo-env", "A"]) for _ in range(2))
+    asks_not.ClearField("Capabilities")
+    found = []
+    for name, each in (("asks", asks), ("asks-not", asks_not)):
+        agent.exec_process("counts", name, each)
+        found.append(json.loads(agent.read_stdout("counts", name, timeout=30))["capabilities"])
+    assert found == ["0 a80425fb a80425fb a80425fb 0", "0 0 0 0 0"]
 
 
 def said(agent, name, root, *args, hostname="", sysctls=None):

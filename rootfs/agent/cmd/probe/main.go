@@ -9,7 +9,7 @@
 //	stat PATH                      {"type","size","mode",...}, and "target" of a symbolic link, which is not followed
 //	rename A B, unlink P, chmod P MODE, truncate P SIZE, mkdir P [MODE]     {}
 //	mounts                         {"mounts":[{"target","fstype","source"}]}
-//	echo-env NAME                  {"value","set","uid","gid","cwd","hostname","pid","args"}
+//	echo-env NAME                  {"value","set","uid","gid","cwd","hostname","pid","args","capabilities"}
 //	exit CODE, sleep SECONDS       {}, and that exit code, or that pause first
 //	terminal                       {"line","rows","columns","own","console"}: a line of input, and its terminal
 //	limits                         {"memory.max","pids.max","cpu.max"}: texts, of its cgroup
@@ -28,8 +28,8 @@
 //
 // `probe copy` copies its standard input to its output, and says nothing else.
 //
-// Modes are octal, mtime_ns and mtime nanoseconds and seconds since 1970. An answer has "ok": true; a failure is
-// {"ok": false, "error": TEXT} with exit code 1.
+// Capabilities are hexadecimal sets: inheritable, permitted, effective, bounding, ambient. Modes are octal, mtime_ns and mtime
+// nanoseconds and seconds since 1970. An answer has "ok": true; a failure is {"ok": false, "error": TEXT} with exit code 1.
 package main
 
 import (
@@ -39,6 +39,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -164,8 +165,27 @@ func echoEnv(args []string) (answer, error) {
 	hostname, err := os.Hostname()
 	return answer{
 		"value": value, "set": set, "uid": os.Getuid(), "gid": os.Getgid(), "cwd": directory, "hostname": hostname,
-		"pid": os.Getpid(), "args": os.Args,
+		"pid": os.Getpid(), "args": os.Args, "capabilities": capabilities(),
 	}, err
+}
+
+// capabilities returns this process's sets in the kernel's order; nothing where there is no /proc.
+func capabilities() string {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return ""
+	}
+	var sets []string
+	for line := range strings.Lines(string(text)) {
+		if name, value, _ := strings.Cut(line, ":"); strings.HasPrefix(name, "Cap") {
+			number, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			if err != nil {
+				return err.Error()
+			}
+			sets = append(sets, strconv.FormatUint(number, 16))
+		}
+	}
+	return strings.Join(sets, " ")
 }
 
 func exit(args []string) (answer, error) {

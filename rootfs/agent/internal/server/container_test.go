@@ -331,6 +331,25 @@ func TestPrivilegesAreTaken(t *testing.T) {
 	a.expect(a.exitCode("twelve", ""), int32(0), "exit code with CAP_FOWNER")
 }
 
+// A process that asks for no capabilities has none, the first one as one more, though it is root's.
+func TestWhoAsksForNoCapabilitiesHasNone(t *testing.T) {
+	a := startSandbox(t)
+	owner := &api.LinuxCapabilities{Bounding: []string{"CAP_CHOWN"}, Permitted: []string{"CAP_CHOWN"}, Effective: []string{"CAP_CHOWN"}}
+	a.run(a.create("plain", "echo-env", "A"))
+	a.expect(a.answer("plain", "")["capabilities"], "0 0 0 0 0", "what the first process has")
+	request := a.create("owner", "sleep", "100")
+	request.OCI.Process.Capabilities = owner
+	a.run(request)
+	for id, test := range map[string]struct {
+		caps *api.LinuxCapabilities
+		want string
+	}{"none": {nil, "0 0 0 0 0"}, "empty": {&api.LinuxCapabilities{}, "0 0 0 0 0"}, "one": {owner, "0 1 1 1 0"}} {
+		process := &api.Process{Args: []string{"/probe", "echo-env", "A"}, Capabilities: test.caps}
+		a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "owner", ExecId: id, Process: process})
+		a.expect(a.answer("owner", id)["capabilities"], test.want, "what process "+id+" has")
+	}
+}
+
 func TestManyContainersLeaveNothing(t *testing.T) {
 	a := startSandbox(t)
 	before, _ := os.ReadDir("/proc/self/fd")

@@ -37,8 +37,7 @@ func Check(process *api.Process) error {
 			return fault.Invalid("no such limit: %q", limit.Type)
 		}
 	}
-	caps := process.Capabilities
-	_, err := masks(caps.GetBounding(), caps.GetEffective(), caps.GetPermitted(), caps.GetInheritable(), caps.GetAmbient())
+	_, err := capabilitySets(process)
 	return err
 }
 
@@ -48,28 +47,21 @@ func restrict(process *api.Process) error {
 	if err := setLimits(process); err != nil {
 		return err
 	}
-	var sets []uint64
-	caps := process.Capabilities
-	if caps != nil {
-		var err error
-		sets, err = masks(caps.Bounding, caps.Effective, caps.Permitted, caps.Inheritable, caps.Ambient)
-		if err != nil {
-			return err
-		}
-		if err := dropBounding(sets[0]); err != nil {
-			return err
-		}
-		if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
-			return err
-		}
+	sets, err := capabilitySets(process)
+	if err != nil {
+		return err
+	}
+	if err := dropBounding(sets[0]); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return err
 	}
 	if err := become(process.User); err != nil {
 		return err
 	}
-	if caps != nil {
-		if err := setCapabilities(sets[1], sets[2], sets[3], sets[4]); err != nil {
-			return err
-		}
+	if err := setCapabilities(sets[1], sets[2], sets[3], sets[4]); err != nil {
+		return err
 	}
 	if process.NoNewPrivileges {
 		return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -116,6 +108,13 @@ func become(user *api.User) error {
 		return fmt.Errorf("set user %d: %w", uid, err)
 	}
 	return nil
+}
+
+// capabilitySets returns what a process may have: bounding, effective, permitted, inheritable, ambient. One that asks for none
+// has none, whoever its user is.
+func capabilitySets(process *api.Process) ([]uint64, error) {
+	caps := process.Capabilities
+	return masks(caps.GetBounding(), caps.GetEffective(), caps.GetPermitted(), caps.GetInheritable(), caps.GetAmbient())
 }
 
 // masks returns sets of capabilities as bits.
