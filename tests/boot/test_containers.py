@@ -81,6 +81,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
         namespaces_are_the_sandboxs(agent, disk.mount_point)
         a_mount_is_where_its_link_leads(agent, disk.mount_point)
         who_asks_for_no_capabilities_has_none(agent)
+        a_hook_runs_before_the_program(agent, disk.mount_point)
         network_is_set_up(agent)
         it_is_paused(agent)
         begin("hungry", "take", memory=32 * MIB)
@@ -244,10 +245,16 @@ def who_asks_for_no_capabilities_has_none(agent):
     assert found == ["0 a80425fb a80425fb a80425fb 0", "0 0 0 0 0"]
 
 
-def said(agent, name, root, *args, hostname="", sysctls=None):
+def a_hook_runs_before_the_program(agent, root):
+    hook = oci_pb2.Hook(Path="/probe", Args=["probe", "write", "/etc/hooked", "3", "seed"])
+    assert said(agent, "hooked", root, "stat", "/etc/hooked", hooks=[hook])["size"] == 3
+
+
+def said(agent, name, root, *args, hostname="", sysctls=None, hooks=()):
     """Return what the probe says in a container of its own."""
     spec = container_spec(name, root, process(["/probe", *args]), hostname=hostname)
     spec.Linux.Sysctl.update(sysctls or {})
+    spec.Hooks.StartContainer.extend(hooks)
     agent.create_container(name, spec)
     agent.start_container(name)
     answer = json.loads(agent.read_stdout(name, timeout=30))

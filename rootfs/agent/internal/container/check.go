@@ -27,6 +27,9 @@ func check(r *api.CreateContainerRequest, base string, limits bool) error {
 	if err := shim.CheckDevices(spec.Linux.GetDevices()); err != nil {
 		return fault.Invalid("%v", err)
 	}
+	if err := shim.CheckHooks(spec.Hooks.GetStartContainer()); err != nil {
+		return err
+	}
 	if err := shim.CheckSysctls(spec.Linux.GetSysctl()); err != nil {
 		return fault.Unimplemented("%v", err)
 	}

@@ -42,6 +42,10 @@ Process.Capabilities.Ambient
 Process.Rlimits.Type
 Process.Rlimits.Hard
 Process.Rlimits.Soft
+Hooks.StartContainer.Path
+Hooks.StartContainer.Args
+Hooks.StartContainer.Env
+Hooks.StartContainer.Timeout
 Linux.Namespaces.Type
 Linux.Devices.Path
 Linux.Devices.Type
@@ -129,9 +133,6 @@ func look(name string, field protoreflect.FieldDescriptor, value protoreflect.Va
 	default:
 		if err := walk(name+".", value.Message()); err != nil || leads(name) {
 			return err
-		}
-		if name == "Hooks" { // an empty list of them asks for nothing
-			return nil
 		}
 	}
 	return fault.Unimplemented("%s of the spec", name)

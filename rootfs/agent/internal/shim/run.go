@@ -61,7 +61,7 @@ func run(status *os.File) error {
 	if err != nil {
 		return err
 	}
-	return launch(spec.Process, status)
+	return launch(spec, status)
 }
 
 func readSpec() (*api.Spec, error) {
@@ -89,7 +89,8 @@ func joinContainer() error {
 }
 
 // launch makes the process what the spec says, waits for the release and runs the program.
-func launch(process *api.Process, status *os.File) error {
+func launch(spec *api.Spec, status *os.File) error {
+	process := spec.Process
 	if _, err := status.Write([]byte{ready}); err != nil {
 		return err
 	}
@@ -119,6 +120,9 @@ func launch(process *api.Process, status *os.File) error {
 		}
 	}
 	if err := restrict(process); err != nil {
+		return err
+	}
+	if err := startHooks(spec); err != nil {
 		return err
 	}
 	return &os.PathError{Op: "run", Path: program, Err: unix.Exec(program, process.Args, variables)}
