@@ -8,6 +8,7 @@ import (
 
 	"guestforge.dev/agent/internal/api"
 	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/seccomp"
 	"guestforge.dev/agent/internal/shim"
 )
 
@@ -33,6 +34,9 @@ func check(r *api.CreateContainerRequest, base string, limits bool) error {
 	if err := shim.CheckSysctls(spec.Linux.GetSysctl()); err != nil {
 		return fault.Unimplemented("%v", err)
 	}
+	if err := checkSeccomp(spec.Linux.GetSeccomp()); err != nil {
+		return err
+	}
 	switch {
 	case len(spec.Hostname) > 64 || strings.IndexByte(spec.Hostname, 0) >= 0:
 		return fault.Invalid("a host name of more than 64 bytes")
@@ -48,6 +52,15 @@ func check(r *api.CreateContainerRequest, base string, limits bool) error {
 		slog.Warn("limits are not enforced: there are no cgroups", "container", r.ContainerId)
 	}
 	return checkFields(spec)
+}
+
+// checkSeccomp returns an error for a profile of which no filter can be made.
+func checkSeccomp(profile *api.LinuxSeccomp) error {
+	filter, err := seccomp.Compile(profile)
+	if err == nil && filter != nil && !seccomp.Available() {
+		return fault.Unimplemented("Linux.Seccomp of the spec, for this kernel has no filters (CONFIG_SECCOMP_FILTER)")
+	}
+	return err
 }
 
 func checkProcess(p *api.Process) error {

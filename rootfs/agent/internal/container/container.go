@@ -30,6 +30,7 @@ type container struct {
 	storages   storage.Set
 	cgroup     *cgroup.Cgroup
 	joined     bool // its pid namespace is another container's
+	seccomp    *api.LinuxSeccomp // which holds for all its processes
 
 	mu      sync.Mutex
 	init    *process
@@ -149,7 +150,8 @@ func (c *container) exec(l *Launcher, id string, process *api.Process) error {
 		return err
 	}
 	defer pidfd.Close()
-	p, err := l.create(shim.ExecName, &api.Spec{Process: process}, shim.Spaces{pidfd}, c.cgroup)
+	spec := &api.Spec{Process: process, Linux: &api.Linux{Seccomp: c.seccomp}}
+	p, err := l.create(shim.ExecName, spec, shim.Spaces{pidfd}, c.cgroup)
 	if err == nil {
 		if err = p.release(l.Timeout); err != nil {
 			p.streams.close()

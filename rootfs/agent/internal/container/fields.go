@@ -55,6 +55,16 @@ Linux.Devices.FileMode
 Linux.Devices.UID
 Linux.Devices.GID
 Linux.Sysctl
+Linux.Seccomp.DefaultAction
+Linux.Seccomp.Architectures
+Linux.Seccomp.Flags
+Linux.Seccomp.Syscalls.Names
+Linux.Seccomp.Syscalls.Action
+Linux.Seccomp.Syscalls.errnoret
+Linux.Seccomp.Syscalls.Args.Index
+Linux.Seccomp.Syscalls.Args.Value
+Linux.Seccomp.Syscalls.Args.ValueTwo
+Linux.Seccomp.Syscalls.Args.Op
 Linux.MaskedPaths
 Linux.ReadonlyPaths
 Linux.RootfsPropagation

@@ -48,7 +48,7 @@ func (m *Manager) Create(ctx context.Context, r *api.CreateContainerRequest) err
 	}
 	c := &container{
 		id: r.ContainerId, initID: r.ExecId, bundle: filepath.Join(m.Base, r.ContainerId), execs: map[string]*process{},
-		pending: map[string]bool{},
+		pending: map[string]bool{}, seccomp: r.OCI.Linux.GetSeccomp(),
 	}
 	err := m.build(ctx, c, r)
 	m.mu.Lock()

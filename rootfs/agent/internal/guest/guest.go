@@ -12,6 +12,7 @@ import (
 	"guestforge.dev/agent/internal/api"
 	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/safepath"
+	"guestforge.dev/agent/internal/seccomp"
 	"guestforge.dev/agent/internal/storage"
 	"guestforge.dev/agent/internal/version"
 )
@@ -24,6 +25,7 @@ func Details(h Hotplug, r *api.GuestDetailsRequest) (*api.GuestDetailsResponse, 
 		Version:         version.Version,
 		InitDaemon:      os.Getpid() == 1,
 		StorageHandlers: storage.Drivers(),
+		SupportsSeccomp: seccomp.Available(),
 	}}
 	if r.MemBlockSize {
 		size, err := h.blockSize()

@@ -251,7 +251,9 @@ func TestOutputWaitsForALateReader(t *testing.T) {
 func TestWhatIsNotServedIsRefused(t *testing.T) {
 	a := startSandbox(t)
 	for words, change := range map[string]func(*api.CreateContainerRequest){
-		"Seccomp":  func(r *api.CreateContainerRequest) { r.OCI.Linux = &api.Linux{Seccomp: &api.LinuxSeccomp{}} },
+		"NOTIFY": func(r *api.CreateContainerRequest) {
+			r.OCI.Linux = &api.Linux{Seccomp: &api.LinuxSeccomp{DefaultAction: "SCMP_ACT_NOTIFY"}}
+		},
 		"Hooks":    func(r *api.CreateContainerRequest) { r.OCI.Hooks = &api.Hooks{Prestart: []*api.Hook{{}}} },
 		"Apparmor": func(r *api.CreateContainerRequest) { r.OCI.Process.ApparmorProfile = "strict" },
 	} {
@@ -272,6 +274,10 @@ func TestMalformedContainersAreRefused(t *testing.T) {
 		"no such limit":     func(r *api.CreateContainerRequest) { r.OCI.Process.Rlimits = []*api.POSIXRlimit{{Type: "X"}} },
 		"no such capability": func(r *api.CreateContainerRequest) {
 			r.OCI.Process.Capabilities = &api.LinuxCapabilities{Bounding: []string{"X"}}
+		},
+		"Seccomp.Syscalls[0].Action": func(r *api.CreateContainerRequest) {
+			calls := []*api.LinuxSyscall{{Names: []string{"read"}, Action: "SCMP_ACT_X"}}
+			r.OCI.Linux = &api.Linux{Seccomp: &api.LinuxSeccomp{DefaultAction: "SCMP_ACT_ALLOW", Syscalls: calls}}
 		},
 		"not below": func(r *api.CreateContainerRequest) {
 			r.OCI.Mounts = []*api.Mount{{Destination: "/x", Type: "bind", Source: "/etc/passwd"}}

@@ -108,7 +108,7 @@ func TestGuestDetails(t *testing.T) {
 	details := &api.GuestDetailsResponse{}
 	a.must(a.call(AgentService, "GetGuestDetails", &api.GuestDetailsRequest{MemBlockSize: true, MemHotplugProbe: true}, details))
 	got := details.AgentDetails
-	if got.Version != version.Version || got.InitDaemon != (os.Getpid() == 1) || got.SupportsSeccomp {
+	if got.Version != version.Version || got.InitDaemon != (os.Getpid() == 1) || !got.SupportsSeccomp {
 		t.Errorf("details %v", got)
 	}
 	if handlers := strings.Join(got.StorageHandlers, " "); handlers != "9p blk blk-ccw ephemeral local mmioblk overlayfs scsi virtio-fs" {

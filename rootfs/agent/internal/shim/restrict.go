@@ -3,6 +3,7 @@ package shim
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"guestforge.dev/agent/internal/api"
 	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/seccomp"
 )
 
 // The capabilities in the order of their numbers (include/uapi/linux/capability.h).
@@ -43,10 +45,45 @@ func Check(process *api.Process) error {
 
 // restrict takes from this thread what the container's program must not have. Its order matters: what follows must still
 // be allowed to what is left.
-func restrict(process *api.Process) error {
+//
+// The filter of system calls comes last, when all that follows is the execve. But without no_new_privs the kernel wants
+// CAP_SYS_ADMIN for it, so then it comes first, as in runc, and must allow what follows: prctl, setgroups, setresgid,
+// setresuid, capset.
+func restrict(process *api.Process, filter *seccomp.Filter) error {
 	if err := setLimits(process); err != nil {
 		return err
 	}
+	if filter != nil {
+		debug.SetGCPercent(-1) // nobody has allowed the calls of a collection
+	}
+	if process.NoNewPrivileges {
+		if err := takePrivileges(process); err != nil {
+			return err
+		}
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return err
+		}
+		return install(filter)
+	}
+	if err := install(filter); err != nil {
+		return err
+	}
+	err := takePrivileges(process)
+	if err != nil && filter != nil {
+		return fmt.Errorf("%w (without NoNewPrivileges the seccomp profile must allow this)", err)
+	}
+	return err
+}
+
+func install(filter *seccomp.Filter) error {
+	if err := filter.Install(); err != nil {
+		return fmt.Errorf("install the seccomp filter: %w", err)
+	}
+	return nil
+}
+
+// takePrivileges changes the user, and leaves the capabilities that the spec says.
+func takePrivileges(process *api.Process) error {
 	sets, err := capabilitySets(process)
 	if err != nil {
 		return err
@@ -60,13 +97,7 @@ func restrict(process *api.Process) error {
 	if err := become(process.User); err != nil {
 		return err
 	}
-	if err := setCapabilities(sets[1], sets[2], sets[3], sets[4]); err != nil {
-		return err
-	}
-	if process.NoNewPrivileges {
-		return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-	}
-	return nil
+	return setCapabilities(sets[1], sets[2], sets[3], sets[4])
 }
 
 // openFiles is how many files a program may open that does not ask for more: some close all that they could have open.

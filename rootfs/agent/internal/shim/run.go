@@ -11,6 +11,7 @@ import (
 
 	"guestforge.dev/agent/internal/api"
 	"guestforge.dev/agent/internal/safepath"
+	"guestforge.dev/agent/internal/seccomp"
 )
 
 // Name spaces and credentials are the thread's: everything from here to the execve happens on the main one.
@@ -91,6 +92,10 @@ func joinContainer() error {
 // launch makes the process what the spec says, waits for the release and runs the program.
 func launch(spec *api.Spec, status *os.File) error {
 	process := spec.Process
+	filter, err := seccomp.Compile(spec.Linux.GetSeccomp())
+	if err != nil {
+		return err
+	}
 	if _, err := status.Write([]byte{ready}); err != nil {
 		return err
 	}
@@ -119,7 +124,7 @@ func launch(spec *api.Spec, status *os.File) error {
 			return fmt.Errorf("give the standard streams away: %w", err)
 		}
 	}
-	if err := restrict(process); err != nil {
+	if err := restrict(process, filter); err != nil {
 		return err
 	}
 	if err := startHooks(spec); err != nil {
