@@ -1,6 +1,7 @@
 """Containers that do harm in a real guest, where the agent is PID 1, and what others notice of it."""
 
 import contextlib
+import signal
 import time
 
 import pytest
@@ -194,4 +195,111 @@ def test_a_container_gets_no_more_than_its_spec_says(started, go_program):
         assert agent.check_health()
         for name in ("few", "small"):
             agent.remove_container(name, 30)
+        guest.power_off(30)
+
+
+# What each call gets: an answer's number, or 0.
+CALLS = """package main
+
+import (
+	"fmt"
+	"syscall"
+	"unsafe"
+)
+
+func main() {
+	path := unsafe.Pointer(syscall.StringBytePtr("/tmp/made"))
+	here := ^uintptr(99) // AT_FDCWD
+	for _, call := range []struct {
+		name string
+		nr   uintptr
+		args [3]uintptr
+	}{
+		{"mkdirat", syscall.SYS_MKDIRAT, [3]uintptr{here, uintptr(path), 0o700}},
+		{"personality 0", syscall.SYS_PERSONALITY, [3]uintptr{0}},
+		{"personality 8", syscall.SYS_PERSONALITY, [3]uintptr{8}},
+		{"personality high", syscall.SYS_PERSONALITY, [3]uintptr{1 << 32}},
+		{"acct", syscall.SYS_ACCT, [3]uintptr{}},
+		{"unknown", 900, [3]uintptr{}},
+	} {
+		_, _, errno := syscall.RawSyscall(call.nr, call.args[0], call.args[1], call.args[2])
+		fmt.Printf("%s: %d\\n", call.name, errno)
+	}
+}
+"""
+
+# What Go's runtime and the program's output need.
+GO_NEEDS = """
+    arch_prctl brk clock_gettime clone clone3 close epoll_create1 epoll_ctl epoll_pwait eventfd2 execve exit
+    exit_group fcntl fstat futex getpid getrandom gettid ioctl madvise mincore mmap mprotect munmap nanosleep
+    newfstatat openat pipe2 prctl pread64 prlimit64 read readlinkat rt_sigaction rt_sigprocmask rt_sigreturn
+    sched_getaffinity sched_yield sigaltstack statx tgkill uname write
+"""
+EPERM, ENOSYS, EDOM = 1, 38, 33
+
+
+def with_profile(name, disk, program, default, *rules):
+    """A container's spec with a profile: each rule is names, an action, an errno and conditions."""
+    spec = container_spec(name, disk.mount_point, program)
+    spec.Linux.Seccomp.DefaultAction = default
+    spec.Linux.Seccomp.Architectures.extend(["SCMP_ARCH_X86_64", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64"])
+    for names, action, errno, args in rules:
+        rule = spec.Linux.Seccomp.Syscalls.add(Names=names, Action=action)
+        if errno:
+            rule.errnoret = errno
+        for condition in args:
+            rule.Args.add(**condition)
+    return spec
+
+
+def told_by(agent, name, process_id=""):
+    text = agent.read_stdout(name, process_id, limit=4096, timeout=30).decode()
+    return {call: int(errno) for call, errno in (line.split(": ") for line in text.splitlines())}
+
+
+def test_a_container_makes_no_call_that_its_profile_denies(started, arch_row, pipeline, go_program):
+    one = pipeline(arch_row.name)
+    probe = File("/probe", one.entry(one.steps.probe).file(PROBE), 0o755)
+    more = [probe, File("/calls", go_program(arch_row, CALLS), 0o755)]
+    with started(arch_row, "builtin", more=more) as (guest, storages):
+        disk, agent = mounted(guest, storages, ["/probe", "exit", "0"])
+        assert agent.guest_details().supports_seccomp
+        denied = [
+            (["mkdirat", "no_such_call"], "SCMP_ACT_ERRNO", ENOSYS, ()),
+            (["personality"], "SCMP_ACT_ERRNO", EDOM, ({"Index": 0, "Op": "SCMP_CMP_EQ", "Value": 8},)),
+            (["personality"], "SCMP_ACT_ERRNO", 0, ({"Index": 0, "Op": "SCMP_CMP_GE", "Value": 1 << 32},)),
+            (["acct"], "SCMP_ACT_ERRNO", 0, ()),
+        ]
+        answers = {
+            "mkdirat": ENOSYS, "personality 0": 0, "personality 8": EDOM, "personality high": EPERM, "acct": EPERM,
+            "unknown": ENOSYS,
+        }  # fmt: skip
+        agent.create_container("denied", with_profile("denied", disk, process(["/calls"]), "SCMP_ACT_ALLOW", *denied))
+        agent.start_container("denied")
+        assert told_by(agent, "denied") == answers
+        assert agent.wait_process("denied", timeout=30) == 0
+
+        sleeping = process(["/probe", "sleep", "120"])
+        agent.create_container("host", with_profile("host", disk, sleeping, "SCMP_ACT_ALLOW", *denied))
+        agent.start_container("host")
+        agent.exec_process("host", "more", process(["/calls"]), timeout=30)
+        assert told_by(agent, "host", "more") == answers
+        agent.remove_container("host", 30)
+
+        listed = [
+            (GO_NEEDS.split(), "SCMP_ACT_ALLOW", 0, ()),
+            (["personality"], "SCMP_ACT_ALLOW", 0, ({"Index": 0, "Op": "SCMP_CMP_EQ", "Value": 0},)),
+            (["clone3"], "SCMP_ACT_ERRNO", ENOSYS, ()),
+        ]
+        for name, args, status in (("list", ["/calls"], 0), ("probe", ["/probe", "exit", "7"], 7)):
+            agent.create_container(name, with_profile(name, disk, process(args), "SCMP_ACT_ERRNO", *listed))
+            agent.start_container(name)
+            assert agent.wait_process(name, timeout=30) == status
+        assert told_by(agent, "list") == {
+            **dict.fromkeys(answers, EPERM), "personality 0": 0, "unknown": ENOSYS,
+        }  # fmt: skip
+        killed = [(["mkdirat"], "SCMP_ACT_KILL_PROCESS", 0, ())]
+        agent.create_container("kill", with_profile("kill", disk, process(["/calls"]), "SCMP_ACT_ALLOW", *killed))
+        agent.start_container("kill")
+        assert agent.wait_process("kill", timeout=30) == 128 + signal.SIGSYS
         guest.power_off(30)

@@ -264,6 +264,7 @@ func TestJumpsAreAsLongAsTheyMustBe(t *testing.T) {
 		if len(filter.program) < 1000 {
 			t.Errorf("only %d instructions: this test shows nothing", len(filter.program))
 		}
+		expect(t, name+" of another architecture", m.answer(t, call{audit: to.audit + 1}), unix.SECCOMP_RET_KILL_PROCESS)
 		numbers := to.numbers()
 		for _, called := range []string{"read", "write", "openat", "close", "clone3"} {
 			for i := range uint64(41) {
@@ -271,6 +272,37 @@ func TestJumpsAreAsLongAsTheyMustBe(t *testing.T) {
 					c := call{to.audit, numbers[called], [6]uint64{i, second}}
 					expect(t, fmt.Sprint(name, called, i, second), m.answer(t, c), naive(t, to, p, c))
 				}
+			}
+		}
+	}
+}
+
+// A jump to two places that are so many instructions apart, on either side of the longest one.
+func TestTheLongestJumpIsAConditionalOnes(t *testing.T) {
+	for distance := range 600 {
+		for _, far := range []uint32{1, 2} { // which of the two places is the far one
+			a := assembler{returns: map[uint32]label{}}
+			places := map[uint32]label{far: a.ret(far)}
+			for range distance {
+				a.and(0)
+			}
+			places[3-far] = a.ret(3 - far)
+			a.jump(unix.BPF_JEQ, 7, places[1], places[2])
+			a.load(numberAt)
+			m := newMachine(t, &amd64, &Filter{program: a.program()})
+			expect(t, fmt.Sprint("yes, over ", distance), m.answer(t, call{number: 7}), 1)
+			expect(t, fmt.Sprint("no, over ", distance), m.answer(t, call{number: 8}), 2)
+		}
+	}
+}
+
+func TestTheStricterActionIsTheKernels(t *testing.T) {
+	inOrder := []string{"KILL_PROCESS", "KILL_THREAD", "TRAP", "ERRNO", "TRACE", "LOG", "ALLOW"} // seccomp(2)
+	for i, name := range inOrder {
+		for _, other := range inOrder[i:] {
+			a, b := actions["SCMP_ACT_"+name]|9, actions["SCMP_ACT_"+other]
+			if stricter(a, b) != a || name != other && stricter(b, a) != a {
+				t.Errorf("%s is not stricter than %s", name, other)
 			}
 		}
 	}
