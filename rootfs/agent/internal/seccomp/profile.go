@@ -184,6 +184,10 @@ func read(t *target, p *api.LinuxSeccomp) (*profile, error) {
 		return nil, err
 	}
 	result, numbers, byName := &profile{fallback: fallback}, t.numbers(), map[string][]rule{}
+	ways := map[string]part{}
+	if t.shared {
+		ways = parts()
+	}
 	conditions := 0
 	for i, call := range p.Syscalls {
 		value, err := action(fmt.Sprintf("Syscalls[%d].Action", i), call.Action, call)
@@ -192,21 +196,20 @@ func read(t *target, p *api.LinuxSeccomp) (*profile, error) {
 		}
 		rules := split(value, call.Args)
 		for _, name := range call.Names {
-			if number, known := numbers[name]; known {
+			number, known := numbers[name]
+			if known {
 				result.last, result.named = max(result.last, number), true
-				conditions += len(call.Args)
 			}
-			if value != fallback {
-				byName[name] = append(byName[name], rules...)
+			if _, shared := ways[name]; value == fallback || !known && !shared {
+				continue
 			}
+			if conditions += len(call.Args); conditions > maxConditions {
+				return nil, invalid("Syscalls", "more than %d conditions", maxConditions)
+			}
+			byName[name] = append(byName[name], rules...)
 		}
 	}
-	if conditions > maxConditions {
-		return nil, invalid("Syscalls", "%d conditions, at most %d", conditions, maxConditions)
-	}
-	if t.shared {
-		share(byName, fallback)
-	}
+	share(byName, ways, fallback)
 	result.rules = map[uint32][]rule{}
 	for name, rules := range byName {
 		if number, known := numbers[name]; known {
@@ -242,9 +245,8 @@ func decisive(rules []rule) []rule {
 // share has the rules of a call hold for the same call by way of socketcall(2) or ipc(2), after the rules which those have of
 // their own. Arguments can't be seen there, for they are in memory: where rules have conditions, the strictest action is
 // the one.
-func share(byName map[string][]rule, fallback uint32) {
-	all := parts()
-	for _, name := range slices.Sorted(maps.Keys(all)) {
+func share(byName map[string][]rule, ways map[string]part, fallback uint32) {
+	for _, name := range slices.Sorted(maps.Keys(ways)) {
 		rules := decisive(byName[name])
 		if len(rules) == 0 {
 			continue
@@ -256,7 +258,7 @@ func share(byName map[string][]rule, fallback uint32) {
 				strictest = stricter(strictest, each.action)
 			}
 		}
-		way := all[name]
+		way := ways[name]
 		condition := &api.LinuxSeccompArg{Op: "SCMP_CMP_MASKED_EQ", Value: way.mask, ValueTwo: way.code}
 		byName[way.call] = append(byName[way.call], rule{strictest, []*api.LinuxSeccompArg{condition}})
 	}

@@ -98,6 +98,9 @@ func TestAListOfWhatIsAllowedNamesNoCallOfTheAgents(t *testing.T) {
 	for id, names := range map[string][]string{"sealed": goNeeds, "privileged": append(changes, goNeeds...)} {
 		request := a.filtered(id, "SCMP_ACT_KILL_PROCESS", []*api.LinuxSyscall{rule("SCMP_ACT_ALLOW", 0, names)}, "echo-env", "A")
 		request.OCI.Process.NoNewPrivileges = id == "sealed"
+		request.OCI.Linux.Seccomp.Flags = []string{
+			"SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+		}
 		request.OCI.Process.User = &api.User{UID: 12, GID: 34}
 		request.OCI.Process.Capabilities = &api.LinuxCapabilities{}
 		a.run(request)
