@@ -38,6 +38,7 @@ REQUESTS: dict[str, type[Message]] = {
     "CreateSandbox": agent_pb2.CreateSandboxRequest,
     "DestroySandbox": agent_pb2.DestroySandboxRequest,
     "GetVolumeStats": agent_pb2.VolumeStatsRequest,
+    "UpdateEphemeralMounts": agent_pb2.UpdateEphemeralMountsRequest,
     "CopyFile": agent_pb2.CopyFileRequest,
     "CreateContainer": agent_pb2.CreateContainerRequest,
     "StartContainer": agent_pb2.StartContainerRequest,

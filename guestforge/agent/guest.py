@@ -93,6 +93,11 @@ class GuestCalls(Calls):
         request = agent_pb2.VolumeStatsRequest(volume_guest_path=path)
         return answers.volume_stats(self._call("GetVolumeStats", request, agent_pb2.VolumeStatsResponse))
 
+    def update_ephemeral_mounts(self, storages: Sequence[Storage], timeout: float | None = None) -> None:
+        """Remount ephemeral storages, which the agent has mounted already, with the options that these have."""
+        request = agent_pb2.UpdateEphemeralMountsRequest(storages=[storage.message() for storage in storages])
+        self._do("UpdateEphemeralMounts", request, timeout)
+
     # Files
 
     def copy_file(

@@ -36,6 +36,7 @@ CALLS: dict[str, Callable[[AgentClient], object]] = {
     "CreateSandbox": lambda client: client.create_sandbox("s"),
     "DestroySandbox": AgentClient.destroy_sandbox,
     "GetVolumeStats": lambda client: client.volume_stats("/v"),
+    "UpdateEphemeralMounts": lambda client: client.update_ephemeral_mounts([]),
     "CopyFile": lambda client: client.copy_file(b"", "/f"),
     "CreateContainer": lambda client: client.create_container("c", oci_pb2.Spec()),
     "StartContainer": lambda client: client.start_container("c"),
@@ -195,6 +196,12 @@ def test_bytes_and_inodes_of_a_volume_are_told_apart() -> None:
         assert client.volume_stats("/v") == VolumeStats(bytes=Usage(30, 20, 10), inodes=Usage(3, 2, 1))
         agent.answers["GetVolumeStats"] = agent_pb2.VolumeStatsResponse()
         assert client.volume_stats("/v") == VolumeStats(None, None)
+
+
+def test_ephemeral_storages_are_updated_by_their_mount_points() -> None:
+    storage = Storage("ephemeral", "tmpfs", "tmpfs", "/m", ("size=2m",))
+    request = only_request(lambda client: client.update_ephemeral_mounts([storage]))
+    assert request == agent_pb2.UpdateEphemeralMountsRequest(storages=[storage.message()])
 
 
 def test_date_and_random_bytes_are_sent() -> None:

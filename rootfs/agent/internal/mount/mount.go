@@ -33,6 +33,14 @@ func configure(context *os.File, source string, options Options) error {
 	if err := unix.FsconfigSetString(fd, "source", source); err != nil {
 		return err
 	}
+	if err := set(fd, options); err != nil {
+		return err
+	}
+	return unix.FsconfigCreate(fd)
+}
+
+// set says the options to the context of a file system.
+func set(fd int, options Options) error {
 	for _, option := range append(append([]string(nil), options.Superblock...), options.Data...) {
 		var err error
 		if key, value, assigned := strings.Cut(option, "="); assigned {
@@ -44,7 +52,7 @@ func configure(context *os.File, source string, options Options) error {
 			return fmt.Errorf("option %q: %w", option, err)
 		}
 	}
-	return unix.FsconfigCreate(fd)
+	return nil
 }
 
 // complaints returns what the file system has to say of an error: the kernel gives one line "e text" a read.

@@ -88,6 +88,8 @@ func (s *Service) agent() map[string]ttrpc.Method {
 		"GetIPTables":       unary("GetIPTables", s.getIPTables),
 		"SetIPTables":       unary("SetIPTables", s.setIPTables),
 		"MemHotplugByProbe": unary("MemHotplugByProbe", s.memHotplugByProbe),
+
+		"UpdateEphemeralMounts": unary("UpdateEphemeralMounts", s.updateEphemeralMounts),
 	}
 }
 
