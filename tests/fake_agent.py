@@ -39,6 +39,7 @@ REQUESTS: dict[str, type[Message]] = {
     "DestroySandbox": agent_pb2.DestroySandboxRequest,
     "GetVolumeStats": agent_pb2.VolumeStatsRequest,
     "UpdateEphemeralMounts": agent_pb2.UpdateEphemeralMountsRequest,
+    "ResizeVolume": agent_pb2.ResizeVolumeRequest,
     "CopyFile": agent_pb2.CopyFileRequest,
     "CreateContainer": agent_pb2.CreateContainerRequest,
     "StartContainer": agent_pb2.StartContainerRequest,

@@ -93,6 +93,10 @@ class GuestCalls(Calls):
         request = agent_pb2.VolumeStatsRequest(volume_guest_path=path)
         return answers.volume_stats(self._call("GetVolumeStats", request, agent_pb2.VolumeStatsResponse))
 
+    def resize_volume(self, path: str, size: int = 0, timeout: float | None = None) -> None:
+        """Have the volume that is mounted at a path of the guest grow to `size` bytes, or with 0 to its whole disk."""
+        self._do("ResizeVolume", agent_pb2.ResizeVolumeRequest(volume_guest_path=path, size=size), timeout)
+
     def update_ephemeral_mounts(self, storages: Sequence[Storage], timeout: float | None = None) -> None:
         """Remount ephemeral storages, which the agent has mounted already, with the options that these have."""
         request = agent_pb2.UpdateEphemeralMountsRequest(storages=[storage.message() for storage in storages])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 from guestforge.agent.errors import Code, RpcError
 from guestforge.agent.proto import oci_pb2, types_pb2
 from guestforge.agent.spec import container_spec, limits, process
+from guestforge.agent.storage import Storage
 from guestforge.agent.tasks import Status, TaskService
 from guestforge.check import containers, isolation, live
 from guestforge.check.checks import CHECKS, use_containers
@@ -21,18 +23,28 @@ from guestforge.rootfs.tree import File, Symlink
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
 
 MIB = 1 << 20
+BASE = "/run/kata-containers"
 HARDWARE = "52:54:00:12:34:56"
-# It says how often it came by, every 20 ms; or takes memory for as long as there is some.
+# It says how often it came by, every 20 ms; or how large its volume is; or takes memory for as long as there is some.
 PROGRAM = """package main
 
 import (
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 )
 
 func main() {
 	if os.Args[1] == "end" {
+		return
+	}
+	if os.Args[1] == "space" {
+		var s syscall.Statfs_t
+		if err := syscall.Statfs("/volume", &s); err != nil {
+			panic(err)
+		}
+		fmt.Print(s.Blocks * uint64(s.Bsize))
 		return
 	}
 	if os.Args[1] == "count" {
@@ -83,6 +95,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
         who_asks_for_no_capabilities_has_none(agent)
         a_hook_runs_before_the_program(agent, disk.mount_point)
         network_is_set_up(agent)
+        volumes_change(agent, disk.mount_point)
         it_is_paused(agent)
         begin("hungry", "take", memory=32 * MIB)
         assert agent.oom_event(timeout=60) == "hungry"
@@ -116,11 +129,17 @@ def test_containers_hold_to_their_whole_extent(rig, arch_row, monkeypatch):
 
 @pytest.fixture
 def plugged(monkeypatch):
-    """Have machines under check have a network interface, on a network of QEMU's own that leads nowhere."""
+    """Have machines under check have a network interface, on a network of QEMU's own that leads nowhere.
+
+    And the file system on the disk is smaller than its disk.
+    """
     real = live.machine_plan
 
-    def plan(*args):
-        made, words = real(*args)
+    def plan(wanted, *args):
+        for storage in wanted.storages:
+            if storage.check == "virtio-blk":
+                os.truncate(storage.place, 128 * MIB)
+        made, words = real(wanted, *args)
         device = f"virtio-net-{made.arch.virtio_bus},netdev=n,mac={HARDWARE}"
         extra = (*made.extra, "-netdev", "user,id=n,restrict=on", "-device", device)
         return replace(made, extra=extra), words
@@ -144,6 +163,33 @@ def a_task_lives_and_ends(agent, root):
     tasks.kill("task", number=signal.SIGKILL)
     assert tasks.wait("task", timeout=30).status == 128 + 9
     assert tasks.delete("task").status == 128 + 9
+
+
+def volumes_change(agent, root):
+    """Each change of a volume is seen by a container that has it."""
+    memory = Storage("ephemeral", "tmpfs", "tmpfs", f"{BASE}/sandbox/ephemeral/memory", ("size=1m",))
+    spec = container_spec("volumes", root, process(["/probe", "sleep", "120"]))
+    spec.Mounts.add(destination="/volume", source=memory.mount_point, type="bind", options=["rbind"])
+    agent.create_container("volumes", spec, storages=[memory])
+    agent.start_container("volumes")
+
+    def space(exec_id):
+        agent.exec_process("volumes", exec_id, process(["/program", "space"]))
+        return int(agent.read_stdout("volumes", exec_id, timeout=30))
+
+    assert space("before") == 1 * MIB
+    agent.update_ephemeral_mounts([replace(memory, options=("remount", "size=3m"))])
+    assert space("after") == 3 * MIB
+    with refused(Code.NOT_FOUND):
+        agent.update_ephemeral_mounts([replace(memory, mount_point=f"{BASE}/sandbox/ephemeral/other")])
+    agent.remove_container("volumes", 20)
+    assert agent.volume_stats(root).bytes.total < 64 * MIB
+    agent.resize_volume(root, 96 * MIB)
+    assert 80 * MIB < agent.volume_stats(root).bytes.total < 96 * MIB
+    agent.resize_volume(root)
+    assert 112 * MIB < agent.volume_stats(root).bytes.total < 128 * MIB
+    with refused(Code.INVALID_ARGUMENT):
+        agent.resize_volume(root, 64 * MIB)
 
 
 def a_terminal_is_resized(agent):

@@ -37,6 +37,7 @@ CALLS: dict[str, Callable[[AgentClient], object]] = {
     "DestroySandbox": AgentClient.destroy_sandbox,
     "GetVolumeStats": lambda client: client.volume_stats("/v"),
     "UpdateEphemeralMounts": lambda client: client.update_ephemeral_mounts([]),
+    "ResizeVolume": lambda client: client.resize_volume("/v"),
     "CopyFile": lambda client: client.copy_file(b"", "/f"),
     "CreateContainer": lambda client: client.create_container("c", oci_pb2.Spec()),
     "StartContainer": lambda client: client.start_container("c"),
@@ -202,6 +203,14 @@ def test_ephemeral_storages_are_updated_by_their_mount_points() -> None:
     storage = Storage("ephemeral", "tmpfs", "tmpfs", "/m", ("size=2m",))
     request = only_request(lambda client: client.update_ephemeral_mounts([storage]))
     assert request == agent_pb2.UpdateEphemeralMountsRequest(storages=[storage.message()])
+
+
+def test_a_volume_grows_to_a_size_or_to_its_disk() -> None:
+    request = only_request(lambda client: client.resize_volume("/v", 1 << 40))
+    assert request == agent_pb2.ResizeVolumeRequest(volume_guest_path="/v", size=1 << 40)
+    assert only_request(lambda client: client.resize_volume("/v")) == agent_pb2.ResizeVolumeRequest(
+        volume_guest_path="/v"
+    )
 
 
 def test_date_and_random_bytes_are_sent() -> None:

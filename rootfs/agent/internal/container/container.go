@@ -29,7 +29,7 @@ type container struct {
 	bundle     string
 	storages   storage.Set
 	cgroup     *cgroup.Cgroup
-	joined     bool // its pid namespace is another container's
+	joined     bool              // its pid namespace is another container's
 	seccomp    *api.LinuxSeccomp // which holds for all its processes
 
 	mu      sync.Mutex

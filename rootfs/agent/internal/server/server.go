@@ -90,6 +90,7 @@ func (s *Service) agent() map[string]ttrpc.Method {
 		"MemHotplugByProbe": unary("MemHotplugByProbe", s.memHotplugByProbe),
 
 		"UpdateEphemeralMounts": unary("UpdateEphemeralMounts", s.updateEphemeralMounts),
+		"ResizeVolume":          unary("ResizeVolume", s.resizeVolume),
 	}
 }
 

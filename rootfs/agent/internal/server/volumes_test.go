@@ -2,6 +2,8 @@ package server
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -76,5 +78,56 @@ func TestOnlyEphemeralStoragesAreUpdated(t *testing.T) {
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if a.must(err); strings.Contains(string(text), a.base) {
 		t.Errorf("something was mounted:\n%s", text)
+	}
+}
+
+const mib = 1 << 20
+
+// loopDisk makes a disk of a file with a new ext4 in it.
+func (a *agent) loopDisk(size int64) string {
+	a.Helper()
+	file := filepath.Join(a.TempDir(), "disk")
+	run := func(program string, args ...string) string {
+		output, err := exec.Command(program, args...).CombinedOutput()
+		if err != nil {
+			a.Fatalf("%s %v: %v: %s", program, args, err, output)
+		}
+		return strings.TrimSpace(string(output))
+	}
+	a.must(os.WriteFile(file, nil, 0o600))
+	a.must(os.Truncate(file, size))
+	run("mkfs.ext4", "-q", file)
+	node := run("losetup", "--find", "--show", file)
+	a.Cleanup(func() { run("losetup", "--detach", node) })
+	return node
+}
+
+// That a volume grows is a boot's to show (tests/boot/test_containers.py): this test may lack CAP_SYS_RESOURCE.
+func TestVolumesThatAreNotResized(t *testing.T) {
+	needRoot(t)
+	a := startAgent(t)
+	memory := &api.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: a.base + "/memory"}
+	volume := &api.Storage{Driver: "blk", Fstype: "ext4", Source: a.loopDisk(8 * mib), MountPoint: a.base + "/volume"}
+	fixed := &api.Storage{
+		Driver: "blk", Fstype: "ext4", Source: a.loopDisk(8 * mib), MountPoint: a.base + "/fixed", Options: []string{"ro"},
+	}
+	a.do("CreateSandbox", &api.CreateSandboxRequest{Storages: []*api.Storage{memory, volume, fixed}})
+	a.must(os.Symlink(volume.MountPoint, a.base+"/link"))
+	a.must(os.Mkdir(a.base+"/directory", 0o755))
+	for path, want := range map[string]struct {
+		code  codes.Code
+		words string
+	}{
+		memory.MountPoint:     {codes.Unimplemented, "no ext4"},
+		volume.MountPoint:     {codes.FailedPrecondition, "the disk grows first"},
+		fixed.MountPoint:      {codes.FailedPrecondition, "read-only"},
+		a.base + "/directory": {codes.InvalidArgument, "no volume"},
+		a.base:                {codes.InvalidArgument, "no volume"},
+		a.base + "/link":      {codes.Internal, "link"},
+		a.base + "/nowhere":   {codes.NotFound, "nowhere"},
+		"/":                   {codes.InvalidArgument, "not below"},
+		"":                    {codes.InvalidArgument, "normal form"},
+	} {
+		a.refused(want.code, want.words, "ResizeVolume", &api.ResizeVolumeRequest{VolumeGuestPath: path, Size: 9 * mib})
 	}
 }
