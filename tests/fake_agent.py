@@ -40,6 +40,8 @@ REQUESTS: dict[str, type[Message]] = {
     "GetVolumeStats": agent_pb2.VolumeStatsRequest,
     "UpdateEphemeralMounts": agent_pb2.UpdateEphemeralMountsRequest,
     "ResizeVolume": agent_pb2.ResizeVolumeRequest,
+    "AddSwap": agent_pb2.AddSwapRequest,
+    "AddSwapPath": agent_pb2.AddSwapPathRequest,
     "CopyFile": agent_pb2.CopyFileRequest,
     "CreateContainer": agent_pb2.CreateContainerRequest,
     "StartContainer": agent_pb2.StartContainerRequest,

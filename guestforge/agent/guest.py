@@ -153,7 +153,7 @@ class GuestCalls(Calls):
         table = agent_pb2.ARPNeighbors(ARPNeighbors=neighbours)
         self._do("AddARPNeighbors", agent_pb2.AddARPNeighborsRequest(neighbors=table), timeout)
 
-    # Processors and memory that were plugged in
+    # Processors, memory and swap space that were plugged in
 
     def online(
         self, cpus: int = 0, *, wait: bool = False, cpu_only: bool = False, timeout: float | None = None
@@ -164,6 +164,14 @@ class GuestCalls(Calls):
     def probe_memory(self, addresses: Sequence[int], timeout: float | None = None) -> None:
         """Tell the kernel of memory at these addresses, if GuestDetails.memory_hotplug_probe says that it takes it."""
         self._do("MemHotplugByProbe", agent_pb2.MemHotplugByProbeRequest(memHotplugProbeAddr=addresses), timeout)
+
+    def add_swap(self, slots: Sequence[int], timeout: float | None = None) -> None:
+        """Take a virtio disk as swap space, by its PCI path: its slots from the root bus on. mkswap has been there."""
+        self._do("AddSwap", agent_pb2.AddSwapRequest(PCIPath=slots), timeout)
+
+    def add_swap_path(self, node: str, timeout: float | None = None) -> None:
+        """Take a disk as swap space, by its node in the guest (`/dev/vdb`)."""
+        self._do("AddSwapPath", agent_pb2.AddSwapPathRequest(path=node), timeout)
 
 
 def _chunks(source: Path | bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -190,6 +190,8 @@ def volumes_change(agent, root):
     assert 112 * MIB < agent.volume_stats(root).bytes.total < 128 * MIB
     with refused(Code.INVALID_ARGUMENT):
         agent.resize_volume(root, 64 * MIB)
+    with pytest.raises(RpcError, match="CONFIG_SWAP"):
+        agent.add_swap([0x1F])
 
 
 def a_terminal_is_resized(agent):

@@ -32,7 +32,7 @@ SERVED = {
     "ReadStderr", "WriteStdin", "CloseStdin", "TtyWinResize", "SignalProcess", "RemoveContainer", "UpdateContainer",
     "StatsContainer", "PauseContainer", "ResumeContainer", "GetOOMEvent", "OnlineCPUMem", "MemHotplugByProbe",
     "ListInterfaces", "UpdateInterface", "ListRoutes", "UpdateRoutes", "AddARPNeighbors",
-    "UpdateEphemeralMounts", "ResizeVolume",
+    "UpdateEphemeralMounts", "ResizeVolume", "AddSwap", "AddSwapPath",
 }  # fmt: skip
 OTHERS = [m for m in agent_pb2.DESCRIPTOR.services_by_name["AgentService"].methods if m.name not in SERVED]
 

@@ -38,6 +38,8 @@ CALLS: dict[str, Callable[[AgentClient], object]] = {
     "GetVolumeStats": lambda client: client.volume_stats("/v"),
     "UpdateEphemeralMounts": lambda client: client.update_ephemeral_mounts([]),
     "ResizeVolume": lambda client: client.resize_volume("/v"),
+    "AddSwap": lambda client: client.add_swap([2, 1]),
+    "AddSwapPath": lambda client: client.add_swap_path("/dev/vdb"),
     "CopyFile": lambda client: client.copy_file(b"", "/f"),
     "CreateContainer": lambda client: client.create_container("c", oci_pb2.Spec()),
     "StartContainer": lambda client: client.start_container("c"),
@@ -93,7 +95,7 @@ def test_each_method_fails_when_the_connection_ends(method: str) -> None:
 
 def test_a_method_that_the_agent_lacks_is_unimplemented() -> None:
     with talking_to(FakeAgent()) as client, pytest.raises(RpcError) as caught:
-        client._do("AddSwap", agent_pb2.AddSwapRequest())
+        client._do("GetIPTables", agent_pb2.GetIPTablesRequest())
     assert caught.value.code == Code.UNIMPLEMENTED == 12
 
 
@@ -211,6 +213,13 @@ def test_a_volume_grows_to_a_size_or_to_its_disk() -> None:
     assert only_request(lambda client: client.resize_volume("/v")) == agent_pb2.ResizeVolumeRequest(
         volume_guest_path="/v"
     )
+
+
+def test_swap_space_is_named_by_its_place_or_its_node() -> None:
+    request = only_request(lambda client: client.add_swap([2, 17]))
+    assert request == agent_pb2.AddSwapRequest(PCIPath=[2, 17])
+    request = only_request(lambda client: client.add_swap_path("/dev/vdb"))
+    assert request == agent_pb2.AddSwapPathRequest(path="/dev/vdb")
 
 
 def test_date_and_random_bytes_are_sent() -> None:

@@ -1814,7 +1814,9 @@ class AddSwapRequest(_message.Message):
 
     PCIPATH_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def PCIPath(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def PCIPath(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """the slots from the root bus on"""
+
     def __init__(
         self,
         *,
@@ -1830,16 +1832,18 @@ Global___AddSwapRequest: _TypeAlias = AddSwapRequest  # noqa: Y015
 
 @_typing.final
 class AddSwapPathRequest(_message.Message):
-    """fields not known here"""
-
     DESCRIPTOR: _descriptor.Descriptor
 
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
     def __init__(
         self,
+        *,
+        path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4047,7 +4047,7 @@ func (x *Metrics) GetMetrics() string {
 
 type AddSwapRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	PCIPath       []uint32               `protobuf:"varint,1,rep,packed,name=PCIPath,proto3" json:"PCIPath,omitempty"`
+	PCIPath       []uint32               `protobuf:"varint,1,rep,packed,name=PCIPath,proto3" json:"PCIPath,omitempty"` // the slots from the root bus on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4091,6 +4091,7 @@ func (x *AddSwapRequest) GetPCIPath() []uint32 {
 
 type AddSwapPathRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4123,6 +4124,13 @@ func (x *AddSwapPathRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use AddSwapPathRequest.ProtoReflect.Descriptor instead.
 func (*AddSwapPathRequest) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *AddSwapPathRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
 }
 
 type MemAgentMemcgConfig struct {
@@ -4539,8 +4547,9 @@ const file_agent_proto_rawDesc = "" +
 	"\aMetrics\x12\x18\n" +
 	"\ametrics\x18\x01 \x01(\tR\ametrics\"*\n" +
 	"\x0eAddSwapRequest\x12\x18\n" +
-	"\aPCIPath\x18\x01 \x03(\rR\aPCIPath\"\x14\n" +
-	"\x12AddSwapPathRequest\"\x15\n" +
+	"\aPCIPath\x18\x01 \x03(\rR\aPCIPath\"(\n" +
+	"\x12AddSwapPathRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"\x15\n" +
 	"\x13MemAgentMemcgConfig\"\x17\n" +
 	"\x15MemAgentCompactConfig\"*\n" +
 	"\x10SetPolicyRequest\x12\x16\n" +

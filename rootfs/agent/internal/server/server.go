@@ -91,6 +91,8 @@ func (s *Service) agent() map[string]ttrpc.Method {
 
 		"UpdateEphemeralMounts": unary("UpdateEphemeralMounts", s.updateEphemeralMounts),
 		"ResizeVolume":          unary("ResizeVolume", s.resizeVolume),
+		"AddSwap":               unary("AddSwap", s.addSwap),
+		"AddSwapPath":           unary("AddSwapPath", s.addSwapPath),
 	}
 }
 

@@ -83,8 +83,8 @@ func TestOnlyEphemeralStoragesAreUpdated(t *testing.T) {
 
 const mib = 1 << 20
 
-// loopDisk makes a disk of a file with a new ext4 in it.
-func (a *agent) loopDisk(size int64) string {
+// loopDisk makes a disk of a file that a program has written to, and returns its node.
+func (a *agent) loopDisk(size int64, program ...string) string {
 	a.Helper()
 	file := filepath.Join(a.TempDir(), "disk")
 	run := func(program string, args ...string) string {
@@ -96,7 +96,7 @@ func (a *agent) loopDisk(size int64) string {
 	}
 	a.must(os.WriteFile(file, nil, 0o600))
 	a.must(os.Truncate(file, size))
-	run("mkfs.ext4", "-q", file)
+	run(program[0], append(program[1:], file)...)
 	node := run("losetup", "--find", "--show", file)
 	a.Cleanup(func() { run("losetup", "--detach", node) })
 	return node
@@ -107,9 +107,10 @@ func TestVolumesThatAreNotResized(t *testing.T) {
 	needRoot(t)
 	a := startAgent(t)
 	memory := &api.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: a.base + "/memory"}
-	volume := &api.Storage{Driver: "blk", Fstype: "ext4", Source: a.loopDisk(8 * mib), MountPoint: a.base + "/volume"}
+	volume := &api.Storage{Driver: "blk", Fstype: "ext4", Source: a.loopDisk(8*mib, "mkfs.ext4", "-q"), MountPoint: a.base + "/volume"}
 	fixed := &api.Storage{
-		Driver: "blk", Fstype: "ext4", Source: a.loopDisk(8 * mib), MountPoint: a.base + "/fixed", Options: []string{"ro"},
+		Driver: "blk", Fstype: "ext4", Source: a.loopDisk(8*mib, "mkfs.ext4", "-q"), MountPoint: a.base + "/fixed",
+		Options: []string{"ro"},
 	}
 	a.do("CreateSandbox", &api.CreateSandboxRequest{Storages: []*api.Storage{memory, volume, fixed}})
 	a.must(os.Symlink(volume.MountPoint, a.base+"/link"))
@@ -130,4 +131,33 @@ func TestVolumesThatAreNotResized(t *testing.T) {
 	} {
 		a.refused(want.code, want.words, "ResizeVolume", &api.ResizeVolumeRequest{VolumeGuestPath: path, Size: 9 * mib})
 	}
+}
+
+func TestADiskBecomesSwapSpace(t *testing.T) {
+	needRoot(t)
+	a := startAgent(t)
+	node := a.loopDisk(8*mib, "mkswap", "-q")
+	a.Cleanup(func() { exec.Command("swapoff", node).Run() }) // before the disk goes
+	a.do("AddSwapPath", &api.AddSwapPathRequest{Path: node})
+	if text, err := os.ReadFile("/proc/swaps"); err != nil || !strings.Contains(string(text), node+" ") {
+		t.Errorf("%s is not among\n%s%v", node, text, err)
+	}
+	a.refused(codes.FailedPrecondition, "in use", "AddSwapPath", &api.AddSwapPathRequest{Path: node})
+	other := a.loopDisk(8*mib, "mkfs.ext4", "-q")
+	a.refused(codes.InvalidArgument, "mkswap", "AddSwapPath", &api.AddSwapPathRequest{Path: other})
+}
+
+func TestDisksThatAreNoSwapSpace(t *testing.T) {
+	needRoot(t)
+	a := startAgent(t)
+	for path, code := range map[string]codes.Code{
+		"": codes.InvalidArgument, "/etc/passwd": codes.InvalidArgument, "/dev/../etc/passwd": codes.InvalidArgument,
+		"02/01": codes.InvalidArgument, "/dev/null": codes.NotFound,
+	} {
+		a.refused(code, "", "AddSwapPath", &api.AddSwapPathRequest{Path: path})
+	}
+	for _, slots := range [][]uint32{{}, {32}, {1, 1 << 31}, make([]uint32, 17)} {
+		a.refused(codes.InvalidArgument, "PCI", "AddSwap", &api.AddSwapRequest{PCIPath: slots})
+	}
+	a.refused(codes.NotFound, "1f/0a did not come", "AddSwap", &api.AddSwapRequest{PCIPath: []uint32{0x1f, 0x0a}})
 }
