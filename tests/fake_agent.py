@@ -42,6 +42,8 @@ REQUESTS: dict[str, type[Message]] = {
     "ResizeVolume": agent_pb2.ResizeVolumeRequest,
     "AddSwap": agent_pb2.AddSwapRequest,
     "AddSwapPath": agent_pb2.AddSwapPathRequest,
+    "SetPolicy": agent_pb2.SetPolicyRequest,
+    "RemoveStaleVirtiofsShareMounts": agent_pb2.RemoveStaleVirtiofsShareMountsRequest,
     "CopyFile": agent_pb2.CopyFileRequest,
     "CreateContainer": agent_pb2.CreateContainerRequest,
     "StartContainer": agent_pb2.StartContainerRequest,

@@ -56,6 +56,10 @@ class GuestCalls(Calls):
         """Return the agent's metrics, Prometheus text; `metrics.parse_metrics` reads it."""
         return self._call("GetMetrics", agent_pb2.GetMetricsRequest(), agent_pb2.Metrics).metrics
 
+    def set_policy(self, policy: str, timeout: float | None = None) -> None:
+        """Have an agent that has a policy engine refuse what a policy (Rego) does not allow. Ours has none."""
+        self._do("SetPolicy", agent_pb2.SetPolicyRequest(policy=policy), timeout)
+
     # The sandbox and its storages
 
     def create_sandbox(
@@ -101,6 +105,10 @@ class GuestCalls(Calls):
         """Remount ephemeral storages, which the agent has mounted already, with the options that these have."""
         request = agent_pb2.UpdateEphemeralMountsRequest(storages=[storage.message() for storage in storages])
         self._do("UpdateEphemeralMounts", request, timeout)
+
+    def remove_stale_share_mounts(self, timeout: float | None = None) -> None:
+        """Have the guest give up mounts on directories of the share that are not there any more."""
+        self._do("RemoveStaleVirtiofsShareMounts", agent_pb2.RemoveStaleVirtiofsShareMountsRequest(), timeout)
 
     # Files
 

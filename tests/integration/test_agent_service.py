@@ -33,6 +33,7 @@ SERVED = {
     "StatsContainer", "PauseContainer", "ResumeContainer", "GetOOMEvent", "OnlineCPUMem", "MemHotplugByProbe",
     "ListInterfaces", "UpdateInterface", "ListRoutes", "UpdateRoutes", "AddARPNeighbors",
     "UpdateEphemeralMounts", "ResizeVolume", "AddSwap", "AddSwapPath",
+    "RemoveStaleVirtiofsShareMounts",
 }  # fmt: skip
 OTHERS = [m for m in agent_pb2.DESCRIPTOR.services_by_name["AgentService"].methods if m.name not in SERVED]
 

@@ -40,6 +40,8 @@ CALLS: dict[str, Callable[[AgentClient], object]] = {
     "ResizeVolume": lambda client: client.resize_volume("/v"),
     "AddSwap": lambda client: client.add_swap([2, 1]),
     "AddSwapPath": lambda client: client.add_swap_path("/dev/vdb"),
+    "SetPolicy": lambda client: client.set_policy("package agent_policy"),
+    "RemoveStaleVirtiofsShareMounts": AgentClient.remove_stale_share_mounts,
     "CopyFile": lambda client: client.copy_file(b"", "/f"),
     "CreateContainer": lambda client: client.create_container("c", oci_pb2.Spec()),
     "StartContainer": lambda client: client.start_container("c"),
@@ -220,6 +222,11 @@ def test_swap_space_is_named_by_its_place_or_its_node() -> None:
     assert request == agent_pb2.AddSwapRequest(PCIPath=[2, 17])
     request = only_request(lambda client: client.add_swap_path("/dev/vdb"))
     assert request == agent_pb2.AddSwapPathRequest(path="/dev/vdb")
+
+
+def test_a_policy_is_sent_as_it_is() -> None:
+    request = only_request(lambda client: client.set_policy("package agent_policy\n"))
+    assert request == agent_pb2.SetPolicyRequest(policy="package agent_policy\n")
 
 
 def test_date_and_random_bytes_are_sent() -> None:

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"maps"
 
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -11,7 +12,6 @@ import (
 	"guestforge.dev/agent/internal/api/types"
 	"guestforge.dev/agent/internal/container"
 	"guestforge.dev/agent/internal/copyfile"
-	"guestforge.dev/agent/internal/fault"
 	"guestforge.dev/agent/internal/guest"
 	"guestforge.dev/agent/internal/metrics"
 	"guestforge.dev/agent/internal/network"
@@ -54,7 +54,7 @@ func (s *Service) health() map[string]ttrpc.Method {
 }
 
 func (s *Service) agent() map[string]ttrpc.Method {
-	return map[string]ttrpc.Method{
+	methods := map[string]ttrpc.Method{
 		"GetGuestDetails":   unary("GetGuestDetails", s.guestDetails),
 		"GetMetrics":        unary("GetMetrics", s.getMetrics),
 		"SetGuestDateTime":  unary("SetGuestDateTime", s.setGuestDateTime),
@@ -85,15 +85,17 @@ func (s *Service) agent() map[string]ttrpc.Method {
 		"ListRoutes":        unary("ListRoutes", s.listRoutes),
 		"UpdateRoutes":      unary("UpdateRoutes", s.updateRoutes),
 		"AddARPNeighbors":   unary("AddARPNeighbors", s.addARPNeighbors),
-		"GetIPTables":       unary("GetIPTables", s.getIPTables),
-		"SetIPTables":       unary("SetIPTables", s.setIPTables),
 		"MemHotplugByProbe": unary("MemHotplugByProbe", s.memHotplugByProbe),
 
 		"UpdateEphemeralMounts": unary("UpdateEphemeralMounts", s.updateEphemeralMounts),
 		"ResizeVolume":          unary("ResizeVolume", s.resizeVolume),
 		"AddSwap":               unary("AddSwap", s.addSwap),
 		"AddSwapPath":           unary("AddSwapPath", s.addSwapPath),
+
+		"RemoveStaleVirtiofsShareMounts": unary("RemoveStaleVirtiofsShareMounts", s.removeStaleShareMounts),
 	}
+	maps.Copy(methods, refused())
+	return methods
 }
 
 func (s *Service) check(context.Context, *api.CheckRequest) (*api.HealthCheckResponse, error) {
@@ -243,17 +245,6 @@ func (s *Service) updateRoutes(_ context.Context, r *api.UpdateRoutesRequest) (*
 
 func (s *Service) addARPNeighbors(_ context.Context, r *api.AddARPNeighborsRequest) (*emptypb.Empty, error) {
 	return nothing(s.Network.AddNeighbours(r.Neighbors.GetARPNeighbors()))
-}
-
-// A rule that somebody relies on must not be taken and not kept.
-var errNoIPTables = fault.Unimplemented("iptables: this guest's root file system has none")
-
-func (s *Service) getIPTables(context.Context, *api.GetIPTablesRequest) (*api.GetIPTablesResponse, error) {
-	return nil, errNoIPTables
-}
-
-func (s *Service) setIPTables(context.Context, *api.SetIPTablesRequest) (*api.SetIPTablesResponse, error) {
-	return nil, errNoIPTables
 }
 
 func nothing(err error) (*emptypb.Empty, error) { return &emptypb.Empty{}, err }

@@ -24,3 +24,7 @@ func (s *Service) addSwap(ctx context.Context, r *api.AddSwapRequest) (*emptypb.
 func (s *Service) addSwapPath(ctx context.Context, r *api.AddSwapPathRequest) (*emptypb.Empty, error) {
 	return nothing(guest.SwapNode(ctx, s.Sandbox.Storage.Devices, r.Path))
 }
+
+func (s *Service) removeStaleShareMounts(ctx context.Context, _ *api.RemoveStaleVirtiofsShareMountsRequest) (*emptypb.Empty, error) {
+	return nothing(s.Sandbox.Storage.LookAtMounts(ctx, s.SharedDir))
+}

@@ -161,3 +161,14 @@ func TestDisksThatAreNoSwapSpace(t *testing.T) {
 	}
 	a.refused(codes.NotFound, "1f/0a did not come", "AddSwap", &api.AddSwapRequest{PCIPath: []uint32{0x1f, 0x0a}})
 }
+
+func TestMountsOfTheShareAreLookedAt(t *testing.T) {
+	needRoot(t)
+	a := startAgent(t)
+	memory := &api.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: a.base + "/shared/containers/memory"}
+	a.do("CreateSandbox", &api.CreateSandboxRequest{Storages: []*api.Storage{memory}})
+	a.do("RemoveStaleVirtiofsShareMounts", &api.RemoveStaleVirtiofsShareMountsRequest{})
+	if text, err := os.ReadFile("/proc/self/mountinfo"); err != nil || !strings.Contains(string(text), memory.MountPoint) {
+		t.Errorf("one that the host has is gone: %v", err)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -27,6 +28,8 @@ const maxStorages = 1024
 type Manager struct {
 	Base    string
 	Devices *device.Finder
+
+	looking atomic.Bool // at the mounts of the share, and the host may never answer
 
 	mu      sync.Mutex
 	mounted map[string]*mounted
