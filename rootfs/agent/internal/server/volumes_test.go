@@ -13,7 +13,7 @@ import (
 	"guestforge.dev/agent/internal/api"
 )
 
-func (a *agent) space(path string) uint64 {
+func (a *agent) sizeOf(path string) uint64 {
 	a.Helper()
 	var s unix.Statfs_t
 	a.must(unix.Statfs(path, &s))
@@ -35,12 +35,12 @@ func TestAnEphemeralStorageGetsAnotherSize(t *testing.T) {
 		}}
 	}
 	a.do("UpdateEphemeralMounts", update("remount", "size=3m", "fsgid=5"))
-	if got := a.space(memory.MountPoint); got != 3<<20 {
+	if got := a.sizeOf(memory.MountPoint); got != 3<<20 {
 		t.Errorf("%d bytes", got)
 	}
 	a.do("UpdateEphemeralMounts", update())
 	a.do("UpdateEphemeralMounts", update("remount,size=2m"))
-	if got := a.space(memory.MountPoint); got != 2<<20 {
+	if got := a.sizeOf(memory.MountPoint); got != 2<<20 {
 		t.Errorf("%d bytes", got)
 	}
 	if info, err := os.Stat(memory.MountPoint + "/file"); err != nil || info.Size() != 1<<19 {
