@@ -3,10 +3,13 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
+import time
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from itertools import count
 
 import pytest
 
@@ -96,6 +99,8 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
         a_hook_runs_before_the_program(agent, disk.mount_point)
         network_is_set_up(agent)
         volumes_change(agent, disk.mount_point)
+        guest.run_program(storages["virtio-fs"], ["/program", "end"], 30, 4096)
+        a_volume_is_watched(agent, disk.mount_point, storages["virtio-fs"].place)
         it_is_paused(agent)
         begin("hungry", "take", memory=32 * MIB)
         assert agent.oom_event(timeout=60) == "hungry"
@@ -192,6 +197,48 @@ def volumes_change(agent, root):
         agent.resize_volume(root, 64 * MIB)
     with pytest.raises(RpcError, match="CONFIG_SWAP"):
         agent.add_swap([0x1F])
+
+
+def a_volume_is_watched(agent, root, share):
+    """What the host changes in a volume of the share, as Kubernetes does, comes to a copy that a container has."""
+    config = share / "config"
+    (share / "watchable").mkdir()
+
+    def publish(version):
+        (config / f"..{version}").mkdir(parents=True)
+        (config / f"..{version}" / "key").write_text(version)
+        (config / "..new").symlink_to(f"..{version}")
+        (config / "..new").rename(config / "..data")
+
+    publish("first")
+    (config / "key").symlink_to("..data/key")
+    points = f"{BASE}/shared/containers"
+    volume = Storage("watchable-bind", f"{points}/config", "bind", f"{points}/watchable/config", ("rbind", "ro"))
+    spec = container_spec("watches", root, process(["/probe", "sleep", "120"]))
+    spec.Mounts.add(destination="/config", source=volume.mount_point, type="bind", options=["rbind", "ro"])
+    agent.create_container("watches", spec, storages=[volume])
+    agent.start_container("watches")
+    names = map(str, count())
+
+    def ask(*args):
+        exec_id = next(names)
+        agent.exec_process("watches", exec_id, process(["/probe", *args]))
+        return json.loads(agent.read_stdout("watches", exec_id, timeout=30))
+
+    assert ask("read", "/config/key")["size"] == len("first")
+    assert [mount["fstype"] for mount in ask("mounts")["mounts"] if mount["target"] == "/config"] == ["tmpfs"]
+    publish("another")
+    shutil.rmtree(config / "..first")
+    deadline = time.monotonic() + 15
+    while ask("read", "/config/key")["size"] != len("another"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert ask("stat", "/config/..data")["target"] == "..another"
+    while ask("list", "/config")["names"] != ["..another", "..data", "key"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    agent.remove_container("watches", 20)
+    assert list((share / "watchable").iterdir()) == []
 
 
 def a_terminal_is_resized(agent):

@@ -143,6 +143,15 @@ func setattr(mounted *os.File, attr unix.MountAttr, deep bool) error {
 	return nil
 }
 
+// Detach takes a mount, of which the descriptor is open, out of the tree and closes the descriptor. No path is resolved for it.
+func Detach(mounted *os.File) error {
+	defer mounted.Close()
+	if err := unix.Unmount(fmt.Sprintf("/proc/self/fd/%d", mounted.Fd()), unix.MNT_DETACH); err != nil {
+		return &os.PathError{Op: "unmount", Path: mounted.Name(), Err: err}
+	}
+	return nil
+}
+
 // Unmount unmounts what is on a path. A mount that is in use leaves the tree at once and ends with its last user.
 func Unmount(path string) error {
 	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)

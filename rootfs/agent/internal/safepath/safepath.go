@@ -38,6 +38,9 @@ func Open(directory string, resolve uint64) (*Root, error) {
 	return &Root{os.NewFile(uintptr(fd), directory), resolve}, nil
 }
 
+// At returns the root of a directory that is open, and that is the root's to close.
+func At(directory *os.File, resolve uint64) *Root { return &Root{directory, resolve} }
+
 // Path opens an absolute path of the guest with O_PATH. A symbolic link anywhere on it is an error.
 func Path(name string) (*os.File, error) {
 	root, err := Open("/", Strict)

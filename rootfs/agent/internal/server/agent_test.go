@@ -45,8 +45,9 @@ func startAgent(t *testing.T) *agent {
 	watch, err := device.NewWatch()
 	a.must(err)
 	storages := &storage.Manager{
-		Base:    a.base,
-		Devices: &device.Finder{Sys: "/sys", Dev: "/dev", Watch: watch, Timeout: 50 * time.Millisecond},
+		Base:     a.base,
+		Devices:  &device.Finder{Sys: "/sys", Dev: "/dev", Watch: watch, Timeout: 50 * time.Millisecond},
+		Interval: 20 * time.Millisecond,
 	}
 	launcher := &container.Launcher{Reaper: children(), Timeout: 10 * time.Second}
 	a.launcher = launcher

@@ -115,7 +115,7 @@ func TestGuestDetails(t *testing.T) {
 	if got.Version != version.Version || got.InitDaemon != (os.Getpid() == 1) || !got.SupportsSeccomp {
 		t.Errorf("details %v", got)
 	}
-	if handlers := strings.Join(got.StorageHandlers, " "); handlers != "9p blk blk-ccw ephemeral local mmioblk overlayfs scsi virtio-fs" {
+	if handlers := strings.Join(got.StorageHandlers, " "); handlers != "9p blk blk-ccw ephemeral local mmioblk overlayfs scsi virtio-fs watchable-bind" {
 		t.Errorf("storage handlers %s", handlers)
 	}
 }

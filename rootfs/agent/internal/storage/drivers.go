@@ -26,6 +26,8 @@ var drivers = map[string]driver{
 	"ephemeral": ephemeral,
 	"overlayfs": overlay,
 	"local":     local,
+
+	watchableBind: watchableDriver,
 }
 
 // Drivers returns the names of the drivers.

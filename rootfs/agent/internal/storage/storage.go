@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -29,16 +30,20 @@ type Manager struct {
 	Base    string
 	Devices *device.Finder
 
+	Interval time.Duration // at which watchable storages are looked at; 0 is Kata's
+
 	looking atomic.Bool // at the mounts of the share, and the host may never answer
 
 	mu      sync.Mutex
 	mounted map[string]*mounted
+	covers  map[string]*cover
 }
 
 type mounted struct {
 	driver, source string
 	users          int
-	real           bool // false: a directory alone
+	real           bool     // false: a directory alone
+	watched        *watched // of a watchable storage
 }
 
 // Set is the storages of one sandbox or container, by their mount points, in the order in which they were mounted.
@@ -76,6 +81,9 @@ func (m *Manager) mountOne(ctx context.Context, s *api.Storage) (string, error) 
 	if err != nil {
 		return "", err
 	}
+	if s.Driver == watchableBind {
+		return point, m.mountWatched(ctx, s, source, point)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if joined, err := m.joinLocked(point, s); joined || err != nil {
@@ -84,12 +92,32 @@ func (m *Manager) mountOne(ctx context.Context, s *api.Storage) (string, error) 
 	if err := m.attach(s, source, fstype, relative); err != nil {
 		return "", err
 	}
+	m.enterLocked(point, &mounted{driver: s.Driver, source: s.Source, real: fstype != ""})
+	return point, nil
+}
+
+func (m *Manager) mountWatched(ctx context.Context, s *api.Storage, source, point string) error {
+	w, err := m.watch(ctx, s, source, point)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.enterLocked(point, &mounted{driver: s.Driver, source: s.Source, watched: w})
+	if w.copied {
+		go w.mirror.Follow(m.interval())
+	}
+	return nil
+}
+
+// enterLocked counts the first user of a storage that has just been mounted.
+func (m *Manager) enterLocked(point string, one *mounted) {
 	if m.mounted == nil {
 		m.mounted = map[string]*mounted{}
 	}
-	m.mounted[point] = &mounted{s.Driver, s.Source, 1, fstype != ""}
-	slog.Info("storage mounted", "driver", s.Driver, "source", s.Source, "fstype", fstype, "on", point)
-	return point, nil
+	one.users = 1
+	m.mounted[point] = one
+	slog.Info("storage mounted", "driver", one.driver, "source", one.source, "on", point)
 }
 
 // join counts one more user of a storage that is mounted already; false where its point is free.
@@ -181,6 +209,9 @@ func (m *Manager) Unmount(set Set) error {
 		delete(m.mounted, point)
 		if known.real {
 			errs = append(errs, mount.Unmount(point))
+		}
+		if known.watched != nil {
+			errs = append(errs, m.unwatchLocked(known.watched))
 		}
 	}
 	return errors.Join(errs...)

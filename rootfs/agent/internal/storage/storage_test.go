@@ -53,6 +53,7 @@ func TestStoragesThatAreRefused(t *testing.T) {
 		{Driver: "overlayfs", Fstype: "overlay", Options: []string{"index=off,whatever"}},
 		{Driver: "local", Options: []string{"mode=99"}},
 		{Driver: "local", Options: []string{"uid=1"}},
+		{Driver: "watchable-bind", Source: "/etc"},
 	} {
 		refused(t, codes.InvalidArgument, s)
 	}
@@ -61,7 +62,7 @@ func TestStoragesThatAreRefused(t *testing.T) {
 // What nobody here does is not left out: a volume that was to be encrypted must not be mounted as it is.
 func TestStoragesThatAreNotServed(t *testing.T) {
 	for _, s := range []*api.Storage{
-		{Driver: "watchable-bind"}, {Driver: "nvdimm"}, {Driver: ""},
+		{Driver: "nvdimm"}, {Driver: ""},
 		{Driver: "blk", Source: "/dev/vda", Fstype: "ext4", DriverOptions: []string{"encryption_key=ephemeral"}},
 		{Driver: "ephemeral", FsGroup: &api.FSGroup{GroupId: 5}},
 	} {
