@@ -56,6 +56,16 @@ func TestAnEphemeralStorageGetsAnotherSize(t *testing.T) {
 	a.refused(codes.InvalidArgument, "bind mount", "UpdateEphemeralMounts", update("rshared"))
 }
 
+// The kernel takes another size for a hugetlbfs, and makes nothing of it.
+func TestAHugetlbfsGetsNoOtherSize(t *testing.T) {
+	needRoot(t)
+	a := startAgent(t)
+	pages := &api.Storage{Driver: "ephemeral", Fstype: "hugetlbfs", MountPoint: a.base + "/sandbox/pages"}
+	a.do("CreateSandbox", &api.CreateSandboxRequest{Storages: []*api.Storage{pages}})
+	pages.Options = []string{"size=4m"}
+	a.refused(codes.Unimplemented, "no tmpfs", "UpdateEphemeralMounts", &api.UpdateEphemeralMountsRequest{Storages: []*api.Storage{pages}})
+}
+
 func TestOnlyEphemeralStoragesAreUpdated(t *testing.T) {
 	needRoot(t)
 	a := startAgent(t)
