@@ -23,6 +23,7 @@ KMSG: Final = "char 1:11"
 # Devices that every container has: null, zero, full, random, urandom, tty, ptmx.
 OWN: Final = frozenset(f"char {number}" for number in ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2"))
 # What no container's privilege gives, by the errors that may say so.
+WRITABLE_CGROUP: Final = "/run"  # where a container has its cgroup to write to, as some are given
 DENIED: Final = frozenset(("EPERM", "EACCES", "ENOSYS"))
 
 
@@ -45,7 +46,7 @@ WHOLE: Final = Extent(("/proc", "/sys"), None)
 def prove(stage: Stage, extent: Extent = BRIEF) -> str:
     """Have a container do harm in each way that was found once; return the evidence."""
     disk = stage.storage(DISK)
-    inmate = stage.inhabit("inmate", disk.mount_point, storages=[stage.words[DISK]], change=with_cgroup)
+    inmate = stage.inhabit("inmate", disk.mount_point, storages=[stage.words[DISK]], change=_with_cgroups)
     neighbour = stage.inhabit("neighbour", disk.mount_point)
     devices = _devices(inmate)
     files = _files(inmate, extent.directories)
@@ -145,11 +146,20 @@ def _stops_newcomers(stage: Stage, neighbour: Inhabited) -> float:
     return slowest
 
 
+def _with_cgroups(spec: Spec) -> None:
+    with_cgroup(spec)
+    spec.Mounts.add(destination=WRITABLE_CGROUP, type="cgroup", source="cgroup", options=("rw",))
+
+
 def _processes_are_limited(inmate: Inhabited) -> None:
-    """A container whose specification limits no processes has a limit all the same."""
+    """A container whose specification has no limit has one, and can't change it where it may write to its cgroup."""
     limit = inmate.ask(("limits",)).get("pids.max")
     if not isinstance(limit, str) or not limit.isdecimal():
         raise CheckFailure(f"a container may have {limit!r:.40} processes")
+    expect("the root of its cgroup namespace", inmate.ask(("cgroup",)).get("path"), "/")
+    error = inmate.ask(("put", f"{WRITABLE_CGROUP}/pids.max", "max")).get("error")
+    if error not in DENIED:
+        raise CheckFailure(f"a container may change its own limits: {error!r:.40}")
 
 
 def _takes_processes(stage: Stage, neighbour: Inhabited, processes: int | None) -> float:

@@ -15,15 +15,29 @@ import (
 // The files of a cgroup that say what its processes may take (Documentation/admin-guide/cgroup-v2.rst).
 var limitFiles = []string{"memory.max", "pids.max", "cpu.max"}
 
-// limits tells what the cgroup of this process allows. With a namespace of its own that is the root of what is mounted.
-func limits([]string) (answer, error) {
+// ownCgroup returns where the cgroup of this process is, seen from its cgroup namespace.
+func ownCgroup() (string, error) {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	_, path, found := strings.Cut(strings.TrimSpace(string(text)), "0::")
 	if !found {
-		return nil, fmt.Errorf("no cgroup of version 2 in %q", text)
+		return "", fmt.Errorf("no cgroup of version 2 in %q", text)
+	}
+	return path, nil
+}
+
+func tellCgroup([]string) (answer, error) {
+	path, err := ownCgroup()
+	return answer{"path": path}, err
+}
+
+// limits tells what the cgroup of this process allows.
+func limits([]string) (answer, error) {
+	path, err := ownCgroup()
+	if err != nil {
+		return nil, err
 	}
 	said := answer{}
 	for _, name := range limitFiles {

@@ -12,6 +12,7 @@
 //	echo-env NAME                  {"value","set","uid","gid","cwd","hostname","pid","args","capabilities"}
 //	exit CODE, sleep SECONDS       {}, and that exit code, or that pause first
 //	terminal                       {"line","rows","columns","own","console"}: a line of input, and its terminal
+//	cgroup                         {"path"} of its cgroup, seen from its namespace
 //	limits                         {"memory.max","pids.max","cpu.max"}: texts, of its cgroup
 //	watch; caught SECONDS          {}, from when on signals do not end it; {"signal"}: the number of one that came
 //	take                           takes memory until it is ended for that
@@ -21,7 +22,7 @@
 //	stop-others SECONDS            {}, having stopped all processes that it may again and again for so long
 //	bomb                           makes processes, which make processes
 //	devices                        {"opened","refused"}: lists of "block 254:0" and the like, all that the kernel has
-//	opens PATH                     {"error"}: the name of an error such as EPERM, or ""
+//	opens PATH, put PATH TEXT      {"error"}: the name of an error such as EPERM, or "", of opening and of writing it
 //	writable DIR...                {"tried","opened"}: how many files, and those that could be opened for writing
 //	attempt                        {"calls"}: what only the guest may do, each with an error's name, or ""
 //	symlink TARGET PATH, mknod PATH block|char MAJOR MINOR                  {}
@@ -67,6 +68,7 @@ var commands = map[string]command{
 	"exit":        {1, 1, exit},
 	"sleep":       {1, 1, sleep},
 	"terminal":    {0, 0, terminal},
+	"cgroup":      {0, 0, tellCgroup},
 	"limits":      {0, 0, limits},
 	"watch":       {0, 0, watch},
 	"caught":      {1, 1, tellCaught},
@@ -75,6 +77,7 @@ var commands = map[string]command{
 	"bomb":        {0, 0, bomb},
 	"devices":     {0, 0, devices},
 	"opens":       {1, 1, opens},
+	"put":         {2, 2, put},
 	"writable":    {1, 9, writable},
 	"attempt":     {0, 0, attempt},
 	"symlink":     {2, 2, func(args []string) (answer, error) { return nil, os.Symlink(args[0], args[1]) }},

@@ -158,7 +158,8 @@ func mountCgroups(config cmdline.Config) error {
 		slog.Info("cgroups are version 2, though the command line does not ask for it: there is no other here")
 	}
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	return mountAt(filesystem{"/sys/fs/cgroup", "cgroup2", flags, "", true})
+	// a container that may write to its cgroup can't change its own limits: they are its parent's to set
+	return mountAt(filesystem{"/sys/fs/cgroup", "cgroup2", flags, "nsdelegate", true})
 }
 
 func setHostname() error {

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -56,9 +57,18 @@ func (c *Cgroup) populated() (bool, error) {
 	return !strings.Contains(string(text), "populated 0\n"), err
 }
 
+// open opens one of the cgroup's files. Its directory stays open meanwhile: when it was removed, its descriptor's number may be
+// another cgroup's.
 func (c *Cgroup) open(name string, flags int) (*os.File, error) {
-	fd, err := unix.Openat(int(c.directory.Fd()), name, flags|unix.O_CLOEXEC, 0)
+	raw, err := c.directory.SyscallConn()
 	if err != nil {
+		return nil, err
+	}
+	var fd int
+	closed := raw.Control(func(directory uintptr) {
+		fd, err = unix.Openat(int(directory), name, flags|unix.O_CLOEXEC, 0)
+	})
+	if err := errors.Join(closed, err); err != nil {
 		return nil, fmt.Errorf("open %s of a container's cgroup: %w", name, err)
 	}
 	return os.NewFile(uintptr(fd), name), nil

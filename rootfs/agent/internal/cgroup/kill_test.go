@@ -60,4 +60,8 @@ func TestAllProcessesOfACgroupEnd(t *testing.T) {
 	if err := c.Wait(limit); err != nil {
 		t.Error(err)
 	}
+	c.directory.Close() // as Remove does
+	if err := c.Kill(); err == nil {
+		t.Error("a cgroup that was let go is killed")
+	}
 }

@@ -97,7 +97,7 @@ Linux.Resources.Network          a limit, and no protection: it is logged
 
 // values has the fields that are served with some of their values only, and these.
 var values = map[string][]string{
-	"Linux.Namespaces.Type":   {"mount", "pid", "ipc", "uts"},
+	"Linux.Namespaces.Type":   {"mount", "pid", "ipc", "uts", "cgroup"},
 	"Linux.RootfsPropagation": {"private", "rprivate", "slave", "rslave"},
 }
 

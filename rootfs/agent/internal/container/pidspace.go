@@ -70,11 +70,17 @@ func (c *container) kill(ctx context.Context) error {
 }
 
 func (c *container) killJoined(ctx context.Context) error {
-	if err := c.cgroup.Kill(); err != nil {
-		return err
+	err := c.cgroup.Kill()
+	if err == nil {
+		_, err = c.init.wait(ctx)
 	}
-	if _, err := c.init.wait(ctx); err != nil {
-		return err
+	if err == nil {
+		err = c.cgroup.Wait(ctx)
 	}
-	return c.cgroup.Wait(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == gone { // somebody else has removed it, and its cgroup
+		return nil
+	}
+	return err
 }

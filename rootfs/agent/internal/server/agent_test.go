@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -62,7 +63,7 @@ func startAgent(t *testing.T) *agent {
 	server, err := service.New()
 	a.must(err)
 	// not below the test's directory: its name may be longer than a socket's may be
-	listener, err := net.Listen("unix", "@guestforge-test-"+filepath.Base(directory)+t.Name())
+	listener, err := net.Listen("unix", fmt.Sprint("@guestforge-test-", os.Getpid(), filepath.Base(directory), t.Name()))
 	a.must(err)
 	go server.Serve(context.Background(), listener)
 	conn, err := net.Dial("unix", listener.Addr().String())

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -151,14 +152,20 @@ func TestAContainerKeepsToItself(t *testing.T) {
 	want := map[string]string{
 		"/proc": "proc rw", "/dev": "tmpfs rw", "/tmp": "tmpfs rw", "/data": "tmpfs ro", "/proc/sys": "proc ro",
 	}
-	files, err := os.ReadDir("/proc")
+	tops, err := filepath.Glob("/proc/[a-z]*")
 	a.must(err)
-	for _, file := range files { // what lies beside the directories, and is there to be written
-		if info, err := file.Info(); err == nil && info.Mode().IsRegular() && info.Mode()&0o222 != 0 {
-			want["/proc/"+file.Name()] = "proc ro"
-		}
+	for _, top := range tops { // what is there to be written; the links to processes are not followed
+		filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return nil
+			}
+			if info, err := entry.Info(); err == nil && info.Mode().IsRegular() && info.Mode()&0o222 != 0 {
+				want[top] = "proc ro"
+			}
+			return nil
+		})
 	}
-	a.expect(want["/proc/mtrr"]+want["/proc/sysrq-trigger"] != "", true, "that this kernel has such files")
+	a.expect(len(want) > 6, true, "that this kernel has more to be written than /proc/sys")
 	for target, kind := range want {
 		a.expect(targets[target], kind, target)
 	}

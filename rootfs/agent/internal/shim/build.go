@@ -20,6 +20,10 @@ func build(spec *api.Spec) error {
 	if err := enterSandbox(spec.Hostname); err != nil {
 		return err
 	}
+	// by now this process is in the container's cgroup, which is the root of what is seen from in here
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("make a cgroup namespace: %w", err)
+	}
 	// Mounts of the container must not show in the guest. The other way round they may: a slave gets what is unmounted.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("separate the mounts: %w", err)

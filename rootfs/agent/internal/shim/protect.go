@@ -3,7 +3,9 @@ package shim
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +50,7 @@ func protect(masked nullMounts, readonly []string) error {
 		}
 	}
 	if slices.Contains(readonly, "/proc/sys") { // a container that may write there is to have the guest
-		more, err := settings()
+		more, err := settings(readonly)
 		if err != nil {
 			return err
 		}
@@ -62,21 +64,37 @@ func protect(masked nullMounts, readonly []string) error {
 	return nil
 }
 
-// settings returns files of /proc that are there to be written and are not in any directory, such as /proc/cio_ignore of s390x,
-// which takes devices from the guest. Lists of read-only paths are made for other machines, and know what those have.
-func settings() ([]string, error) {
+// settings returns what is there to be written in /proc, besides processes and what is read-only already: files, and
+// directories with such files in them. Lists of read-only paths are made for other machines, and know what those have; by
+// /proc/powerpc/ofdt or /proc/cio_ignore of s390x devices are taken from a guest.
+func settings(readonly []string) ([]string, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
 	var found []string
 	for _, entry := range entries {
-		info, err := entry.Info()
-		if err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o222 != 0 {
-			found = append(found, "/proc/"+entry.Name())
+		path := "/proc/" + entry.Name()
+		if entry.Name()[0] > '9' && !slices.Contains(readonly, path) && writable(path) {
+			found = append(found, path)
 		}
 	}
 	return found, nil
+}
+
+var errFound = errors.New("found")
+
+// writable tells whether a path is, or has below it, a file that is there to be written.
+func writable(path string) bool {
+	return errFound == filepath.WalkDir(path, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return nil
+		}
+		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o222 != 0 {
+			return errFound
+		}
+		return nil
+	})
 }
 
 func mask(path string, null *os.File) error {

@@ -82,7 +82,7 @@ func joinContainer() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // no mount namespace for a thread that shares its root
 		return fmt.Errorf("leave the shared file system state: %w", err)
 	}
-	const spaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
+	const spaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
 	if err := unix.Setns(pidFD, spaces); err != nil {
 		return fmt.Errorf("enter the container: %w", err)
 	}
