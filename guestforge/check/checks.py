@@ -81,8 +81,10 @@ def look_at_storage(boot: Boot, name: str) -> str:
     return "all of it there after power-off"
 
 
-def use_containers(boot: Boot, proof: Callable[[Stage], str]) -> str:
-    """Containers are driven as a container runtime does it."""
+def use_containers(boot: Boot, proof: Callable[[Stage], str], *storages: str) -> str:
+    """Containers are driven as a container runtime does it, with the storages of some checks."""
+    for name in storages:
+        boot.prepared(name)
     return boot.guest.drive(proof, boot.countdown())
 
 
@@ -114,11 +116,11 @@ def _on_storage(name: str, served_by: str | None = None) -> Check[Boot]:
     )
 
 
-def _of_containers(name: str, proof: Callable[[Stage], str], *needs: str) -> Check[Boot]:
+def _of_containers(name: str, proof: Callable[[Stage], str], *storages: str) -> Check[Boot]:
     def excuse(boot: Boot) -> str | None:
         return None if boot.machine.artifacts.own_agent else "it has been tried with our own agent alone"
 
-    return Check(name, lambda boot: use_containers(boot, proof), needs=needs, excuse=excuse)
+    return Check(name, lambda boot: use_containers(boot, proof, *storages), needs=storages, excuse=excuse)
 
 
 CHECKS: tuple[Check[Boot], ...] = (

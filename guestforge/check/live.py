@@ -224,8 +224,9 @@ class LiveGuest:
 
     def drive(self, proof: Callable[[Stage], str], left: Callable[[], float]) -> str:
         """Have containers driven through a task service; return the evidence."""
-        with self._agent_errors():
-            return proof(Stage(self._agent, TaskService(self._agent), self._storages, self._words, left))
+        stage = Stage(self._agent, TaskService(self._agent), self._storages, self._words, left)
+        with self._agent_errors(), stage.cleared():
+            return proof(stage)
 
     def release(self, storage: Storage, timeout: float) -> None:
         """Have the agent unmount a storage."""

@@ -1,19 +1,20 @@
 """Where the checks of containers take place: a guest's task service, and containers in which the probe answers."""
 
+import contextlib
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from guestforge.agent.client import AgentClient
 from guestforge.agent.dialogue import Dialogue
-from guestforge.agent.errors import Code, RpcError
+from guestforge.agent.errors import AgentError, Code, RpcError
 from guestforge.agent.metrics import guest_memory, held, parse_metrics
 from guestforge.agent.spec import Spec, container_spec, process
 from guestforge.agent.storage import Storage as AgentStorage
 from guestforge.agent.tasks import TaskError, TaskService
-from guestforge.check.engine import CheckFailure
+from guestforge.check.engine import CheckFailure, RunEnded
 from guestforge.check.exercise import Answer
 from guestforge.check.probe import OUTPUT_LIMIT, PROBE, ProbeTalk
 from guestforge.check.storages import Storage
@@ -108,6 +109,16 @@ class Stage:
         """End all containers, the last one first."""
         for name in reversed(self._names.copy()):
             self.end(name)
+
+    @contextlib.contextmanager
+    def cleared(self) -> Iterator[None]:
+        """End all containers where the block fails, as far as that goes, so that other checks have room."""
+        try:
+            yield
+        except (AgentError, CheckFailure):
+            with contextlib.suppress(AgentError, RunEnded):
+                self.end_all()
+            raise
 
     def held(self) -> Mapping[str, int]:
         """Return how much the guest has of what can be left behind."""

@@ -5,15 +5,13 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from changed import changed_initrd, changed_sources
 from rig import Faults
 
 from guestforge.arch import ARCHES, PPC64LE, S390X, X86_64
 from guestforge.check import live
 from guestforge.check.checks import CHECKS
-from guestforge.image.initrd_step import INITRD, initrd_step
-from guestforge.project.layout import AGENT_SOURCES
-from guestforge.rootfs.agent import AGENT, PROBE, program_step
-from guestforge.rootfs.parts import Parts
+from guestforge.rootfs.agent import PROBE, program_step
 from guestforge.vmm import machine as machine_module
 from guestforge.vmm import virtiofs
 from guestforge.vmm.virtiofsd import why_not
@@ -79,48 +77,24 @@ def test_server_that_takes_a_guest_for_the_host_fails_the_check(rig, arch):
     assert "differ" in outcome.report.served_by("virtio-fs")
 
 
-def changed_sources(directory, file, changes):
-    """Return a copy of our Go sources with parts of a file changed."""
-    sources = directory / "agent"
-    shutil.copytree(AGENT_SOURCES, sources)
-    place = sources / file
-    text = place.read_text()
-    for old, new in changes.items():
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    place.write_text(text)
-    return sources
-
-
-@pytest.fixture
-def changed_agent(pipeline, tmp_path):
-    """Returns an initrd with the real agent, built with parts of its table of storage drivers changed."""
-
-    def build(arch, changes):
-        sources = changed_sources(tmp_path, "internal/storage/drivers.go", changes)
-        one = pipeline(arch.name)
-        parts = Parts(program_step(one.store, arch, AGENT, one.jobs, sources))
-        return one.entry(initrd_step(arch, one.steps.rootfs, parts, one.steps.kernel)).file(INITRD)
-
-    return build
-
-
+DRIVERS = "internal/storage/drivers.go"
 NO_9P = {'"9p":        plan9,': ""}
 # It takes a disk by its node alone, as a kata-agent does one that was there before it.
 BY_NODE = {"disk(device.NodeOrPCI)": "disk(device.Node)", '"blk-ccw":   disk(device.CCW),': ""}
 
 
 @each
-def test_agent_without_a_driver_fails_its_details(rig, arch, changed_agent):
-    outcome = rig.check(arch.name, initrd=changed_agent(arch, NO_9P))
+def test_agent_without_a_driver_fails_its_details(rig, arch, pipeline, tmp_path):
+    outcome = rig.check(arch.name, initrd=changed_initrd(pipeline(arch.name), tmp_path, DRIVERS, NO_9P))
     assert outcome.failures == ["agent-details"]
     assert "no storage driver 9p" in outcome.error.report()
     assert {outcome.statuses[name] for name in ("virtio-blk", "virtio-fs", "virtio-9p")} == {"skip"}
 
 
 @each
-def test_another_agent_is_judged_by_what_it_serves(rig, arch, changed_agent):
-    outcome = rig.check(arch.name, initrd=changed_agent(arch, NO_9P | BY_NODE), own_agent=False)
+def test_another_agent_is_judged_by_what_it_serves(rig, arch, pipeline, tmp_path):
+    initrd = changed_initrd(pipeline(arch.name), tmp_path, DRIVERS, NO_9P | BY_NODE)
+    outcome = rig.check(arch.name, initrd=initrd, own_agent=False)
     assert outcome.report.verdict == "pass"
     assert outcome.report.judged_by == ("virtio-blk", "virtio-fs")
     assert [result.name for result in outcome.report.left_out] == ["virtio-9p", "container", "isolation"]
@@ -179,3 +153,117 @@ def test_a_probe_that_breaks_the_talk_fails_its_check(rig, pipeline, tmp_path, l
     probe = one.entry(program_step(one.store, X86_64, PROBE, one.jobs, sources)).file(PROBE)
     outcome = rig.check("x86_64", probe=probe, timeout=6)
     assert re.search(message, assert_only(outcome, "virtio-9p")["virtio-9p"])
+
+
+CGROUP, SHIM = "internal/cgroup/cgroup.go", "internal/shim/"
+ALL_CAPABILITIES = "1<<41 - 1"
+# What an agent does wrong, where, and what the check of containers says of it.
+FAULTS = {
+    "container": {
+        "a pause that stops nothing": (
+            CGROUP,
+            {"err := c.manager.Freeze(cgroups.Frozen)": "var err error"},
+            "a paused container's program went on",
+        ),
+        "limits that stay as they were": (
+            CGROUP,
+            {"limits.SkipDevices = len(asked.GetDevices()) == 0": "limits.SkipDevices = true\n\tlimits.Memory = 0"},
+            "the container's cgroup is",
+        ),
+        "a cgroup that stays": (CGROUP, {"return c.manager.Destroy()": "return nil"}, "left behind: .* cgroups"),
+        "a descriptor that stays": (
+            CGROUP,
+            {"c.directory.Close()": "unix.Dup(int(c.directory.Fd()))\n\t\tc.directory.Close()"},
+            "left behind: .* agent_files",
+        ),
+        "memory that stays": (
+            CGROUP,
+            {
+                "return c.manager.Destroy()": (
+                    'kept = append(kept, strings.Repeat("x", 1<<20)...)\n\treturn c.manager.Destroy()'
+                ),
+                "// Remove takes a cgroup": "var kept []byte\n\n// Remove takes a cgroup",
+            },
+            "KiB of the guest's memory are gone",
+        ),
+        "a byte that is lost": (
+            "internal/container/stream.go",
+            {"return data[:n], nil": "if n > 32768 {\n\t\t\tn--\n\t\t}\n\t\treturn data[:n], nil"},
+            "bytes through a process",
+        ),
+        "another signal": (
+            "internal/container/manager.go",
+            {
+                "return c.signalInit(unix.Signal(signal))": (
+                    "if signal == 10 {\n\t\t\tsignal = 12\n\t\t}\n\t\treturn c.signalInit(unix.Signal(signal))"
+                ),
+            },
+            "the signal that came is 12, not 10",
+        ),
+        "a terminal of one size": (
+            "internal/container/terminal.go",
+            {"err = setSize(int(fd), rows, columns)": "err = nil"},
+            "the terminal is",
+        ),
+        "somebody else's lack of memory": (
+            "internal/container/resources.go",
+            {"\treturn id, err\n": '\treturn id + "x", err\n'},
+            "who ran out of memory is 'hungryx'",
+        ),
+    },
+    "isolation": {
+        "every device": (
+            CGROUP,
+            {
+                "manager, err := create(path, limits)": (
+                    "limits.SkipDevices = true\n\tmanager, err := create(path, limits)"
+                ),
+            },
+            "opened devices that are not its own",
+        ),
+        "no limit of processes": (CGROUP, {"limits.PidsLimit = &t.pids": "_ = t.pids"}, "may have 'max' processes"),
+        "nothing read-only": (
+            f"{SHIM}protect.go",
+            {"for _, path := range readonly {": "for _, path := range readonly[:0] {"},
+            "may write to the guest's /proc/",
+        ),
+        "every capability": (
+            f"{SHIM}restrict.go",
+            {
+                "dropBounding(sets[0])": f"dropBounding({ALL_CAPABILITIES})",
+                "return setCapabilities(sets[1], sets[2], sets[3], sets[4])": (
+                    f"return setCapabilities({ALL_CAPABILITIES}, {ALL_CAPABILITIES}, sets[3], sets[4])"
+                ),
+            },
+            "may do what only the guest may: ",
+        ),
+        "links in a volume": (
+            "internal/safepath/safepath.go",
+            {"unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS": "unix.RESOLVE_IN_ROOT"},
+            "through a link that a container had made",
+        ),
+        "the guest's cgroups": (
+            f"{SHIM}build.go",
+            {"unix.Unshare(unix.CLONE_NEWCGROUP)": "error(nil)"},
+            "the root of its cgroup namespace is",
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("check", "fault"), [(check, fault) for check, faults in FAULTS.items() for fault in faults], ids=str
+)
+def test_an_agent_that_does_wrong_with_containers_fails_their_check(rig, pipeline, tmp_path, monkeypatch, check, fault):
+    """Of the checks those of storages are left out, for they take their time."""
+    left_out = {"virtio-blk", "virtio-fs", "virtio-9p"}
+    table = [
+        replace(each, needs=tuple(need for need in each.needs if need not in left_out))
+        for each in CHECKS
+        if each.name not in left_out
+    ]
+    monkeypatch.setattr("guestforge.check.run.CHECKS", table)
+    file, changes, message = FAULTS[check][fault]
+    outcome = rig.check("x86_64", initrd=changed_initrd(pipeline("x86_64"), tmp_path, file, changes))
+    assert outcome.failures == [check]
+    assert re.search(message, next(each.detail for each in outcome.report.checks if each.name == check))
