@@ -19,6 +19,7 @@ from guestforge.check.stage import Inhabited, Stage, expect, with_cgroup
 from guestforge.check.storages import DISK, STORAGE_POINT
 
 MIB: Final = 1 << 20
+WRITTEN: Final = 100_001  # bytes of a file
 FROZEN: Final = 0.3  # seconds in which a probe that is not frozen has long answered
 ROWS, COLUMNS = 50, 132
 UPPER: Final = f"{STORAGE_POINT}upper"
@@ -36,7 +37,7 @@ class Extent:
 
 
 # Of each check, as each build has two, and what the tests do once for each architecture.
-BRIEF: Final = Extent(at_once=4, rounds=6, streamed=MIB + 3, leak_kib=2 * 1024)
+BRIEF: Final = Extent(at_once=3, rounds=5, streamed=MIB + 3, leak_kib=6 * 1024)
 WHOLE: Final = Extent(at_once=50, rounds=100, streamed=16 * MIB, leak_kib=4 * 1024)
 
 
@@ -107,7 +108,8 @@ def _on_disk(stage: Stage) -> Inhabited:
 def _on_share(stage: Stage) -> None:
     share, seed = stage.storage("virtio-fs"), secrets.token_hex(16)
     made = stage.inhabit("on-share", share.mount_point, storages=[stage.words[share.check]])
-    written = exercise.writing(seed, "/out/by-container", exercise.holds_pattern("out/by-container", seed))
+    look = exercise.holds_pattern("out/by-container", seed, WRITTEN)
+    written = exercise.writing(seed, WRITTEN, "/out/by-container", look)
     _perform((*exercise.root_steps(share.tree, share.fstype), written), made, share.view)
 
 
@@ -121,7 +123,7 @@ def _on_overlay(stage: Stage) -> None:
         AgentStorage("overlayfs", "overlay", "overlay", OVERLAY, layers),
     ]
     made = stage.inhabit("on-overlay", OVERLAY, storages=storages)
-    written = exercise.writing(seed, "/out/overlaid", exercise.is_gone("out/overlaid"))
+    written = exercise.writing(seed, WRITTEN, "/out/overlaid", exercise.is_gone("out/overlaid"))
     _perform((*exercise.root_steps(share.tree, "overlay"), written), made, share.view)
 
 

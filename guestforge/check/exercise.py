@@ -81,19 +81,19 @@ def steps(nonce: str, tree: Tree, fstype: str) -> tuple[Step, ...]:
 
 def root_steps(tree: Tree, fstype: str) -> tuple[Step, ...]:
     """Return what shows that a container's root is a storage that holds `tree`, seen as `fstype`."""
-    return (Step("the mount", ("mounts",), _mounted(fstype)), _read(tree, "/data/nonce"), _read(tree, "/data/blob"))
+    return (Step("the mount", ("mounts",), _mounted(fstype)), _read(tree, "/data/nonce"))
 
 
-def writing(seed: str, path: str, look: Look) -> Step:
+def writing(seed: str, size: int, path: str, look: Look) -> Step:
     """Return the writing of what follows from a seed to a path, and what the host must see of that."""
-    return Step(f"a new file {path}", ("write", path, str(WRITTEN_SIZE), seed), _wrote(seed), look)
+    return Step(f"a new file {path}", ("write", path, str(size), seed), _wrote(seed, size), look)
 
 
-def holds_pattern(path: str, seed: str) -> Look:
+def holds_pattern(path: str, seed: str, size: int) -> Look:
     """Return the look for what `writing` has written."""
 
     def look(view: HostView) -> Problem:
-        return _holds(path, pattern(seed, WRITTEN_SIZE))(view)
+        return _holds(path, pattern(seed, size))(view)
 
     return look
 
@@ -112,7 +112,7 @@ def _changes(nonce: str, tree: Tree) -> tuple[Step, ...]:
     kept = _file(tree, "/data/old")
     cut = _file(tree, "/data/long")[:TRUNCATED_SIZE]
     return (
-        writing(seed, "/out/written", holds_pattern("out/written", seed)),
+        writing(seed, WRITTEN_SIZE, "/out/written", holds_pattern("out/written", seed, WRITTEN_SIZE)),
         Step("rename", ("rename", "/data/old", "/data/new"), _did,
              _both(is_gone("data/old"), _holds("data/new", kept))),
         Step("unlink", ("unlink", "/data/doomed"), _did, is_gone("data/doomed")),
@@ -173,10 +173,10 @@ def _link(tree: Tree, path: str) -> Step:
     return Step(f"the symbolic link {path}", ("stat", path), _agrees({"type": "symlink", "target": node.target}))
 
 
-def _wrote(seed: str) -> Judge:
+def _wrote(seed: str, size: int) -> Judge:
     def judge(answer: Answer) -> Problem:
-        digest = hashlib.sha256(pattern(seed, WRITTEN_SIZE)).hexdigest()  # only now: no boot waits for it to begin
-        return _agrees({"size": WRITTEN_SIZE, "sha256": digest})(answer)
+        digest = hashlib.sha256(pattern(seed, size)).hexdigest()  # only now: no boot waits for it to begin
+        return _agrees({"size": size, "sha256": digest})(answer)
 
     return judge
 

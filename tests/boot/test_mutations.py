@@ -180,7 +180,7 @@ FAULTS = {
             CGROUP,
             {
                 "return c.manager.Destroy()": (
-                    'kept = append(kept, strings.Repeat("x", 1<<20)...)\n\treturn c.manager.Destroy()'
+                    'kept = append(kept, strings.Repeat("x", 2<<20)...)\n\treturn c.manager.Destroy()'
                 ),
                 "// Remove takes a cgroup": "var kept []byte\n\n// Remove takes a cgroup",
             },
