@@ -2,8 +2,10 @@
 
 Only what leaves the host as it is: a sandbox wipes /run/kata-containers, and containers need root. Real boots do these.
 Never as PID 1 of a namespace either: it would set the machine up, and devtmpfs is the host's in every mount namespace.
+Its network is one of its own: a request for no routes at all once took the host's.
 """
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from guestforge.core.run import Process, run, spawn
 pytestmark = pytest.mark.slow
 
 SOURCES = Path(__file__).parents[2] / "rootfs" / "agent"
+APART = ("unshare", "--net", *(() if os.geteuid() == 0 else ("--map-root-user",)))
 GO = Path(sys.executable).with_name("go")
 SERVED = {
     "GetGuestDetails", "CreateSandbox", "DestroySandbox", "CopyFile", "GetVolumeStats", "SetGuestDateTime",
@@ -46,7 +49,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, P
     run(argv, cwd=SOURCES, env={"CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}, timeout=500)
     path = place / "s"
     env = {"KATA_AGENT_SERVER_ADDR": f"unix://{path}"}
-    with (place / "log").open("wb") as log, spawn([place / "agent"], env=env, stdout=log) as process:
+    with (place / "log").open("wb") as log, spawn([*APART, place / "agent"], env=env, stdout=log) as process:
         yield process, path
     print((place / "log").read_text())  # shown by pytest when a test failed
 
@@ -114,3 +117,7 @@ def test_many_threads_share_one_connection(client: AgentClient) -> None:
 def test_two_connections_are_served_at_once(client: AgentClient, agent: tuple[Process, Path]) -> None:
     with wait_ready(partial(unix_connect, agent[1]), 5) as other:
         assert other.version() == client.version()
+
+
+def test_it_has_no_interface_of_the_hosts(client: AgentClient) -> None:
+    assert [interface.name for interface in client.list_interfaces()] == ["lo"]

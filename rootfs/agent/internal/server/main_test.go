@@ -50,7 +50,8 @@ func again() int {
 	test := exec.Command("/proc/self/exe", os.Args[1:]...)
 	test.Env = append(os.Environ(), separate+"=1")
 	test.Stdin, test.Stdout, test.Stderr = os.Stdin, os.Stdout, os.Stderr
-	test.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL}
+	const apart = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET
+	test.SysProcAttr = &syscall.SysProcAttr{Cloneflags: apart, Pdeathsig: unix.SIGKILL}
 	if err := test.Run(); err != nil {
 		return 1
 	}
