@@ -12,12 +12,11 @@ import pytest
 from agents import DIES, EXITS, SLEEPS, WARNS, Agents
 from command import INVOKE, Running, on_small_disk
 from faulty import HANGING
-from rig import Faults, kill
+from rig import TABLE, Faults, kill
 
 from guestforge.agent.storage import SHARE_TAG
 from guestforge.arch import PPC64LE
 from guestforge.check import fixtures, live
-from guestforge.check.checks import CHECKS
 from guestforge.core.errors import CheckError
 from guestforge.kernel.step import KERNEL, kernel_step
 from guestforge.project.load import load_kernel
@@ -27,7 +26,7 @@ pytestmark = [pytest.mark.boot, pytest.mark.timeout(120)]
 SOON = 5.0  # seconds from an event to the end of the run, cleaned up, on a loaded host
 TO_AGENT = ("kernel-up", "agent-ready", "agent-details")
 SERVER = f"share {SHARE_TAG}"
-ALL = tuple(check.name for check in CHECKS)
+ALL = tuple(check.name for check in TABLE)
 
 
 @pytest.fixture
@@ -91,7 +90,7 @@ def test_kernel_without_virtio_fs_fails_that_check_alone(rig, pipeline):
     source = normal.steps.kernel.uses["source"].step
     entry = normal.entry(kernel_step(normal.store, normal.arch, changed, source, jobs=normal.jobs))
     outcome = rig.check(kernel=entry.path / KERNEL)
-    passed = tuple(name for name in ALL if name not in {"virtio-fs", "container"})  # it has a root on the share
+    passed = tuple(name for name in ALL if name != "virtio-fs")
     assert_fails(outcome, "virtio-fs", "the agent refused a container with it", passed=passed, within=None)
 
 
@@ -193,8 +192,7 @@ def test_storages_with_the_content_of_another_run_fail(rig, monkeypatch):
     outcome = rig.check()
     assert written == storages
     assert outcome.failures == storages
-    skipped = {"container", "isolation"}
-    assert {name for name, status in outcome.statuses.items() if status == "pass"} == {*ALL} - {*storages} - skipped
+    assert {name for name, status in outcome.statuses.items() if status == "pass"} == set(ALL) - set(storages)
     for name in storages:
         assert "/data/nonce, seen by the guest: sha256 is" in details(outcome)[name]
 
