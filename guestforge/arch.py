@@ -33,6 +33,7 @@ class Arch:
     backports_qemu: str  # the same in the backports of a release
     go: str  # GOARCH
     go_settings: tuple[tuple[str, str], ...]  # what chooses the processor for Go, at Go's own default
+    oci_variant: str  # of an image, where it may name one: the `variant` of an OCI platform
     elf_machine: int  # e_machine, from the registry of the System V ABI
     # the guest's binary interface, as FUSE messages and system calls show it
     byte_order: ByteOrder
@@ -82,6 +83,7 @@ X86_64 = Arch(
     backports_qemu="qemu-system-x86",
     go="amd64",
     go_settings=(("GOAMD64", "v1"),),
+    oci_variant="",
     elf_machine=62,
     byte_order="little",
     open_flags="generic",
@@ -123,6 +125,7 @@ AARCH64 = Arch(
     backports_qemu="qemu-system-arm",
     go="arm64",
     go_settings=(("GOARM64", "v8.0"),),
+    oci_variant="v8",
     elf_machine=183,
     byte_order="little",
     open_flags="arm64",
@@ -162,6 +165,7 @@ PPC64LE = Arch(
     backports_qemu="qemu-system-ppc",
     go="ppc64le",
     go_settings=(("GOPPC64", "power8"),),
+    oci_variant="",
     elf_machine=21,
     byte_order="little",
     open_flags="powerpc",
@@ -202,6 +206,7 @@ S390X = Arch(
     backports_qemu="qemu-system-s390x",
     go="s390x",
     go_settings=(),
+    oci_variant="",
     elf_machine=22,
     byte_order="big",
     open_flags="generic",

@@ -16,6 +16,7 @@ from guestforge.core.need import Need
 from guestforge.core.progress import say
 from guestforge.core.run import spawn
 from guestforge.host.packages import ensure
+from guestforge.oci import image
 from guestforge.pipeline import Pipeline
 from guestforge.project.layout import CHECKOUT
 from guestforge.project.options import TESTED, BuildOptions, SelftestOptions, processors
@@ -30,6 +31,7 @@ TEST_NEEDS: Final = (
     Need("gpg-agent", tool="gpg-agent"),  # signs; gpg only recommends it
     Need("cpio", tool="cpio"),
     SECCOMP,
+    *image.NEEDS,
 )
 CODE: Final = ("guestforge", "tests", "tasks.py")
 

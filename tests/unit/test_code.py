@@ -41,6 +41,7 @@ STALE = {
     "guestforge.kernel.dotconfig": {KERNEL, "initrd"},
     "guestforge.kernel.estimate": set(),
     "guestforge.core.progress": set(),
+    "guestforge.oci.image": set(),
     "guestforge.project.bounds": set(),
     "guestforge.cli.render": set(),
     "guestforge.rootfs.agent": {*PROGRAMS},
