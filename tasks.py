@@ -13,6 +13,7 @@ from guestforge.project.options import (
     CheckOptions,
     CleanOptions,
     ConformOptions,
+    ContainerOptions,
     DebugOptions,
     HostBenchOptions,
     MakeOptions,
@@ -89,11 +90,11 @@ def conform(built: BuildOptions, making: MakeOptions, checks: CheckOptions, tria
 
 
 @job()
-def run(built: DebugOptions, terminal: TerminalOptions) -> None:
-    """Start a guest with its console on the terminal; Ctrl-A X leaves it."""
+def run(built: DebugOptions, terminal: TerminalOptions, container: ContainerOptions) -> int | None:
+    """Start a guest with its console on the terminal; Ctrl-A X leaves it. Or a container in one, of an OCI image."""
     from guestforge.cli import interactive
 
-    interactive.run(built, terminal)
+    return interactive.run(built, terminal, container)
 
 
 @job(without=("verbose",))

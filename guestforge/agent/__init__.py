@@ -4,6 +4,7 @@ from typing import Final
 
 # The modules that other packages may import.
 FACE: Final[tuple[str, ...]] = (
+    "attached",
     "client",
     "container",
     "dialogue",

@@ -131,9 +131,14 @@ class AgentClient(GuestCalls):
         """Return a process's standard error up to its end, as read_stdout does its output."""
         return self._read_stream("ReadStderr", container_id, exec_id, limit, timeout)
 
-    def read_some(self, container_id: str, exec_id: str = "", timeout: float | None = None) -> bytes:
-        """Return what a process has written to its standard output since, once there is some; nothing at its end."""
-        return self._read_piece("ReadStdout", container_id, exec_id, timeout)
+    def read_some(
+        self, container_id: str, exec_id: str = "", timeout: float | None = None, *, errors: bool = False
+    ) -> bytes:
+        """Return what a process has written to its standard output since, once there is some; nothing at its end.
+
+        With `errors` that is its standard error.
+        """
+        return self._read_piece("ReadStderr" if errors else "ReadStdout", container_id, exec_id, timeout)
 
     def write_stdin(self, container_id: str, data: bytes, exec_id: str = "", timeout: float | None = None) -> None:
         """Write all of `data` to a process's standard input; `timeout` is for all of it."""

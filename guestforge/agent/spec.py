@@ -8,11 +8,13 @@ one to each container by itself, and kata-agent can't enter a container with two
 
 from collections.abc import Mapping, Sequence
 
-from guestforge.agent.proto import oci_pb2
+from guestforge.agent.proto import oci_pb2, types_pb2
 
 Spec = oci_pb2.Spec
 Process = oci_pb2.Process
 Resources = oci_pb2.LinuxResources
+Interface = types_pb2.Interface
+Route = types_pb2.Route
 
 OCI_VERSION = "1.0.2"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -96,6 +98,11 @@ def limits(*, memory: int = 0, processes: int = 0, quota: int = 0) -> Resources:
         CPU=oci_pb2.LinuxCPU(Quota=quota, Period=QUOTA_PERIOD),
         Pids=oci_pb2.LinuxPids(Limit=processes),
     )
+
+
+def address(ip: str, prefix: int) -> types_pb2.IPAddress:
+    """Return an address of an interface."""
+    return types_pb2.IPAddress(address=ip, mask=str(prefix))
 
 
 def _mount(destination: str, kind: str, source: str, options: tuple[str, ...]) -> oci_pb2.Mount:

@@ -26,6 +26,7 @@ Ended = ConnectionLostError | ProtocolError  # why a connection is no more
 
 READ_SIZE = 64 * 1024
 LOGGED_STRAYS = 10  # frames without a call; a guest could fill the log with more
+MAX_POLL = 2_000_000.0  # seconds: poll(2) takes milliseconds in 32 bits
 MAX_TIMEOUT_NANO = 2**63 - 1
 
 log = logging.getLogger(__name__)
@@ -263,7 +264,7 @@ def _request(service: str, method: str, request: Message, timeout: float | None)
 
 
 def _wait(sock: socket.socket, event: int, seconds: float | None) -> bool:
-    """Whether a socket is ready for an event, or at its end, within `seconds`."""
+    """Whether a socket is ready for an event, or at its end, within `seconds`, of which MAX_POLL are waited for."""
     poll = select.poll()
     poll.register(sock, event)
-    return bool(poll.poll(None if seconds is None else seconds * 1000))
+    return bool(poll.poll(None if seconds is None else min(seconds, MAX_POLL) * 1000))

@@ -40,16 +40,17 @@ def job(*, without: tuple[str, ...] = ()) -> Callable[[Body], Task[Any]]:
         }
 
         @functools.wraps(function)
-        def body(_context: Context, **typed: Given | list[str]) -> None:
-            given = {name.replace("_", "-"): _value(value) for name, value in typed.items()}
+        def body(context: Context, **typed: str | bool | list[str] | None) -> None:
+            given = {name: _value(declared[name], value) for name, value in _by_name(typed)}
+            given |= {name: _rest(context) for name, option in declared.items() if option.rest}
             with _shown(given):
                 code = _guarded(lambda: function(**{name: read(record, given) for name, record in records.items()}))
             if code:
                 raise SystemExit(code)
 
         body.__signature__ = _signature(declared.values())  # type: ignore[attr-defined]
-        helps = {name: option.help for name, option in declared.items()}
-        lists = [name for name, option in declared.items() if option.many]
+        helps = {name: option.help for name, option in declared.items() if not option.rest}
+        lists = [name for name, option in declared.items() if option.many or option.each]
         return cast("Task[Any]", task(body, help=helps, auto_shortflags=False, iterable=lists))
 
     return decorate
@@ -86,16 +87,31 @@ def _standard() -> Sink:
     return standard()
 
 
-def _value(value: Given | list[str]) -> Given:
-    """Return what was given; Invoke gathers an option that takes a list piece by piece."""
-    return (",".join(value) if value else None) if isinstance(value, list) else value
+def _by_name(typed: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((name.replace("_", "-"), value) for name, value in typed.items())
+
+
+def _value(option: Option, value: str | bool | list[str] | None) -> Given:
+    """Return what was given; Invoke gathers an option that takes a list, or is given several times, piece by piece."""
+    if not isinstance(value, list):
+        return value
+    if option.each:
+        return tuple(value)
+    return ",".join(value) if value else None
+
+
+def _rest(context: Context) -> tuple[str, ...]:
+    """Return the words after `--`. Invoke's own are one text, from which nobody can tell where a word ends."""
+    words = sys.argv[1:]
+    return tuple(words[words.index("--") + 1 :]) if context.remainder and "--" in words else ()
 
 
 def _signature(declared: Iterable[Option]) -> inspect.Signature:
     """Return the signature from which Invoke learns a task's options."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter("context", kind)]
-    for option in sorted(declared, key=lambda option: not option.place):  # what must be given comes first
+    named = (option for option in declared if not option.rest)
+    for option in sorted(named, key=lambda option: not option.place):  # what must be given comes first
         default = inspect.Parameter.empty if option.place else None if option.read else False
         parameters.append(inspect.Parameter(option.name.replace("-", "_"), kind, default=default))
     return inspect.Signature(parameters)

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, cast
 
 from guestforge.core.errors import UserError
 
-Given = str | bool | None  # what a command line has of an option
+Given = str | bool | tuple[str, ...] | None  # what a command line has of an option
 Reader = Callable[[str, str], Any]  # from how a user names it, and what he gave; raises UserError
 Otherwise = Callable[[Mapping[str, Any]], Any]  # from the record's fields before it, for a user who gives none
 Record = TypeVar("Record")
@@ -24,7 +24,8 @@ _KEY: Final = "option"
 class Option:
     """What a user reads of an option and types for it. One without a reader is a switch.
 
-    `many`: it takes a comma list, or is given several times. `place`: it is given without its name, and must be.
+    `many`: it takes a comma list, or is given several times. `each`: it is given as often as a user likes, and each
+    value is read by itself. `place`: it is given without its name, and must be. `rest`: it is all words after a `--`.
     """
 
     name: str
@@ -32,7 +33,9 @@ class Option:
     read: Reader | None
     otherwise: Otherwise | None = None
     many: bool = False
+    each: bool = False
     place: bool = False
+    rest: bool = False
 
     @property
     def shown(self) -> str:
@@ -46,7 +49,9 @@ def option(
     *,
     name: str = "",
     many: bool = False,
+    each: bool = False,
     place: bool = False,
+    rest: bool = False,
     otherwise: Otherwise | None = None,
     **default: object,
 ) -> Any:  # noqa: ANN401 - a field of whatever type, as of dataclasses.field
@@ -56,8 +61,8 @@ def option(
     name is the field's where none is given.
     """
     if not default and not place:
-        default = {"default": False if read is None else None}
-    declared = Option(name, help_, read, otherwise, many, place)
+        default = {"default": () if each or rest else False if read is None else None}
+    declared = Option(name, help_, read, otherwise, many, each, place, rest)
     return dataclasses.field(metadata={_KEY: declared}, **cast("dict[str, Any]", default))
 
 
@@ -80,7 +85,9 @@ def read(record: type[Record], given: Mapping[str, Given]) -> Record:
     values: dict[str, Any] = {}
     for field, declared in _declared(record):
         value = given.get(declared.name)
-        if value is not None:
+        if isinstance(value, tuple):
+            values[field] = tuple(declared.read(declared.shown, each) if declared.read else each for each in value)
+        elif value is not None:
             values[field] = declared.read(declared.shown, str(value)) if declared.read else bool(value)
         elif declared.otherwise:
             values[field] = declared.otherwise(values)
@@ -130,6 +137,19 @@ def whole(low: int, high: int) -> Reader:
         return int(found)
 
     return reader
+
+
+_UNITS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZES: Final = {"": 1, "b": 1, **_UNITS, **{f"{unit}b": size for unit, size in _UNITS.items()}}
+
+
+def size(shown: str, value: str) -> int:
+    """Return a number of bytes, written as container engines have it: 512m is 512 MiB."""
+    digits = value.rstrip("bBkKmMgGtT")
+    unit = value[len(digits) :].lower()
+    if not digits.isascii() or not digits.isdecimal() or len(digits) > 15 or unit not in _SIZES:
+        raise UserError(f"{shown} {value}: not a number of bytes, such as 512m or 2g")
+    return int(digits) * _SIZES[unit]
 
 
 def one_of(choices: Sequence[str]) -> Reader:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from guestforge.project.layout import OUTPUT
-from guestforge.project.option import number, one_of, option, options_of, path, some_of, text, text_or_none, whole
+from guestforge.project.option import number, one_of, option, options_of, path, size, some_of, text, text_or_none, whole
 
 if TYPE_CHECKING:
     from guestforge.arch import Arch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_JOBS: Final = 4096
 MAX_FILES: Final = 1_000_000
 MAX_TIMEOUT: Final = 86_400.0  # seconds
+MAX_CPUS: Final = 255.0
 MANY: Final = 1000
 TESTED: Final = "GUESTFORGE_TEST_ARCHES"  # what the boot tests read, tests/boot/conftest.py
 DEBUG: Final = "debug"  # the recipe with a shell in it
@@ -29,6 +30,8 @@ Artifact = Literal["initrd", "image"]  # what of a guest can be booted
 ARTIFACTS: Final[tuple[Artifact, ...]] = get_args(Artifact)
 WantedAccelerator = Literal["auto", "kvm", "tcg"]
 ACCELERATORS: Final[tuple[WantedAccelerator, ...]] = get_args(WantedAccelerator)
+WantedNetwork = Literal["none", "user"]
+NETWORKS: Final[tuple[WantedNetwork, ...]] = get_args(WantedNetwork)
 WantedServer = Literal["auto", "virtiofsd", "builtin"]
 VIRTIO_FS_SERVERS: Final[tuple[WantedServer, ...]] = get_args(WantedServer)
 
@@ -141,7 +144,7 @@ class BuildOptions(TargetOptions):
 class DebugOptions(BuildOptions):
     """The same for a guest on the terminal."""
 
-    guest: str = option(f"a recipe of recipes/guests (default: {DEBUG})", text, default=DEBUG)
+    guest: str = option(f"a recipe of recipes/guests (default: {DEBUG}, with --oci the project's)", text, default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,24 @@ class TerminalOptions:
         many=True,
         default=ARTIFACTS[0],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerOptions:
+    """A container on the terminal, in a guest of its own, of an image that others have made."""
+
+    oci: str | None = option("an OCI layout's folder, a tar of one or of `docker save`, or a reference", text_or_none)
+    volume: tuple[str, ...] = option("a folder of the host in it, HOST:CONTAINER or HOST:CONTAINER:ro", text, each=True)
+    env: tuple[str, ...] = option("NAME=VALUE of its environment, or NAME with our value", text, each=True)
+    user: str | None = option("UID, UID:GID or names that the image knows (default: the image's)", text_or_none)
+    memory: int | None = option("bytes that it may take, such as 512m; the guest gets as much more", size)
+    cpus: float | None = option("processors that it may use, such as 1.5", number(0.01, MAX_CPUS))
+    network: WantedNetwork = option(
+        "none, or user for what the host reaches, its own loopback included (default: none)",
+        one_of(NETWORKS),
+        default="none",
+    )
+    command: tuple[str, ...] = option("what it runs in the image's command's place", text, rest=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +271,7 @@ class SelftestOptions:
 
 RECORDS: Final = (
     StepOptions, TargetOptions, BuildOptions, DebugOptions, MakeOptions, CheckOptions, ProofOptions, TerminalOptions,
-    ConformOptions, CleanOptions, BenchOptions, HostBenchOptions, SelftestOptions,
+    ContainerOptions, ConformOptions, CleanOptions, BenchOptions, HostBenchOptions, SelftestOptions,
 )  # fmt: skip
 OPTIONS: Final = {declared.name: declared for record in RECORDS for declared in options_of(record).values()}
-LISTS: Final = frozenset(name for name, declared in OPTIONS.items() if declared.many)
+LISTS: Final = frozenset(name for name, declared in OPTIONS.items() if declared.many or declared.each)

@@ -12,6 +12,7 @@ FACE: Final[tuple[str, ...]] = (
     "machine",
     "needs",
     "plan",
+    "terminal",
     "user",
     "virtiofs",
     "virtiofsd",

@@ -11,6 +11,7 @@ from guestforge.vmm.plan import (
     ConsoleKind,
     Disk,
     MachinePlan,
+    Network,
     Share,
     ShareDevice,
     Sockets,
@@ -63,6 +64,8 @@ def qemu_argv(
         words += _SHARES[share.device](plan.arch, index, share, sockets)
     if plan.vsock:
         words += _vsock(plan.arch, plan.vsock, sockets)
+    if plan.network:
+        words += _network(plan.arch, plan.network)
     return [*words, *plan.extra]
 
 
@@ -152,6 +155,12 @@ def _vsock(arch: Arch, vsock: Vsock, sockets: Sockets) -> Iterator[str]:
         return
     yield from ("-chardev", f"socket,id=vsock,path={quoted(sockets.vhost_vsock)}")
     yield from ("-device", f"vhost-user-vsock-{arch.vsock_bus},chardev=vsock")
+
+
+def _network(arch: Arch, network: Network) -> Iterator[str]:
+    no_rom = ",romfile=" if arch.virtio_bus == "pci" else ""  # nobody boots from it
+    yield from ("-netdev", "user,id=network")
+    yield from ("-device", f"virtio-net-{arch.virtio_bus},netdev=network,mac={network.mac}{no_rom}")
 
 
 def _on(value: bool) -> str:

@@ -204,7 +204,7 @@ class Machine:
     def _start(self) -> None:
         plan, stack = self.plan, self._stack
         for share in plan.shares:
-            if not share.allow_exposed and acts_as_root():
+            if not (share.allow_exposed or share.read_only) and acts_as_root():
                 refuse_exposed(share.directory, "Share(..., allow_exposed=True)")
         self.sockets = Sockets(stack.enter_context(runtime_directory()))
         emulator = self._emulator or choose_emulator(plan.arch, plan.accelerator, self._runtime)

@@ -50,12 +50,14 @@ class Share:
     """A directory that the guest mounts by a tag: virtio-fs has a server of its own, QEMU itself serves virtio-9p.
 
     `allow_exposed`: as root it is served even where the host's users can reach what the guest makes, see exposure.py.
+    `read_only`: the server, which is our own then, lets the guest change nothing.
     """
 
     tag: str
     directory: Path
     device: ShareDevice = "virtio-fs"
     allow_exposed: bool = False
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,17 @@ class Vsock:
 
     kind: VsockKind
     cid: int = FIRST_GUEST_CID
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network interface, known by its address, on a network of QEMU's own that leads to where the host's does.
+
+    https://www.qemu.org/docs/master/system/devices/net.html#using-the-user-mode-network-stack has its addresses. What
+    listens on the host's loopback can be reached through it.
+    """
+
+    mac: str = "52:54:00:67:66:01"  # locally administered, with QEMU's prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,7 @@ class MachinePlan:
     disks: tuple[Disk, ...] = ()
     shares: tuple[Share, ...] = ()
     vsock: Vsock | None = None
+    network: Network | None = None
     memory_mib: int = 256
     cpus: int = 1
     kernel_args: tuple[str, ...] = ()

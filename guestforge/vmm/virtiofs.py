@@ -48,13 +48,17 @@ def choose_virtiofs(arch: Arch, wanted: WantedServer = "auto", runtime: Runtime 
 
 
 def virtiofs_argv(server: VirtioFsServer, arch: Arch, share: Share, descriptor: int) -> list[str]:
-    """Return the command line that serves a directory to a guest of an architecture on a listening socket."""
+    """Return the command line that serves a directory to a guest of an architecture on a listening socket.
+
+    One that is to be read only is served by our own: virtiofsd would leave that to the guest.
+    """
     directory = share.directory.absolute()
-    if server.installed:
+    if server.installed and not share.read_only:
         return virtiofsd_argv(server.installed, directory, descriptor, root=os.geteuid() == 0)
     module = [sys.executable, "-m", "guestforge.vhost.fs"]
-    exposed = ["--allow-exposed"] if share.allow_exposed else []
-    return [*module, f"--fd={descriptor}", f"--shared-dir={directory}", f"--guest-arch={arch.name}", *exposed]
+    switches = {"--allow-exposed": share.allow_exposed, "--read-only": share.read_only}
+    given = [switch for switch, wanted in switches.items() if wanted]
+    return [*module, f"--fd={descriptor}", f"--shared-dir={directory}", f"--guest-arch={arch.name}", *given]
 
 
 def _auto(arch: Arch, runtime: Runtime) -> VirtioFsServer:

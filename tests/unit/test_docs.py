@@ -23,7 +23,7 @@ from guestforge.project.options import OPTIONS
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
 FIGURES = "figures.md"  # written by a command, for the machine that it ran on
-POSITIONAL = {name for name, declared in OPTIONS.items() if declared.place}
+POSITIONAL = {name for name, declared in OPTIONS.items() if declared.place or declared.rest}
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 VARIABLE = re.compile(r"\bGUESTFORGE_[A-Z_]+")
 

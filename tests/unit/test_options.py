@@ -8,12 +8,25 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from invoke.context import Context
 
 import tasks
 from guestforge.arch import ARCHES, PROVEN, host
 from guestforge.cli.job import job
 from guestforge.core.errors import UserError
-from guestforge.project.option import known, number, one_of, option, path, read, some_of, text, text_or_none, whole
+from guestforge.project.option import (
+    known,
+    number,
+    one_of,
+    option,
+    path,
+    read,
+    size,
+    some_of,
+    text,
+    text_or_none,
+    whole,
+)
 from guestforge.project.options import (
     OPTIONS,
     RECORDS,
@@ -70,6 +83,47 @@ def test_a_declaration_alone_makes_an_option_of_a_task():
     ran(function)
     ran(function, size="7", name=["b,c", "a"], loud_voice=True)
     assert seen == [Plain(), Plain(7, ("b", "c", "a"), loud_voice=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Often:
+    """A record of what is given often, and of what follows."""
+
+    env: tuple[str, ...] = option("what", text, each=True)
+    words: tuple[str, ...] = option("the rest", text, rest=True)
+
+
+def test_what_is_given_often_is_kept_as_it_was_given(monkeypatch):
+    seen = []
+
+    def function(often: Often) -> None:
+        seen.append(often)
+
+    task = job()(function)
+    assert [argument.name for argument in task.get_arguments()] == ["env"]
+    monkeypatch.setattr("sys.argv", ["invoke", "task", "--env", "A=1,2", "--", "sh", "-c", "a  b"])
+    task.body(Context(remainder="sh -c a  b"), env=["A=1,2", "B=3"])
+    task.body(Context(), env=[])
+    assert seen == [Often(("A=1,2", "B=3"), ("sh", "-c", "a  b")), Often()]
+
+
+@pytest.mark.parametrize(("text", "bytes_"), [("5", 5), ("5b", 5), ("5k", 5120), ("5KB", 5120), ("2g", 2 << 30)])
+def test_sizes_are_read_as_engines_have_them(text, bytes_):
+    assert size("--memory", text) == bytes_
+
+
+@given(st.text())
+def test_a_size_is_a_number_or_an_error(text):
+    try:
+        assert size("--memory", text) >= 0
+    except UserError as error:
+        assert "--memory" in error.message
+
+
+@pytest.mark.parametrize("text", ["", "m", "-5m", "5bb", "1.5g", "5 m", "٣m"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UserError, match="512m"):
+        size("--memory", text)
 
 
 def test_a_task_takes_several_records_and_leaves_out_what_it_is_told_to():
@@ -156,7 +210,7 @@ def test_records_of_all_tasks_are_known_and_agree():
 def test_defaults_are_those_of_the_tasks(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     built = read(BuildOptions, {})
-    assert (built, read(DebugOptions, {}).guest) == (BuildOptions(), "debug")
+    assert (built, read(DebugOptions, {}).guest) == (BuildOptions(), "")  # which one is in cli/interactive.py
     assert (built.arches, read(BenchOptions, {}).arches) == ((host(),), PROVEN)
     assert read(BuildOptions, {"arch": "arm64,s390x"}).arches == (ARCHES["aarch64"], ARCHES["s390x"])
     assert read(BuildOptions, {"mirror": ""}).mirror is None

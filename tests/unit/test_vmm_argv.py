@@ -10,7 +10,7 @@ import pytest
 from guestforge.arch import ARCHES, lookup
 from guestforge.core.errors import UserError
 from guestforge.vmm.argv import as_lines, differs_under_tcg, disk_address, qemu_argv, quoted
-from guestforge.vmm.plan import Disk, MachinePlan, Root, Share, Sockets, Vsock, kernel_cmdline
+from guestforge.vmm.plan import Disk, MachinePlan, Network, Root, Share, Sockets, Vsock, kernel_cmdline
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vmm"
 SOCKETS = Sockets(Path("/run/gf-1"))
@@ -111,6 +111,16 @@ def test_kernel_vsock_device_is_on_the_virtio_bus():
     for arch in ARCHES:
         argv = qemu_argv(plan(arch, vsock=Vsock("kernel", 4711)), SOCKETS)
         assert f"vhost-vsock-{ARCHES[arch].virtio_bus},guest-cid=4711" in argv
+
+
+def test_network_is_an_interface_without_a_rom_known_by_its_address():
+    for arch in ARCHES:
+        argv = qemu_argv(plan(arch, network=Network("52:54:00:00:00:07")), SOCKETS)
+        assert ("-netdev", "user,id=network") in itertools.pairwise(argv)
+        device = value_of(argv, "-device", "netdev=network")
+        assert device.startswith(f"virtio-net-{ARCHES[arch].virtio_bus},netdev=network,mac=52:54:00:00:00:07")
+        assert device.endswith(",romfile=") == (ARCHES[arch].virtio_bus == "pci")
+        assert "-netdev" not in qemu_argv(plan(arch), SOCKETS)
 
 
 def test_console_on_the_terminal_has_qemus_keys_and_passes_through_us():
