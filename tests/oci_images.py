@@ -56,9 +56,9 @@ def make_layout(
         tool("umoci", "init", "--layout", directory)
     image = f"{directory}:{tag}"
     tool("umoci", "new", "--image", image)
-    _add(directory, image, [_file(name, content) for name, content in sorted(tree.items())])
-    for layer in layers:
-        _add(directory, image, [(each, b"") for each in layer])
+    files = [_file(name, content) for name, content in sorted(tree.items())]
+    for layer in ([files] if files else []) + [[(each, b"") for each in layer] for layer in layers]:
+        _add(directory, image, layer)
     variables = [f"{name}={value}" for name, value in env.items()] if isinstance(env, Mapping) else env
     said = [*_each("--config.cmd", args), *_each("--config.env", variables)]
     said += ["--config.user", user] if user else []

@@ -39,7 +39,6 @@ def image_step(named: Identified, arch: Arch, store: Store) -> Step:
         }
 
     def make(out: Path, _used: Used, runtime: Runtime) -> None:
-        out.chmod(0o700)  # there are set-user-ID programs in it, and other users' files
         with store.temporary(STEP) as place:
             layout = place / "layout"
             copy(Wanted(_address(named, arch, place), named.title, arch), layout, runtime)
@@ -48,8 +47,10 @@ def image_step(named: Identified, arch: Arch, store: Store) -> Step:
             require_architecture(document, arch)
             config = parse_config(document)
             unpack(layout, out / ROOT, named.title, runtime)
-            if not is_real_root():
-                open_to_us(out / ROOT)
+        _require_root(out / ROOT, named.title)
+        out.chmod(0o700)  # there are set-user-ID programs in it, and other users' files
+        if not is_real_root():
+            open_to_us(out / ROOT)
         (out / FACTS).write_text(json.dumps({"digest": digest, **asdict(config)}))
 
     return Step(STEP, inputs, make, (__name__,), (FACTS,), arch.name, needs=NEEDS, weight="network")
@@ -80,6 +81,12 @@ def _address(named: Identified, arch: Arch, place: Path) -> str:
         return f"oci:{there}:{IMAGE}"
     provide(source.path, there)
     return f"{source.kind}:{there}{f':{named.tag}' if named.tag else ''}"
+
+
+def _require_root(root: Path, title: str) -> None:
+    """Raise UserError unless an image was left with a directory: umoci has whiteouts of `.` and `..` take it away."""
+    if root.is_symlink() or not root.is_dir():
+        raise UserError(f"the image {title} is malformed: a layer removes its root directory")
 
 
 def _require_unchanged(named: Identified) -> None:

@@ -25,7 +25,7 @@ MAX_SHOWN: Final = 2000  # characters of what a tool says
 # https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 _USERS: Final = re.compile(
     r"manifest unknown|name unknown|repository name not known|unauthorized|denied|authentication required|"
-    r"no image found in|invalid reference|name invalid|tag invalid|\b40[0134]\b",
+    r"no image found in|invalid reference|name invalid|tag invalid|status\D{0,30}40[0134]\b",
     re.IGNORECASE,
 )
 _MESSAGE: Final = re.compile(r'(?:level=(?:fatal|error) msg="((?:[^"\\]|\\.)*)"|\u2a2f (.*\S))')  # skopeo's, umoci's

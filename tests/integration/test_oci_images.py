@@ -1,6 +1,5 @@
 """OCI images with the real skopeo and umoci: every way to have one, and every way in which one can be wrong."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -294,14 +293,61 @@ def test_no_link_and_no_pipe_of_an_image_is_followed_for_its_users(store, tmp_pa
         find_user(image.root, "eve")
 
 
-@pytest.mark.parametrize("name", ["../../escaped", "/../escaped", "up/escaped"])
-def test_no_layer_leaves_the_image(store, tmp_path, name):
-    layer = [member("up", tarfile.SYMTYPE, linkname="../../.."), member(name)]
-    layer[1].name = name
+def named(name, kind=tarfile.REGTYPE, **facts):
+    """A file of a layer under a name that `member` would mend."""
+    found = member("x", kind, **facts)
+    found.name = name
+    return found
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/../../escaped", "up/escaped", "/tmp/../../escaped"])
+def test_no_layer_writes_outside_of_the_image(store, tmp_path, name):
+    layer = [named("up", tarfile.SYMTYPE, linkname="../../.."), named(name)]
     layout = make_layout(tmp_path / "layout", {"a": ""}, X86_64, layers=[layer])
-    with contextlib.suppress(UserError):
+    image = open_image(str(layout), X86_64, store)
+    found = [*tmp_path.rglob("escaped"), *Path("/").glob("escaped"), *Path("/tmp").glob("escaped")]
+    assert found == [next(image.root.rglob("escaped"))]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        named(".", tarfile.SYMTYPE, linkname="/etc"),
+        named("a/..", tarfile.SYMTYPE, linkname="/etc"),
+        named("/", tarfile.FIFOTYPE),
+        named(".wh.."),
+        named(".wh..."),
+        named("a/.wh..."),
+        named("linked", tarfile.LNKTYPE, linkname="../../../../../../../../../../../../etc/passwd"),
+    ],
+    ids=lambda odd: odd.name,
+)
+def test_a_layer_that_takes_the_root_away_or_links_out_of_it_is_refused(store, tmp_path, odd):
+    """umoci 0.4.7 has a whiteout of `..` remove the directory above the image, which is ours and new."""
+    layout = make_layout(tmp_path / "layout", {"b": ""}, X86_64, layers=[[odd]])
+    with pytest.raises(UserError, match=r"can't be unpacked|is malformed"):
         open_image(str(layout), X86_64, store)
-    assert not [path for path in tmp_path.rglob("escaped") if "rootfs" not in path.parts]
+    assert_nothing_kept(store)
+
+
+def test_an_image_may_be_empty(store, tmp_path):
+    layout = make_layout(tmp_path / "layout", {}, X86_64)
+    image = open_image(str(layout), X86_64, store)
+    assert (list(image.root.iterdir()), image.args, image.user) == ([], (), User(0, 0))
+
+
+def test_an_archive_that_changes_while_it_is_read_is_refused(layout, store, tmp_path):
+    path = make_archive(layout, "docker-archive", tmp_path / "a.tar")
+
+    def run(argv, **how):
+        done = HOST.run(argv, **how)
+        if "copy" in argv:
+            os.utime(path, (1, 1))
+        return done
+
+    with pytest.raises(UserError, match="changed while it was read"):
+        open_image(str(path), X86_64, store, Noting(run=run))
+    assert_nothing_kept(store)
 
 
 # as a user

@@ -1,6 +1,7 @@
 """OCI images: what is read of a reference, a layout, a configuration and an image's users, all of it untrusted."""
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from guestforge.core.errors import BuildError, UserError
 from guestforge.core.run import Completed
 from guestforge.core.store import Store
 from guestforge.oci import archive, document, tools
-from guestforge.oci.archive import archive_kind
+from guestforge.oci.archive import archive_kind, provide
 from guestforge.oci.config import Config, parse_config, require_architecture
 from guestforge.oci.document import parse_document, read_blob, read_document
 from guestforge.oci.image import User, find_user, open_image
@@ -158,6 +159,22 @@ def test_what_is_compressed_is_not_read_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "MAX_PLACE", 512 * 1024)
     with pytest.raises(UserError, match="uncompressed"):
         archive_kind(path)
+
+
+def test_a_compressed_archive_is_uncompressed_for_skopeo_and_not_without_end(tmp_path, monkeypatch):
+    plain = write_tar(tmp_path / "a.tar", "oci-layout")
+    path = write_tar(tmp_path / "a.tar.gz", "oci-layout", mode="w:gz")
+    provide(plain, tmp_path / "link")
+    assert (tmp_path / "link").readlink() == plain
+    provide(path, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == gzip.decompress(path.read_bytes())
+    monkeypatch.setattr(archive, "MAX_PLACE", 4096)
+    with pytest.raises(UserError, match="more than 4096 bytes"):
+        provide(path, tmp_path / "another")
+    path.write_bytes(path.read_bytes()[:-5])
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="cut short"):
+        provide(path, tmp_path / "third")
 
 
 def test_an_archive_that_is_cut_short_is_said_to_be(tmp_path):
@@ -437,7 +454,7 @@ def test_a_link_in_an_image_stays_in_it(root, tmp_path):
         with pytest.raises(UserError):
             find_user(root, "eve")
         (root / "etc" / "passwd").unlink()
-    (root / "etc" / "passwd").symlink_to("/../nix/./passwd")
+    (root / "etc" / "passwd").symlink_to("/nix/../../nix/./passwd")
     (root / "nix").symlink_to("usr/../usr")
     (root / "usr").mkdir()
     (root / "usr" / "passwd").write_text("amy:x:5:6:::\n")
