@@ -42,8 +42,10 @@ def identify(source: Source, title: str, arch: Arch, runtime: Runtime) -> Identi
             descriptor = choose(source.path, source.name, arch)
             return Identified(source, title, digest_of(descriptor, "an image's descriptor"), descriptor=descriptor)
         case "docker":
-            digest = registry_digest(Wanted(f"docker://{source.name}", title, arch), runtime)
-            return Identified(source, title, digest)
+            given = source.name.partition("@")[2]  # which needs no registry, once the image is in the store
+            return Identified(
+                source, title, given or registry_digest(Wanted(f"docker://{source.name}", title, arch), runtime)
+            )
         case _:
             try:
                 stamp, digest = stamp_of(source.path), digest_file(source.path)

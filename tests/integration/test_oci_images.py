@@ -457,7 +457,9 @@ def test_a_registrys_image_is_fetched_once_and_asked_for_each_time(registry, min
     asked.clear()
     assert open_image(f"docker://{host}/some/name:latest", X86_64, store, without_tls()) == image
     assert not [path for path in asked for layer in blobs(mine)[2:] if layer.name in path]
-    assert open_image(f"{host}/some/name@{digest(mine)}", X86_64, store, without_tls()) == image
+    asked.clear()
+    assert open_image(f"{host}/some/name:v1@{digest(mine)}", X86_64, store, without_tls()) == image
+    assert asked == []
 
 
 def test_what_a_registry_does_not_have_is_the_users_mistake_and_a_silent_one_is_not(registry, store):
