@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from guestforge.agent.client import AgentClient
 from guestforge.agent.container import Result, remains
-from guestforge.agent.errors import OutputLimitError
+from guestforge.agent.errors import AgentError, OutputLimitError, RpcError
 
 
 @dataclass
@@ -23,17 +23,35 @@ class Dialogue:
 
     def ask(self, line: bytes) -> bytes | None:
         """Say a line; return the answer without its end, None where the program's output ended before one was whole."""
-        self.client.write_stdin(self.container_id, line + b"\n", timeout=self.left())
+        try:
+            self.client.write_stdin(self.container_id, line + b"\n", timeout=self.left())
+        except RpcError:
+            if not self._has_ended():
+                raise
+            return None  # nobody read the line: how the program ended says more than that
         while b"\n" not in self._heard:
-            piece = self.client.read_some(self.container_id, timeout=self.left())
-            if not piece:
+            if not self._hear():
                 return None
-            self._heard += piece
-            if len(self._heard) > self.limit:
-                raise OutputLimitError(f"container {self.container_id} wrote more than {self.limit} bytes in a line")
         answer, _, rest = bytes(self._heard).partition(b"\n")
         self._heard = bytearray(rest)
         return answer
+
+    def _hear(self) -> bool:
+        """Take what the program has written since; return False at the end of its output."""
+        piece = self.client.read_some(self.container_id, timeout=self.left())
+        self._heard += piece
+        if len(self._heard) > self.limit:
+            raise OutputLimitError(f"container {self.container_id} wrote more than {self.limit} bytes in a line")
+        return bool(piece)
+
+    def _has_ended(self) -> bool:
+        """Whether the program's output ends, which it does not where a program has only closed its input."""
+        try:
+            while self._hear():
+                pass
+        except AgentError:
+            return False
+        return True
 
     def end(self) -> Result:
         """Say no more, and wait for the program's end; return that, with what it said beyond its answers."""

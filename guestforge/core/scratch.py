@@ -2,7 +2,8 @@
 
 Each is locked as long as its maker lives. The next one to be made beside it removes those whose lock is free: a run
 that was killed could not. A directory counts as one of these by the file that its maker put into it, whatever its name
-is: users give such names too. What was killed in the moment before that file was there leaves an empty directory.
+is: users give such names too. What was killed in the moment before that file was there leaves an empty directory, which
+is removed too where it lies in a private one: nobody else makes directories there.
 """
 
 import contextlib
@@ -31,15 +32,14 @@ def scratch_directory(prefix: str, base: Path | None = None, *, sweeps: str | No
     matches.
     """
     base = base or Path(tempfile.gettempdir())
-    _sweep(base, sweeps or re.escape(prefix))
+    sweep(base, sweeps or re.escape(prefix))
     directory = None
     with contextlib.ExitStack() as holding:
         try:
             try:
                 with held():
-                    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
-                    lock(holding.enter_context(opened_directory(directory)))
-                    mark(directory)  # nobody sweeps it before that
+                    while directory is None:
+                        directory = _made(prefix, base, holding)
                 yield directory
             finally:
                 if directory:
@@ -48,6 +48,20 @@ def scratch_directory(prefix: str, base: Path | None = None, *, sweeps: str | No
             if directory:
                 discard(directory)  # it may have come while that was done; none follows
             raise
+
+
+def _made(prefix: str, base: Path, holding: contextlib.ExitStack) -> Path | None:
+    """Make a directory, lock and mark it; return None where somebody swept it before it was marked, as an empty one."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+    try:
+        lock(holding.enter_context(opened_directory(directory)))
+        mark(directory)
+    except FileNotFoundError:
+        return None
+    except BaseException:
+        discard(directory)
+        raise
+    return directory
 
 
 def mark(directory: Path) -> None:
@@ -59,9 +73,14 @@ def mark(directory: Path) -> None:
 
 def left_behind(base: Path, prefix: str) -> Iterator[Path]:
     """Yield the directories below `base` that were marked by us under a prefix, a regular expression."""
+    yield from (path for path in _named(base, prefix) if _is_marked(path))
+
+
+def _named(base: Path, prefix: str) -> list[Path]:
     name = re.compile(f"{prefix}{RANDOM}")
     with contextlib.suppress(OSError), os.scandir(base) as found:
-        yield from [Path(entry.path) for entry in found if name.fullmatch(entry.name) and _is_marked(Path(entry.path))]
+        return [Path(entry.path) for entry in found if name.fullmatch(entry.name)]
+    return []
 
 
 def discard(directory: Path) -> None:
@@ -94,9 +113,18 @@ def _is_marked(directory: Path) -> bool:
     return False
 
 
-def _sweep(base: Path, prefix: str) -> None:
-    """Remove our own directories of such a prefix that nobody holds. Others may write to `base` too: no link counts."""
-    for path in left_behind(base, prefix):
+def sweep(base: Path, prefix: str) -> None:
+    """Remove our own directories below `base` that nobody holds, of a prefix, a regular expression. No link counts."""
+    for path in _named(base, prefix):
         with contextlib.suppress(OSError), opened_directory(path) as descriptor:
-            if try_lock(descriptor):
+            if not try_lock(descriptor):
+                continue
+            if _is_marked(path):
                 discard(path)
+            elif _is_private(base):
+                path.rmdir()  # which it refuses but for an empty one
+
+
+def _is_private(directory: Path) -> bool:
+    status = directory.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o077

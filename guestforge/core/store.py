@@ -25,11 +25,12 @@ from guestforge.core.errors import UserError
 from guestforge.core.files import disk_errors, open_regular, sync_directory, sync_tree
 from guestforge.core.locks import locked
 from guestforge.core.progress import bar, say
-from guestforge.core.scratch import scratch_directory
+from guestforge.core.scratch import scratch_directory, sweep
 
 Inputs = Mapping[str, Any]  # JSON values only
 NOTHING: Inputs = MappingProxyType({})
 LONG_DIGEST = 1024**3  # bytes; a SHA-256 over more takes seconds, and its progress is shown
+TEMPORARY = r"[a-z]+\."  # what the name of a directory in the cache's `tmp` begins with: a word, for whoever looks
 KEY_LENGTH = 32  # hex digits, 128 bits of SHA-256
 
 
@@ -105,10 +106,14 @@ class Workspace:
 
 
 class Store:
-    """The store below a cache directory, the user's by default. Raises UserError for one that `open_cache` refuses."""
+    """The store below a cache directory, the user's by default. Raises UserError for one that `open_cache` refuses.
+
+    What a killed build left in it is removed at once, for there may be nothing to be made.
+    """
 
     def __init__(self, cache: Path | None = None) -> None:
         self.cache = open_cache(Place(cache.absolute()) if cache else user_cache())
+        sweep(self.cache / "tmp", TEMPORARY)
 
     def path(self, step: str, inputs: Inputs) -> Path:
         """Return where the entry of these inputs is or would be."""
@@ -172,7 +177,7 @@ class Store:
         """
         root = private_directory(self.cache / "tmp")
         # not `name-`: an older version takes those by another lock, and would remove ours while they are held
-        with disk_errors(self.cache), scratch_directory(f"{name}.", root, sweeps=r"[a-z]+\.") as holder:
+        with disk_errors(self.cache), scratch_directory(f"{name}.", root, sweeps=TEMPORARY) as holder:
             made = holder / "entry"
             made.mkdir()
             yield made

@@ -46,7 +46,7 @@ class Builds:
         self.temporary = directory / "tmp"
         self._output = directory / "output"
         self.cache.mkdir()
-        self.temporary.mkdir()
+        self.temporary.mkdir(mode=0o700)  # in a private one nothing is left, whatever the moment
         (user_cache().path / "go").mkdir(parents=True, exist_ok=True)
         (self.cache / "go").symlink_to(user_cache().path / "go")  # Go's own locks are not what is tested here
 

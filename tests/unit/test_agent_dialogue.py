@@ -5,8 +5,9 @@ import pytest
 from guestforge.agent.client import AgentClient
 from guestforge.agent.container import Result
 from guestforge.agent.dialogue import Dialogue
-from guestforge.agent.errors import OutputLimitError, ProtocolError
+from guestforge.agent.errors import OutputLimitError, ProtocolError, RpcError
 from tests.fake_agent import FakeAgent, Program, talking_to
+from tests.ttrpc_server import Refusal
 
 
 def talk(client: AgentClient, limit: int = 1000) -> Dialogue:
@@ -33,6 +34,25 @@ def test_output_that_ends_is_no_answer() -> None:
         dialogue = talk(client)
         assert dialogue.ask(b"1") is None
         assert dialogue.end() == Result(137, b"hal", b"killed")
+
+
+BROKEN = Refusal(9, "write pipe: broken pipe")  # FAILED_PRECONDITION
+
+
+def test_a_program_that_ended_before_it_was_asked_gives_no_answer() -> None:
+    agent = FakeAgent(Program([b"hal"], stderr=[b"killed"], status=137))
+    agent.refusals["WriteStdin"] = BROKEN
+    with talking_to(agent) as client:
+        dialogue = talk(client)
+        assert dialogue.ask(b"1") is None
+        assert dialogue.end() == Result(137, b"hal", b"killed")
+
+
+def test_a_program_that_has_only_closed_its_input_can_not_be_asked() -> None:
+    agent = FakeAgent(Program(hangs=True))
+    agent.refusals["WriteStdin"] = BROKEN
+    with talking_to(agent) as client, pytest.raises(RpcError, match=r"WriteStdin: .*broken pipe"):
+        Dialogue(client, "c", lambda: 0.3, 1000).ask(b"1")
 
 
 def test_what_is_said_beyond_the_answers_is_kept_for_the_end() -> None:

@@ -66,6 +66,10 @@ def unmarked(path):
     (path / "thesis.txt").write_text("years")
 
 
+def empty(path):
+    path.mkdir()
+
+
 def other_mark(path):
     path.mkdir()
     (path / MARK).write_text("my own notes")
@@ -98,6 +102,8 @@ def file_of_that_name(path):
         ("t-a_3defgh", marked, True),
         ("t-precious", unmarked, False),  # mkdtemp makes such names too
         ("t-precious", other_mark, False),
+        ("t-abcdefgh", empty, True),  # its maker was killed before it had marked it
+        ("t-abcdefghi", empty, False),
         ("t-abcdefgh", link_as_mark, False),
         ("t-abcdefgh", pipe_as_mark, False),
         ("t-abcdefgh", link_to_one, False),
@@ -116,6 +122,33 @@ def test_only_what_our_own_hand_has_marked_is_swept(tmp_path, name, make, goes):
     with scratch_directory("t-", tmp_path):
         pass
     assert sorted(tmp_path.rglob("*")) == ([] if goes else before)
+
+
+def test_an_empty_directory_where_others_make_some_is_theirs(tmp_path):
+    tmp_path.chmod(0o755)
+    empty(tmp_path / "t-abcdefgh")
+    with scratch_directory("t-", tmp_path):
+        pass
+    assert (tmp_path / "t-abcdefgh").exists()
+
+
+@pytest.mark.parametrize("moment", ["tempfile.mkdtemp", "guestforge.core.scratch.lock"])
+def test_one_that_is_swept_before_it_is_marked_is_made_again(tmp_path, monkeypatch, moment):
+    module, name = moment.rsplit(".", 1)
+    own, removed = getattr(sys.modules[module], name), []
+
+    def call(*args, **named):
+        result = own(*args, **named)
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            removed[0].rmdir()
+        return result
+
+    monkeypatch.setattr(moment, call)
+    with scratch_directory("t-", tmp_path) as directory:
+        assert directory not in removed
+        (directory / "file").touch()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_directory_of_somebody_else_is_left_alone(tmp_path, monkeypatch):

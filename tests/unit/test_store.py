@@ -286,3 +286,13 @@ def test_what_an_older_version_holds_is_left_alone(store):
     mark(older)
     store.get_or_build("step", {}, lambda out: (out / "file").touch())
     assert older.is_dir()
+
+
+def test_what_a_killed_build_left_goes_even_where_nothing_is_to_be_made(store):
+    store.get_or_build("step", {}, write("x"))
+    left = store.cache / "tmp" / "step.abcd1234"
+    left.mkdir()
+    mark(left)
+    (left.with_name("step.dcba4321")).mkdir()  # killed before it was marked
+    assert Store(store.cache).get_or_build("step", {}, lambda _: pytest.fail("made twice")).reused
+    assert not leftovers(store)
