@@ -137,7 +137,7 @@ def test_a_terminal_is_the_containers(image):
 
     try:
         wait("# ")
-        os.write(master, b"stty size; sleep 100\r")
+        os.write(master, b"sh -c 'stty size; exec sleep 1000'\r")  # one group of processes from here to there
         wait("24 80")
         os.write(master, b"\x03")  # ends the program in the guest, and nothing of ours
         os.write(master, b"exit $((6*7))\r")
