@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/descriptor"
 )
 
 const pollInterval = 5 * time.Millisecond
@@ -60,15 +61,12 @@ func (c *Cgroup) populated() (bool, error) {
 // open opens one of the cgroup's files. Its directory stays open meanwhile: when it was removed, its descriptor's number may be
 // another cgroup's.
 func (c *Cgroup) open(name string, flags int) (*os.File, error) {
-	raw, err := c.directory.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
 	var fd int
-	closed := raw.Control(func(directory uintptr) {
-		fd, err = unix.Openat(int(directory), name, flags|unix.O_CLOEXEC, 0)
+	err := descriptor.Use(c.directory, func(directory int) (err error) {
+		fd, err = unix.Openat(directory, name, flags|unix.O_CLOEXEC, 0)
+		return err
 	})
-	if err := errors.Join(closed, err); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("open %s of a container's cgroup: %w", name, err)
 	}
 	return os.NewFile(uintptr(fd), name), nil

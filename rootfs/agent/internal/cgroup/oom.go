@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/cgroups/fs2"
 	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/descriptor"
 )
 
 // oom tells of containers in which the kernel has killed for lack of memory: it changes memory.events of their cgroups,
@@ -41,18 +43,13 @@ func newOOM() (*oom, error) {
 
 // watch begins to listen for a container, until its cgroup is removed.
 func (o *oom) watch(id, path string) error {
-	connection, err := o.inotify.SyscallConn()
-	if err != nil {
-		return err
-	}
 	o.mu.Lock() // an event that comes at once finds the container
 	defer o.mu.Unlock()
 	var number int
-	if failed := connection.Control(func(fd uintptr) {
-		number, err = unix.InotifyAddWatch(int(fd), filepath.Join(path, "memory.events"), unix.IN_MODIFY)
-	}); failed != nil {
-		return failed
-	}
+	err := descriptor.Use(o.inotify, func(fd int) (err error) {
+		number, err = unix.InotifyAddWatch(fd, filepath.Join(path, "memory.events"), unix.IN_MODIFY)
+		return err
+	})
 	if err != nil {
 		return os.NewSyscallError("inotify_add_watch", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"guestforge.dev/agent/internal/pipe"
+	"guestforge.dev/agent/internal/shim"
 )
 
 const (
@@ -156,9 +157,7 @@ func newStreams(size int) (*streams, []*os.File, error) {
 	err := errors.Join(errs...)
 	if err != nil {
 		ours.close()
-		for _, file := range theirs {
-			file.Close() // a nil one says that it is
-		}
+		shim.CloseAll(theirs)
 	}
 	return ours, theirs, err
 }

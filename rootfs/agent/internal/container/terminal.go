@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/descriptor"
 	"guestforge.dev/agent/internal/fault"
 )
 
@@ -25,7 +26,7 @@ func newTerminal(size *api.Box) (*streams, []*os.File, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, ours.Close())
 	}
-	input, err := duplicate(ours) // to be closed by itself
+	input, err := descriptor.Duplicate(ours) // to be closed by itself
 	none, noneErr := streamPipe(true, 0)
 	if err = errors.Join(err, noneErr); err != nil {
 		return nil, nil, errors.Join(err, ours.Close(), theirs.Close())
@@ -59,19 +60,6 @@ func setSize(fd int, rows, columns uint32) error {
 	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(rows), Col: uint16(columns)})
 }
 
-func duplicate(file *os.File) (*os.File, error) {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var copied int
-	closed := raw.Control(func(fd uintptr) { copied, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
-	if err = errors.Join(closed, err); err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(copied), file.Name()), nil
-}
-
 // Resize tells a process's terminal how large it is.
 func (m *Manager) Resize(id, exec string, rows, columns uint32) error {
 	p, err := m.process(id, exec)
@@ -81,10 +69,5 @@ func (m *Manager) Resize(id, exec string, rows, columns uint32) error {
 	if p.streams.terminal == nil {
 		return fault.New(codes.FailedPrecondition, "process %q of container %s has no terminal", exec, id)
 	}
-	raw, err := p.streams.terminal.SyscallConn()
-	if err != nil {
-		return err
-	}
-	closed := raw.Control(func(fd uintptr) { err = setSize(int(fd), rows, columns) })
-	return errors.Join(closed, err)
+	return descriptor.Use(p.streams.terminal, func(fd int) error { return setSize(fd, rows, columns) })
 }

@@ -80,12 +80,7 @@ func VolumeStats(base, path string) (*api.VolumeStatsResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := safepath.Open(base, safepath.Strict)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	volume, err := root.Open(relative, unix.O_PATH, 0)
+	volume, err := safepath.OpenBelow(base, relative, unix.O_PATH)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,7 @@ import (
 
 const (
 	kernelThread = 0x00200000 // PF_KTHREAD (include/linux/sched.h)
-	flagsField   = 6          // of /proc/PID/stat, after the name (proc_pid_stat(5))
+	flagsWord    = 6          // of statWords
 )
 
 // held counts what each container has and none may leave behind: mounts, cgroups and processes of the guest, files and
@@ -38,12 +38,11 @@ func processes() (count int) {
 		if name[0] < '0' || name[0] > '9' {
 			continue
 		}
-		text := read("/proc/" + name + "/stat")
-		fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-		if len(fields) <= flagsField {
+		words := statWords(read("/proc/" + name + "/stat"))
+		if len(words) <= flagsWord {
 			continue // it is gone by now
 		}
-		if flags, err := strconv.ParseUint(fields[flagsField], 10, 64); err == nil && flags&kernelThread == 0 {
+		if flags, err := strconv.ParseUint(words[flagsWord], 10, 64); err == nil && flags&kernelThread == 0 {
 			count++
 		}
 	}

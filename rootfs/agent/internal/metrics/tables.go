@@ -83,11 +83,10 @@ func status(text string) []figure {
 	return figures
 }
 
-// stat reads the four times of /proc/PID/stat (proc_pid_stat(5)). A name with blanks and brackets is before them.
+// stat reads the four times of /proc/PID/stat.
 func stat(text string) []figure {
-	_, rest, found := cutLast(text, ")")
-	words := strings.Fields(rest)
-	if !found || len(words) < 15 {
+	words := statWords(text)
+	if len(words) < 15 {
 		return nil
 	}
 	var figures []figure
@@ -97,12 +96,9 @@ func stat(text string) []figure {
 	return figures
 }
 
-func cutLast(text, separator string) (before, after string, found bool) {
-	at := strings.LastIndex(text, separator)
-	if at < 0 {
-		return text, "", false
-	}
-	return text[:at], text[at+len(separator):], true
+// statWords returns the words of /proc/PID/stat (proc_pid_stat(5)) behind the name, which may have blanks and brackets.
+func statWords(text string) []string {
+	return strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 }
 
 // totalTime returns the seconds of user and system time; nothing where they are not known.

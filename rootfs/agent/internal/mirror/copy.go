@@ -72,6 +72,11 @@ func (p *place) inTheWay(relative string, wanted tree) bool {
 
 func (p *place) path(relative string) string { return path.Join(copies, p.name, relative) }
 
+// parent opens the directory that a path of the copy is in.
+func (p *place) parent(relative string) (*os.File, error) {
+	return p.root.Open(path.Dir(p.path(relative)), unix.O_PATH|unix.O_DIRECTORY, 0)
+}
+
 func (p *place) put(relative string, e entry) error {
 	switch {
 	case e.kind == unix.S_IFDIR:
@@ -104,7 +109,7 @@ func (p *place) replace(relative string, make func(at *os.File) error) error {
 		return err
 	}
 	defer from.Close()
-	to, err := p.root.Open(path.Dir(p.path(relative)), unix.O_PATH|unix.O_DIRECTORY, 0)
+	to, err := p.parent(relative)
 	if err != nil {
 		return err
 	}
@@ -121,7 +126,7 @@ func (p *place) replace(relative string, make func(at *os.File) error) error {
 }
 
 func (p *place) putDirectory(relative string, e entry) error {
-	parent, err := p.root.Open(path.Dir(p.path(relative)), unix.O_PATH|unix.O_DIRECTORY, 0)
+	parent, err := p.parent(relative)
 	if err != nil {
 		return err
 	}
@@ -159,7 +164,7 @@ func own(file *os.File, e entry) error {
 }
 
 func (p *place) remove(relative string) error {
-	parent, err := p.root.Open(path.Dir(p.path(relative)), unix.O_PATH|unix.O_DIRECTORY, 0)
+	parent, err := p.parent(relative)
 	if err == nil {
 		defer parent.Close()
 		flags := 0

@@ -240,8 +240,9 @@ func rename(conn *rtnetlink.Conn, one *link, name string) error {
 		if other.Attributes.Name != name {
 			continue
 		}
-		err := errors.Join(set(conn, other, temporary, 0), set(conn, one, name, 0), set(conn, other, before, other.Flags&unix.IFF_UP))
-		return err
+		return errors.Join(
+			set(conn, other, temporary, 0), set(conn, one, name, 0), set(conn, other, before, other.Flags&unix.IFF_UP),
+		)
 	}
 	return set(conn, one, name, 0)
 }
@@ -318,7 +319,7 @@ func (n Network) AddNeighbours(neighbours []*types.ARPNeighbor) error {
 	return nil
 }
 
-func neighbour(each *types.ARPNeighbor, indices map[string]uint32) (*rtnetlink.NeighMessage, error) {
+func neighbour(each *types.ARPNeighbor, indices indices) (*rtnetlink.NeighMessage, error) {
 	if each.ToIPAddress == nil {
 		return nil, fault.Invalid("a neighbour without an address")
 	}
@@ -330,9 +331,9 @@ func neighbour(each *types.ARPNeighbor, indices map[string]uint32) (*rtnetlink.N
 	if err != nil {
 		return nil, fault.Invalid("hardware address %.40q of the neighbour %s", each.Lladdr, ip)
 	}
-	index, known := indices[each.Device]
-	if !known {
-		return nil, fault.New(codes.NotFound, "no interface %.40q", each.Device)
+	index, err := indices.of(each.Device)
+	if err != nil {
+		return nil, err
 	}
 	state := uint16(each.State)
 	if state == 0 {
@@ -344,15 +345,25 @@ func neighbour(each *types.ARPNeighbor, indices map[string]uint32) (*rtnetlink.N
 	}, nil
 }
 
-// byName returns the interfaces' numbers by their names.
-func byName(conn *rtnetlink.Conn) (map[string]uint32, error) {
+// indices are the interfaces' numbers by their names.
+type indices map[string]uint32
+
+func byName(conn *rtnetlink.Conn) (indices, error) {
 	found, err := conn.Link.List()
 	if err != nil {
 		return nil, err
 	}
-	indices := map[string]uint32{}
+	all := indices{}
 	for _, each := range found {
-		indices[each.Attributes.Name] = each.Index
+		all[each.Attributes.Name] = each.Index
 	}
-	return indices, nil
+	return all, nil
+}
+
+func (i indices) of(name string) (uint32, error) {
+	index, known := i[name]
+	if !known {
+		return 0, fault.New(codes.NotFound, "no interface %.40q", name)
+	}
+	return index, nil
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/jsimonetti/rtnetlink"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
 
 	"guestforge.dev/agent/internal/api/types"
 	"guestforge.dev/agent/internal/fault"
@@ -137,22 +136,20 @@ func restore(conn *rtnetlink.Conn, made []*rtnetlink.RouteMessage, before []rtne
 	return add(conn, all)
 }
 
-func parseRoute(each *types.Route, indices map[string]uint32) (*rtnetlink.RouteMessage, error) {
+func parseRoute(each *types.Route, indices indices) (*rtnetlink.RouteMessage, error) {
 	message := &rtnetlink.RouteMessage{
 		Family: uint8(families[each.Family]), Table: unix.RT_TABLE_MAIN, Protocol: unix.RTPROT_STATIC, Type: unix.RTN_UNICAST,
 		Scope: uint8(each.Scope), Flags: each.Flags,
 	}
+	var err error
 	if each.Device != "" {
-		index, known := indices[each.Device]
-		if !known {
-			return nil, fault.New(codes.NotFound, "no interface %.40q", each.Device)
+		if message.Attributes.OutIface, err = indices.of(each.Device); err != nil {
+			return nil, err
 		}
-		message.Attributes.OutIface = index
 	}
 	if each.Mtu > 0 {
 		message.Attributes.Metrics = &rtnetlink.RouteMetrics{MTU: each.Mtu}
 	}
-	var err error
 	if each.Dest != "" {
 		if message.Attributes.Dst, message.DstLength, err = parseDestination(each); err != nil {
 			return nil, err

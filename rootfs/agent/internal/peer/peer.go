@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/descriptor"
 )
 
 // Gone tells whether the other side has closed its connection altogether. A vsock says so to who sends, even nothing:
@@ -16,11 +18,6 @@ func Gone(conn net.Conn) bool {
 	if !ok {
 		return true
 	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return true
-	}
-	var sent error
-	err = raw.Control(func(fd uintptr) { sent = unix.Send(int(fd), nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
-	return err != nil || (sent != nil && !errors.Is(sent, unix.EAGAIN))
+	err := descriptor.Use(socket, func(fd int) error { return unix.Send(fd, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
+	return err != nil && !errors.Is(err, unix.EAGAIN)
 }

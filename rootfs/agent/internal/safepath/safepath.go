@@ -38,6 +38,16 @@ func Open(directory string, resolve uint64) (*Root, error) {
 	return &Root{os.NewFile(uintptr(fd), directory), resolve}, nil
 }
 
+// OpenBelow opens what has a path below a directory, or the directory itself, through no symbolic link.
+func OpenBelow(directory, relative string, flags int) (*os.File, error) {
+	root, err := Open(directory, Strict)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return root.Open(relative, flags, 0)
+}
+
 // At returns the root of a directory that is open, and that is the root's to close.
 func At(directory *os.File, resolve uint64) *Root { return &Root{directory, resolve} }
 

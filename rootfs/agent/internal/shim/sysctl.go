@@ -5,12 +5,15 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // What of the kernel's parameters a container may set: the sandbox's IPC namespace has them, or the network, both of which
-// containers share.
-// Others are the whole guest's, and a container could take from it, or from others, what is theirs.
-var sysctls = regexp.MustCompile(`^(net\.|fs\.mqueue\.|kernel\.(shm|msg)[a-z_]*$|kernel\.sem$)[A-Za-z0-9_./-]*$`)
+// containers share. Others are the whole guest's, and a container could take from it, or from others, what is theirs. Few
+// containers set any, and each is a start of this program.
+var sysctls = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(net\.|fs\.mqueue\.|kernel\.(shm|msg)[a-z_]*$|kernel\.sem$)[A-Za-z0-9_./-]*$`)
+})
 
 const (
 	maxSysctls     = 256
@@ -24,7 +27,7 @@ func CheckSysctls(wanted map[string]string) error {
 	}
 	for name, value := range wanted {
 		switch {
-		case !sysctls.MatchString(name) || strings.Contains(name, ".."):
+		case !sysctls().MatchString(name) || strings.Contains(name, ".."):
 			return fmt.Errorf("kernel parameter %.100q is not one of a container's", name)
 		case len(value) > maxSysctlValue || strings.ContainsAny(value, "\x00\n"):
 			return fmt.Errorf("the value of the kernel parameter %s", name)

@@ -8,6 +8,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/descriptor"
 )
 
 // Shared are namespaces of a sandbox. They last as long as somebody is in them or has them open, and have no name in the
@@ -85,22 +87,14 @@ func (s *Shared) Join() error {
 
 // Copy opens the namespaces once more: one who uses them need not care who lets them go meanwhile.
 func (s *Shared) Copy() (*Shared, error) {
-	ipc, err1 := duplicate(s.IPC)
-	uts, err2 := duplicate(s.UTS)
+	ipc, err1 := descriptor.Duplicate(s.IPC)
+	uts, err2 := descriptor.Duplicate(s.UTS)
 	copied := &Shared{Hostname: s.Hostname, PID: s.PID, IPC: ipc, UTS: uts}
 	if err := errors.Join(err1, err2); err != nil {
 		copied.Close()
 		return nil, err
 	}
 	return copied, nil
-}
-
-func duplicate(file *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open a namespace once more: %w", err)
-	}
-	return os.NewFile(uintptr(fd), file.Name()), nil
 }
 
 // Close lets the namespaces go.

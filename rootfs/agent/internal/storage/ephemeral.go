@@ -73,12 +73,7 @@ func changes(lists []string) (mount.Options, error) {
 
 // remount opens the mount point, which may be on a share that the host can stop: nothing is locked here.
 func (m *Manager) remount(relative string, options mount.Options) error {
-	root, err := safepath.Open(m.Base, safepath.Strict)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	target, err := root.Open(relative, unix.O_PATH|unix.O_DIRECTORY, 0)
+	target, err := safepath.OpenBelow(m.Base, relative, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}

@@ -108,12 +108,7 @@ func (w *watched) origin(base, source string) (*os.File, error) {
 		return nil, err
 	}
 	slog.Warn("a volume is not watched", "source", source, "reason", err)
-	root, err := safepath.Open(base, safepath.Strict)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	return root.Open(source, unix.O_PATH, 0)
+	return safepath.OpenBelow(base, source, unix.O_PATH)
 }
 
 // unwatchLocked takes a storage away. It waits for nobody: all that it does is in the cover.
