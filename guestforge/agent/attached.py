@@ -11,11 +11,10 @@ from typing import Final
 
 from guestforge.agent.client import READ_SIZE, AgentClient
 from guestforge.agent.errors import AgentError, Code, RpcError
-from guestforge.agent.tasks import Exit, TaskService
+from guestforge.agent.tasks import FOREVER, Exit, TaskService
 from guestforge.core.signals import held
 
 STDIN, STDOUT, STDERR = 0, 1, 2
-FOREVER: Final = 10 * 365 * 86_400.0  # seconds that a call may wait: more is too much for a clock
 LAST_WORDS: Final = 10.0  # seconds in which the rest of the output has come, once the process has ended
 
 

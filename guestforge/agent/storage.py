@@ -49,3 +49,10 @@ def block(
     kata-agent takes a disk that was there before it only by its node, and only for `blk`, on every architecture.
     """
     return Storage(driver, source, fstype, mount_point, options)
+
+
+def overlay(mount_point: str, lower: str, scratch: str) -> tuple[Storage, Storage]:
+    """Return a directory that can be written to, and before it the tmpfs at `scratch` in which its changes lie."""
+    layers = (f"lowerdir={lower.rstrip('/')}", f"upperdir={scratch}/up", f"workdir={scratch}/work")
+    changes = Storage("ephemeral", "tmpfs", "tmpfs", scratch)
+    return changes, Storage("overlayfs", "overlay", "overlay", mount_point, layers)

@@ -21,7 +21,7 @@ from guestforge.agent.ttrpc import Call
 from guestforge.core.countdown import countdown
 
 FIRST: Final = ""  # the id of a container's first process
-FOREVER: Final = float(threading.TIMEOUT_MAX)
+FOREVER: Final = 10 * 365 * 86_400.0  # seconds that a call may wait: many more are too much for a clock
 
 
 class Status(StrEnum):
@@ -212,11 +212,13 @@ class TaskService:
         with self._lock:
             process = self._process(container_id, exec_id)
         named = _named(container_id, exec_id)
-        if process.decided.wait(left()) and process.ending is None:
-            raise TaskError(Code.NOT_FOUND, f"{named} was removed before it was started")
-        if process.ending is None or not process.ending.wait(left()):
-            raise TaskError(Code.DEADLINE_EXCEEDED, f"{named} did not end within {timeout:g} s")
-        return process.exit() or Exit(process.ending.result().status, 0.0)
+        if process.decided.wait(left()):
+            if process.ending is None:
+                raise TaskError(Code.NOT_FOUND, f"{named} was removed before it was started")
+            process.ending.wait(left())
+        if ended := process.exit():
+            return ended
+        raise TaskError(Code.DEADLINE_EXCEEDED, f"{named} did not end within {timeout:g} s")
 
     def resize_pty(
         self, container_id: str, rows: int, columns: int, exec_id: str = FIRST, timeout: float | None = None

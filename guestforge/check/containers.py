@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from guestforge.agent.spec import QUOTA_PERIOD, Resources, Spec, limits, process
-from guestforge.agent.storage import Storage as AgentStorage
+from guestforge.agent.storage import overlay
 from guestforge.agent.tasks import Status
 from guestforge.check import exercise
 from guestforge.check.engine import CheckFailure
@@ -116,12 +116,7 @@ def _on_share(stage: Stage) -> None:
 def _on_overlay(stage: Stage) -> None:
     """The lower layer is the share, which the host must find as it was; the upper one is a tmpfs."""
     share, seed = stage.storage("virtio-fs"), secrets.token_hex(16)
-    layers = (f"lowerdir={share.mount_point.rstrip('/')}", f"upperdir={UPPER}/up", f"workdir={UPPER}/work")
-    storages = [
-        stage.words[share.check],
-        AgentStorage("ephemeral", "tmpfs", "tmpfs", UPPER),
-        AgentStorage("overlayfs", "overlay", "overlay", OVERLAY, layers),
-    ]
+    storages = (stage.words[share.check], *overlay(OVERLAY, share.mount_point, UPPER))
     made = stage.inhabit("on-overlay", OVERLAY, storages=storages)
     written = exercise.writing(seed, WRITTEN, "/out/overlaid", exercise.is_gone("out/overlaid"))
     _perform((*exercise.root_steps(share.tree, "overlay"), written), made, share.view)

@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +21,8 @@ ASKED: Final = 3  # times that others are asked meanwhile
 KMSG: Final = "char 1:11"
 # Devices that every container has: null, zero, full, random, urandom, tty, ptmx.
 OWN: Final = frozenset(f"char {number}" for number in ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2"))
-# What no container's privilege gives, by the errors that may say so.
 WRITABLE_CGROUP: Final = "/run"  # where a container has its cgroup to write to, as some are given
+# The errors that may say of what no container's privilege gives that it was refused.
 DENIED: Final = frozenset(("EPERM", "EACCES", "ENOSYS"))
 
 
@@ -102,34 +101,30 @@ def _names(said: Answer, key: str) -> list[str]:
 def _links(stage: Stage, inmate: Inhabited) -> None:
     """A volume in which a container has put a link to the guest's root in place of a directory."""
     inmate.ask(("symlink", "/", "/out/way-out"))
-    where = f"{stage.storage(DISK).mount_point}/out/way-out"
-    try:
-        stage.start("through-a-link", stage.storage(DISK).mount_point, PROBE, change=_bound(where))
-    except RpcError as e:
-        if e.code == Code.DEADLINE_EXCEEDED:
-            raise
-        return
-    raise CheckFailure("the source of a mount was found through a link that a container had made")
+    if _with_mount(stage, "through-a-link", "out/way-out"):
+        raise CheckFailure("the source of a mount was found through a link that a container had made")
 
 
 def _device_through_a_mount(stage: Stage, inmate: Inhabited) -> None:
     inmate.ask(("mknod", "/out/node", "char", "1", "11"))
-    where = f"{stage.storage(DISK).mount_point}/out/node"
+    if other := _with_mount(stage, "with-a-node", "out/node"):  # an agent may refuse the mount itself
+        expect("the error of a device that came by a mount", other.ask(("opens", "/bound")).get("error"), "EPERM")
+        stage.end(other.name)
+
+
+def _with_mount(stage: Stage, name: str, path: str) -> Inhabited | None:
+    """Start a container that has a path of the disk at /bound; return None where the agent refuses it."""
+    disk = stage.storage(DISK).mount_point
+
+    def change(spec: Spec) -> None:
+        spec.Mounts.add(destination="/bound", type="bind", source=f"{disk}/{path}", options=("rbind", "rw"))
+
     try:
-        other = stage.inhabit("with-a-node", stage.storage(DISK).mount_point, change=_bound(where))
+        return stage.inhabit(name, disk, change=change)
     except RpcError as e:
         if e.code == Code.DEADLINE_EXCEEDED:
             raise
-        return  # an agent may refuse the mount itself
-    expect("the error of a device that came by a mount", other.ask(("opens", "/bound")).get("error"), "EPERM")
-    stage.end(other.name)
-
-
-def _bound(source: str) -> Callable[[Spec], None]:
-    def change(spec: Spec) -> None:
-        spec.Mounts.add(destination="/bound", type="bind", source=source, options=("rbind", "rw"))
-
-    return change
+        return None
 
 
 def _stops_newcomers(stage: Stage, neighbour: Inhabited) -> float:
@@ -178,13 +173,10 @@ def _takes_processes(stage: Stage, neighbour: Inhabited, processes: int | None) 
 
 def _answers(stage: Stage, neighbour: Inhabited) -> float:
     """Ask the agent and another container's program, and start one there; return the seconds of the slowest answer."""
-    others: dict[str, Callable[[], object]] = {
-        "agent": stage.client.check_health,
-        "other container": partial(neighbour.ask, ("stat", "/")),
-    }
+    others = (("agent", stage.client.check_health), ("other container", partial(neighbour.ask, ("stat", "/"))))
     slowest = 0.0
     for _ in range(ASKED):
-        for who, ask in others.items():
+        for who, ask in others:
             begun = time.monotonic()
             ask()
             slowest = max(slowest, seconds := time.monotonic() - begun)

@@ -165,15 +165,20 @@ def prepare_with(
     place, (tree, todo) = scratch / DISK, fill("ext4")
     fixtures.write_disk(tree, place, runtime, size_mib=disk_mib)
     driver = NODE_DRIVER if by_node else arch.block_driver
-    disk = DiskStorage(DISK, driver, "ext4", (), f"{STORAGE_POINT}disk", place, tree, todo, runtime, by_node)
+    disk = DiskStorage(
+        check=DISK, driver=driver, fstype="ext4", options=(), mount_point=f"{STORAGE_POINT}disk",
+        place=place, tree=tree, steps=todo, runtime=runtime, by_node=by_node,
+    )  # fmt: skip
     return (disk, *(_share(kind, fill(kind.fstype), scratch / kind.device) for kind in SHARES))
 
 
 def _share(kind: _Share, content: tuple[Tree, tuple[Step, ...]], place: Path) -> Storage:
     place.mkdir()
+    tree, todo = content
     return ShareStorage(
-        kind.device, kind.driver, kind.fstype, kind.options, kind.mount_point, place, *content, kind.device, kind.tag
-    )
+        check=kind.device, driver=kind.driver, fstype=kind.fstype, options=kind.options, mount_point=kind.mount_point,
+        place=place, tree=tree, steps=todo, device=kind.device, tag=kind.tag,
+    )  # fmt: skip
 
 
 def fill_shares(storages: Sequence[Storage]) -> None:

@@ -17,31 +17,23 @@ from guestforge.agent.attached import STDIN, STDOUT, Attached
 from guestforge.agent.client import AgentClient
 from guestforge.agent.errors import AgentError, Code, RpcError
 from guestforge.agent.ready import wait_ready
-from guestforge.agent.spec import PATH, Interface, Route, Spec, address, container_spec, limits, process
-from guestforge.agent.storage import SHARE_POINT, SHARE_TAG, Storage, virtio_fs
+from guestforge.agent.spec import PATH, QUOTA_PERIOD, Interface, Route, Spec, address, container_spec, limits, process
+from guestforge.agent.storage import SHARE_POINT, SHARE_TAG, Storage, overlay, virtio_fs
 from guestforge.agent.tasks import TaskService
 from guestforge.agent.transport import AGENT_PORT
-from guestforge.check.artifacts import DEFAULT_TIMEOUT, GuestArtifacts
-from guestforge.check.live import guest_plan
+from guestforge.check.artifacts import DEFAULT_TIMEOUT
 from guestforge.check.storages import STORAGE_POINT
+from guestforge.cli.guest import planned, prepared
 from guestforge.core.errors import CheckError, UserError
-from guestforge.core.graph import needs_of
 from guestforge.core.progress import complain, say
-from guestforge.host.packages import ensure
 from guestforge.oci.image import NEEDS, Image, find_user, open_image
-from guestforge.pipeline import Pipeline
 from guestforge.project.options import ContainerOptions, DebugOptions, TerminalOptions
 from guestforge.vmm import terminal as screen
-from guestforge.vmm.accel import choose_accelerator
 from guestforge.vmm.machine import Machine
-from guestforge.vmm.needs import boot_needs
 from guestforge.vmm.plan import MachinePlan, Network, Share
-from guestforge.vmm.vsock import choose_vsock
 
 CONTAINER: Final = "run"
-CONSOLE_LOG: Final = "run-console.log"
 MIB: Final = 1 << 20
-QUOTA_PERIOD: Final = 100_000  # microseconds
 MAX_VOLUMES: Final = 8
 END_LIMIT: Final = 10.0  # seconds that a guest has to end by itself
 # What container engines return for a program that is not there, and for one that can't be run.
@@ -79,15 +71,13 @@ def run(built: DebugOptions, terminal: TerminalOptions, wanted: ContainerOptions
     volumes = tuple(map(parse_volume, wanted.volume))
     if len(volumes) > MAX_VOLUMES:
         raise UserError(f"{len(volumes)} volumes: a guest takes at most {MAX_VOLUMES}")
-    arch = built.arches[0]
-    pipeline = Pipeline(arch, built)
-    pipeline.try_places()
-    ensure((*needs_of(*pipeline.steps.published), *boot_needs(arch), *NEEDS))
-    image = open_image(wanted.oci, arch, pipeline.store)
+    pipeline = prepared(built, *NEEDS)
+    image = open_image(wanted.oci, pipeline.arch, pipeline.store)
     spec = container_of(image, wanted, volumes, has_terminal=_has_terminal())
     shares = (Share(SHARE_TAG, image.root, read_only=True), *(each.share(i) for i, each in enumerate(volumes)))
-    plan = _plan(pipeline.guest_artifacts(), terminal, wanted, shares, pipeline.output / CONSOLE_LOG)
-    plan.console_log.parent.mkdir(parents=True, exist_ok=True)
+    guest, _ = planned(pipeline, terminal)
+    say(f"the console is kept in {guest.console_log}")
+    plan = _with_container(guest, wanted, shares)
     try:
         with Machine(plan) as machine:
             return _contain(machine, spec, volumes)
@@ -146,25 +136,15 @@ def container_of(image: Image, wanted: ContainerOptions, volumes: Sequence[Volum
     return spec
 
 
-def _plan(
-    artifacts: GuestArtifacts,
-    terminal: TerminalOptions,
-    wanted: ContainerOptions,
-    shares: tuple[Share, ...],
-    console_log: Path,
-) -> MachinePlan:
-    """Return the machine: the guest's own, and what the container takes besides."""
-    arch = artifacts.arch
-    accelerator = choose_accelerator(terminal.accel, arch, artifacts.kernel)
-    plan = guest_plan(artifacts, terminal.artifact, accelerator.name, choose_vsock().vsock, console_log)
-    say(f"{arch.name} {terminal.artifact} of {artifacts.guest}: {accelerator.name} ({accelerator.reason})")
-    say(f"the console is kept in {console_log}")
+def _with_container(plan: MachinePlan, wanted: ContainerOptions, shares: tuple[Share, ...]) -> MachinePlan:
+    """Return the guest's machine with what the container takes besides."""
+    step = plan.arch.memory_step_mib
     memory = plan.memory_mib + math.ceil((wanted.memory or 0) / MIB)
     return replace(
         plan,
         shares=shares,
         network=Network() if wanted.network == "user" else None,
-        memory_mib=math.ceil(memory / arch.memory_step_mib) * arch.memory_step_mib,
+        memory_mib=math.ceil(memory / step) * step,
         cpus=max(plan.cpus, math.ceil(wanted.cpus or 1)),
     )
 
@@ -189,9 +169,7 @@ def _contain(machine: Machine, spec: Spec, volumes: Sequence[Volume]) -> int:
 
 def _storages(volumes: Sequence[Volume]) -> Iterator[Storage]:
     yield virtio_fs(SHARE_POINT)
-    yield Storage("ephemeral", "tmpfs", "tmpfs", UPPER)
-    layers = (f"lowerdir={SHARE_POINT.rstrip('/')}", f"upperdir={UPPER}/up", f"workdir={UPPER}/work")
-    yield Storage("overlayfs", "overlay", "overlay", ROOT, layers)
+    yield from overlay(ROOT, SHARE_POINT, UPPER)
     for number, volume in enumerate(volumes):
         yield volume.storage(number)
 

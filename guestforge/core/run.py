@@ -85,15 +85,18 @@ def run(
     return completed
 
 
+def ending(code: int) -> str:
+    """Return how a program ended, in words; a negative code is the signal that ended it, as `subprocess` has it."""
+    return f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+
+
 def failure(
     completed: Completed, *, log: Path | None = None, error: type[GuestforgeError] = BuildError
 ) -> GuestforgeError:
     """Return the error that describes a program's failure: how it ended, its last lines, the command to repeat it."""
-    code = completed.returncode
-    how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
     where = f"; the full log is {log}" if log else ""
     return error(
-        f"{Path(completed.argv[0]).name} {how}{where}",
+        f"{Path(completed.argv[0]).name} {ending(completed.returncode)}{where}",
         excerpt="\n".join(completed.output.splitlines()[-EXCERPT_LINES:]),
         hint=f"the command was: {shlex.join(completed.argv)}",
     )

@@ -17,7 +17,7 @@ from typing import Final
 
 from guestforge.core import events
 from guestforge.core.errors import BuildError, GuestforgeError
-from guestforge.core.run import die_with_parent
+from guestforge.core.run import die_with_parent, ending
 from guestforge.core.signals import ENDING, PATIENCE, heeded, held, interrupt_on
 
 INTERRUPT: Final = signal.SIGTERM  # what ends a worker, as Ctrl-C would
@@ -80,8 +80,7 @@ class Worker:
 
     def _died(self) -> BaseException:
         self._process.join()
-        code = self._process.exitcode or 0
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = ending(self._process.exitcode or 0)
         return BuildError(f"the process that worked on it {how}", hint="was it short of memory? `dmesg` would say so")
 
 

@@ -12,8 +12,9 @@ from guestforge.core.exposure import is_real_root
 from guestforge.core.files import FULL
 from guestforge.core.need import Need
 from guestforge.core.progress import bar, step
-from guestforge.core.run import Completed
+from guestforge.core.run import Completed, ending
 from guestforge.core.runtime import Runtime
+from guestforge.oci.document import DIGEST
 from guestforge.oci.layout import IMAGE
 
 NEEDS: Final = (Need("skopeo", tool="skopeo"), Need("umoci", tool="umoci"))
@@ -29,7 +30,7 @@ _USERS: Final = re.compile(
     re.IGNORECASE,
 )
 _MESSAGE: Final = re.compile(r'(?:level=(?:fatal|error) msg="((?:[^"\\]|\\.)*)"|\u2a2f (.*\S))')  # skopeo's, umoci's
-_DIGEST: Final = re.compile(r"^sha256:[0-9a-f]{64}$", re.MULTILINE)
+_DIGEST: Final = re.compile(f"^{DIGEST.pattern}$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +106,7 @@ def _failure(done: Completed, kind: type[GuestforgeError], message: str) -> Gues
     if FULL in done.output.lower() or done.returncode < 0:
         kind = BuildError
     tool = Path(done.argv[0]).name
-    how = (
-        f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with exit code {done.returncode}"
-    )
-    return kind(f"{message}: {tool} {how}", excerpt=_shown(_said(done.output)))
+    return kind(f"{message}: {tool} {ending(done.returncode)}", excerpt=_shown(_said(done.output)))
 
 
 def _said(output: str) -> str:

@@ -5,13 +5,25 @@ the functions is what a start of `./invoke` must not pay for.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from guestforge.project.layout import OUTPUT
-from guestforge.project.option import number, one_of, option, options_of, path, size, some_of, text, text_or_none, whole
+from guestforge.project.option import (
+    Otherwise,
+    number,
+    one_of,
+    option,
+    options_of,
+    path,
+    size,
+    some_of,
+    text,
+    text_or_none,
+    whole,
+)
 
 if TYPE_CHECKING:
     from guestforge.arch import Arch
@@ -34,6 +46,9 @@ WantedNetwork = Literal["none", "user"]
 NETWORKS: Final[tuple[WantedNetwork, ...]] = get_args(WantedNetwork)
 WantedServer = Literal["auto", "virtiofsd", "builtin"]
 VIRTIO_FS_SERVERS: Final[tuple[WantedServer, ...]] = get_args(WantedServer)
+
+
+Arches = Callable[[], "tuple[Arch, ...]"]
 
 
 def _arches(_: str, value: str) -> "tuple[Arch, ...]":
@@ -90,7 +105,9 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-ARCH: Final = "an architecture, a comma list, or all"
+def _arch(default: str, factory: Arches, otherwise: Otherwise | None = None) -> Any:  # noqa: ANN401 - as of `option`
+    help_ = f"an architecture, a comma list, or all (default: {default})"
+    return option(help_, _arches, name="arch", many=True, otherwise=otherwise, default_factory=factory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +126,7 @@ class ProjectOptions:
 class TargetOptions(ProjectOptions):
     """What is built, or looked at: a project and architectures."""
 
-    arches: "tuple[Arch, ...]" = option(
-        f"{ARCH} (default: the host's)", _arches, name="arch", many=True, default_factory=_host
-    )
+    arches: "tuple[Arch, ...]" = _arch("the host's", _host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,32 +255,21 @@ class CleanOptions(ProjectOptions):
 class BenchOptions:
     """What is measured."""
 
-    arches: "tuple[Arch, ...]" = option(
-        f"{ARCH} (default: those that are proven)", _arches, name="arch", many=True, default_factory=_proven
-    )
+    arches: "tuple[Arch, ...]" = _arch("those that are proven", _proven)
 
 
 @dataclass(frozen=True, slots=True)
 class HostBenchOptions:
     """What is measured where one architecture says what all would."""
 
-    arches: "tuple[Arch, ...]" = option(
-        f"{ARCH} (default: the host's)", _arches, name="arch", many=True, default_factory=_host
-    )
+    arches: "tuple[Arch, ...]" = _arch("the host's", _host)
 
 
 @dataclass(frozen=True, slots=True)
 class SelftestOptions:
     """What the project is tried with."""
 
-    arches: "tuple[Arch, ...]" = option(
-        f"{ARCH} (default: those that are proven)",
-        _arches,
-        name="arch",
-        many=True,
-        otherwise=_tested,
-        default_factory=_proven,
-    )
+    arches: "tuple[Arch, ...]" = _arch("those that are proven", _proven, _tested)
     fast: bool = option("lint, types and the tests that take seconds; no boots")
 
 

@@ -22,7 +22,7 @@ from guestforge.vmm.console import Console, Fault
 from guestforge.vmm.emulator import Emulator, choose_emulator
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.pipes import console_pipes
-from guestforge.vmm.plan import MachinePlan, Sockets
+from guestforge.vmm.plan import MachinePlan, Share, Sockets
 from guestforge.vmm.sockets import listen, runtime_directory
 from guestforge.vmm.state import Ended, State, how_it_ended
 from guestforge.vmm.user import lifeline, qemu_user, with_less_rights
@@ -243,11 +243,16 @@ class Machine:
             if share.device != "virtio-fs":  # QEMU serves it
                 continue
             path = self.sockets.share(index)
-            server = self._virtiofs or choose_virtiofs(self.plan.arch, runtime=self._runtime)
+            server = self._server_of(share)
             with listen(path, blocking=True) as listener:  # it is the server's; none can do without
                 argv = virtiofs_argv(server, self.plan.arch, share, listener.fileno())
                 process = self._spawn(argv, listener.fileno())
             yield Watched(f"share {share.tag}", "virtiofs-died", server.name, process), path
+
+    def _server_of(self, share: Share) -> VirtioFsServer:
+        if share.read_only:  # which virtiofsd would leave to the guest
+            return choose_virtiofs(self.plan.arch, "builtin")
+        return self._virtiofs or choose_virtiofs(self.plan.arch, runtime=self._runtime)
 
     def _spawn(self, argv: list[str], *inherited: int) -> Process:
         return self._stack.enter_context(self._runtime.spawn(argv, cwd=CHECKOUT, pass_fds=inherited))

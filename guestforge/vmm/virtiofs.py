@@ -48,12 +48,9 @@ def choose_virtiofs(arch: Arch, wanted: WantedServer = "auto", runtime: Runtime 
 
 
 def virtiofs_argv(server: VirtioFsServer, arch: Arch, share: Share, descriptor: int) -> list[str]:
-    """Return the command line that serves a directory to a guest of an architecture on a listening socket.
-
-    One that is to be read only is served by our own: virtiofsd would leave that to the guest.
-    """
+    """Return the command line that serves a directory to a guest of an architecture on a listening socket."""
     directory = share.directory.absolute()
-    if server.installed and not share.read_only:
+    if server.installed:
         return virtiofsd_argv(server.installed, directory, descriptor, root=os.geteuid() == 0)
     module = [sys.executable, "-m", "guestforge.vhost.fs"]
     switches = {"--allow-exposed": share.allow_exposed, "--read-only": share.read_only}

@@ -1,0 +1,41 @@
+"""A guest on the user's terminal: built where it is missing, and the machine that it gets."""
+
+from typing import Final
+
+from guestforge.check.live import guest_plan
+from guestforge.core.graph import needs_of
+from guestforge.core.need import Need
+from guestforge.core.progress import say
+from guestforge.host.packages import ensure
+from guestforge.pipeline import Pipeline
+from guestforge.project.options import DebugOptions, TerminalOptions
+from guestforge.vmm.accel import choose_accelerator
+from guestforge.vmm.needs import boot_needs
+from guestforge.vmm.plan import MachinePlan
+from guestforge.vmm.vsock import VsockChoice, choose_vsock
+
+CONSOLE_LOG: Final = "run-console.log"
+
+
+def prepared(built: DebugOptions, *needs: Need) -> Pipeline:
+    """Return what builds the guest of the one architecture, once all that it takes and the `needs` are installed.
+
+    Raises UserError for what can't be, and for places that can't be written.
+    """
+    arch = built.arches[0]
+    pipeline = Pipeline(arch, built)
+    pipeline.try_places()
+    ensure((*needs_of(*pipeline.steps.published), *boot_needs(arch), *needs))
+    return pipeline
+
+
+def planned(pipeline: Pipeline, terminal: TerminalOptions) -> tuple[MachinePlan, VsockChoice]:
+    """Return the guest's own machine, having built what is missing, and why it has its vsock device."""
+    artifacts = pipeline.guest_artifacts()
+    accelerator = choose_accelerator(terminal.accel, artifacts.arch, artifacts.kernel)
+    vsock = choose_vsock()
+    console_log = pipeline.output / CONSOLE_LOG
+    plan = guest_plan(artifacts, terminal.artifact, accelerator.name, vsock.vsock, console_log)
+    say(f"{artifacts.arch.name} {terminal.artifact} of {artifacts.guest}: {accelerator.name} ({accelerator.reason})")
+    console_log.parent.mkdir(parents=True, exist_ok=True)
+    return plan, vsock
