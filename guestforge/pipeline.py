@@ -7,7 +7,7 @@ from typing import Any
 
 from guestforge.arch import Arch
 from guestforge.check.artifacts import GuestArtifacts
-from guestforge.check.run import FILES
+from guestforge.check.report import FILES
 from guestforge.check.step import check_step, emulators
 from guestforge.core.files import require_temporary_directory, try_directory
 from guestforge.core.graph import Evaluation, needs_of, walk

@@ -15,7 +15,7 @@ from guestforge.bench.figures import Section, Table, missed, write
 from guestforge.bench.host import compiler, host_facts, now
 from guestforge.bench.lanes import Command, Cost, Lane, alone, in_turn, seconds_of
 from guestforge.bench.step import step_argv
-from guestforge.check.run import REPORT
+from guestforge.check.report import REPORT
 from guestforge.core.cache import SCRATCH, VARIABLE
 from guestforge.core.errors import BuildError
 from guestforge.core.files import digest_file, remove_tree

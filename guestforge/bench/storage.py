@@ -14,7 +14,7 @@ from guestforge.check import fixtures, live
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Machine
-from guestforge.check.run import CONSOLE
+from guestforge.check.report import CONSOLE
 from guestforge.check.storages import Storage, fill_shares, prepare_with
 from guestforge.core.errors import CheckError
 from guestforge.core.progress import bar, say

@@ -3,4 +3,4 @@
 from typing import Final
 
 # The modules that other packages may import.
-FACE: Final[tuple[str, ...]] = ("artifacts", "engine", "fixtures", "guest", "live", "run", "step", "storages")
+FACE: Final[tuple[str, ...]] = ("artifacts", "engine", "fixtures", "guest", "live", "report", "step", "storages")

@@ -10,6 +10,7 @@ from guestforge.core.errors import CheckError
 from guestforge.core.files import atomic_file
 from guestforge.project.options import Artifact
 
+FILES = REPORT, JUNIT, CONSOLE = ("report.json", "junit.xml", "console.log")  # what a check leaves
 SCHEMA = 1  # raised when a key changes its meaning or goes; a new key does not raise it
 
 Status = Literal["pass", "fail", "skip"]

@@ -12,7 +12,7 @@ from guestforge.check.checks import BLAME, CHECKS
 from guestforge.check.engine import Run, RunEnded
 from guestforge.check.guest import Machine, Starter
 from guestforge.check.junit import write_junit
-from guestforge.check.report import Report, write_report
+from guestforge.check.report import CONSOLE, FILES, JUNIT, REPORT, Report, write_report
 from guestforge.check.storages import fill_shares, prepare
 from guestforge.check.table import boot_line, table
 from guestforge.core import progress
@@ -20,8 +20,6 @@ from guestforge.core.files import atomic_copy, disk_errors
 from guestforge.core.runtime import Runtime
 from guestforge.core.scratch import scratch_directory
 from guestforge.project.options import Artifact, CheckOptions
-
-FILES = REPORT, JUNIT, CONSOLE = ("report.json", "junit.xml", "console.log")
 
 
 def check_artifact(

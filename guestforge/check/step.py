@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from guestforge.arch import Arch
-from guestforge.check import live
 from guestforge.check.artifacts import GuestArtifacts
-from guestforge.check.report import failed
-from guestforge.check.run import FILES, check_artifact
+from guestforge.check.report import FILES, failed
 from guestforge.core.files import atomic_copy
 from guestforge.core.runtime import Runtime
 from guestforge.core.step import NotKeptError, Step, Use, Used
@@ -51,6 +49,9 @@ def check_step(
         }
 
     def make(made: Path, _used: Used, runtime: Runtime) -> None:
+        from guestforge.check import live
+        from guestforge.check.run import check_artifact
+
         report = check_artifact(live.start, guest(), artifact, out, options, runtime=runtime)
         if error := failed([report]):
             raise error

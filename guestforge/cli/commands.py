@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import ARCHES
-from guestforge.check import live
 from guestforge.cli.why import explain, foretold
-from guestforge.conform.run import conform as run_conform
-from guestforge.conform.table import table
 from guestforge.core.cache import clean as clean_cache
 from guestforge.core.cache import user_cache
 from guestforge.core.errors import GuestforgeError, UserError
@@ -60,6 +57,10 @@ def conform(built: BuildOptions, making: MakeOptions, checks: CheckOptions, tria
     """Try on each storage of a guest what file systems promise, and print what is not kept everywhere."""
 
     def work(pipeline: Pipeline) -> None:
+        from guestforge.check import live
+        from guestforge.conform.run import conform as run_conform
+        from guestforge.conform.table import table
+
         ensure(boot_needs(pipeline.arch))
         found = run_conform(
             live.start,

@@ -7,7 +7,7 @@ from guestforge.check import fixtures
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Guest, Machine, Starter
-from guestforge.check.run import CONSOLE
+from guestforge.check.report import CONSOLE
 from guestforge.check.storages import Storage, fill_shares, prepare_with
 from guestforge.conform.results import OUTPUT_LIMIT, Results, parse_results
 from guestforge.conform.table import Conformance

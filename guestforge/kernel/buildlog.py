@@ -13,17 +13,18 @@ _OBJECT = re.compile(r"  (?:CC|AS)(?: \[M\])? +\S")
 _STEP = re.compile(r"  [A-Z][A-Z0-9_-]*(?: \[M\])? +\S|make(?:\[\d+\])?: |In file included from ")
 _FULL = re.compile(r"No space left on device")
 # The compiler, the assembler; the linker; programs of the tree; make on its own account. In this order of worth.
+# They are compiled where a build failed: each start would pay for that.
 _ERRORS = (
-    re.compile(r"(?P<place>[^\s:][^:\n]*:\d+(?::\d+)?): (?:fatal |internal compiler )?[eE]rror: (?P<what>.+)"),
-    re.compile(r"(?P<place>)(?P<what>\S*(?:gcc|cc1|ld|as): (?:fatal |internal compiler )?error: .+)"),
-    re.compile(r"(?P<place>[^\s:][^:\n]*?):(?:\([^)]*\):)? (?P<what>undefined reference to .+)"),
-    re.compile(r"\S*ld: (?P<place>[^:\n]+?:(?:\([^)]*\):)?) ?(?P<what>(?:undefined reference|multiple definition).+)"),
-    re.compile(r"(?P<place>)(?P<what>\S*ld: .+)"),
-    re.compile(r"(?P<place>)(?P<what>(?:ERROR: modpost|error|Error|ERROR|\S+: error|\S+: fatal): .+)"),
-    re.compile(r"(?P<place>)(?P<what>(?:/bin/)?(?:ba)?sh: (?:line )?\d+: .+)"),
-    re.compile(r"(?P<place>[^\s:]+:\d+): \*\*\* (?P<what>(?!\[).+)"),
-    re.compile(r"(?P<place>)(?P<what>make(?:\[\d+\])?: \*\*\* (?!\[|Waiting).+)"),
-)  # fmt: skip
+    r"(?P<place>[^\s:][^:\n]*:\d+(?::\d+)?): (?:fatal |internal compiler )?[eE]rror: (?P<what>.+)",
+    r"(?P<place>)(?P<what>\S*(?:gcc|cc1|ld|as): (?:fatal |internal compiler )?error: .+)",
+    r"(?P<place>[^\s:][^:\n]*?):(?:\([^)]*\):)? (?P<what>undefined reference to .+)",
+    r"\S*ld: (?P<place>[^:\n]+?:(?:\([^)]*\):)?) ?(?P<what>(?:undefined reference|multiple definition).+)",
+    r"(?P<place>)(?P<what>\S*ld: .+)",
+    r"(?P<place>)(?P<what>(?:ERROR: modpost|error|Error|ERROR|\S+: error|\S+: fatal): .+)",
+    r"(?P<place>)(?P<what>(?:/bin/)?(?:ba)?sh: (?:line )?\d+: .+)",
+    r"(?P<place>[^\s:]+:\d+): \*\*\* (?P<what>(?!\[).+)",
+    r"(?P<place>)(?P<what>make(?:\[\d+\])?: \*\*\* (?!\[|Waiting).+)",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def first_error(output: str, tree: str) -> FirstError | None:
     """Return the first real error of a build's output; `tree` is cut from the names of files."""
     lines = output.replace(f"{tree}/", "").splitlines()
     full = any(_FULL.search(line) for line in lines)
-    for pattern in (_FULL, *_ERRORS) if full else _ERRORS:
+    for pattern in (*([_FULL] if full else ()), *map(re.compile, _ERRORS)):
         for number, line in enumerate(lines):
             if match := pattern.search(line) if pattern is _FULL else pattern.match(line):
                 found = match.groupdict()

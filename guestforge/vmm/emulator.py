@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch, host
+from guestforge.core.cache import Place, user_cache
 from guestforge.core.errors import GuestforgeError, UserError
 from guestforge.core.graph import Evaluation
 from guestforge.core.progress import say
@@ -82,7 +83,7 @@ def choose_emulator(
     found = installed_emulator(arch, runtime)
     if accelerator == "kvm" or found.forgets:
         return found
-    return _newer(arch, found, runtime, str(Store().cache), mirror=mirror, refresh=refresh)
+    return _newer(arch, found, runtime, user_cache(), mirror=mirror, refresh=refresh)
 
 
 def installed_emulator(arch: Arch, runtime: Runtime = HOST) -> Emulator:
@@ -121,13 +122,13 @@ def _ask(runtime: Runtime, path: Path) -> str:
 
 @lru_cache
 def _newer(
-    arch: Arch, installed: Emulator, runtime: Runtime, cache: str, *, mirror: str | None, refresh: bool
+    arch: Arch, installed: Emulator, runtime: Runtime, cache: Place, *, mirror: str | None, refresh: bool
 ) -> Emulator:
     """Return a QEMU of the release's backports; the one that is installed where there is none."""
     since = ".".join(map(str, arch.tcg_forgets_since))
     need = f"TCG runs {arch.name} right from QEMU {since} on"
     try:
-        return _unpacked(arch, Evaluation(Store(Path(cache)), runtime), mirror, refresh, need)
+        return _unpacked(arch, Evaluation(Store(cache.path), runtime), mirror, refresh, need)
     except GuestforgeError as e:
         why = f"{need}, and a newer one can't be had: {e.message}"
         say(f"warning: {installed.version}: {why}")

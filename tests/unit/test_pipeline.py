@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from guestforge.arch import X86_64
-from guestforge.check.run import FILES as CHECKED
+from guestforge.check.report import FILES as CHECKED
 from guestforge.check.step import emulators
 from guestforge.cli import commands
 from guestforge.core.errors import UserError
