@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import ARCHES
-from guestforge.cli.why import explain, foretold
+from guestforge.cli.why import explain
 from guestforge.core.cache import clean as clean_cache
 from guestforge.core.cache import user_cache
 from guestforge.core.errors import GuestforgeError, UserError
+from guestforge.core.events import Foretold, Listed, send
 from guestforge.core.files import remove
 from guestforge.core.graph import Evaluation, walk
 from guestforge.core.jobserver import Jobserver
@@ -99,7 +100,7 @@ def rootfs(built: BuildOptions, making: MakeOptions) -> int:
 
     def work(pipeline: Pipeline) -> None:
         for node in pipeline.disk_tree:
-            print(_listed(node))
+            send(_listed(node))
 
     def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
         return (Goal(pipeline.arch.name, (pipeline.steps.agent, *pipeline.steps.parts.packages)),)
@@ -250,16 +251,16 @@ def _placed(pipeline: Pipeline, step: Step, artifacts: Callable[[], tuple[Artifa
 
 
 def _foretell(pipeline: Pipeline, steps: tuple[Step, ...]) -> None:
-    for line in foretold(pipeline.evaluation.outlook(*steps)):
-        print(line)
+    for prospect in pipeline.evaluation.outlook(*steps):
+        send(Foretold(prospect.step.title, prospect.state, prospect.missing))
 
 
-def _listed(node: Node) -> str:
+def _listed(node: Node) -> Listed:
     match node:
         case Symlink():
-            return f"l0777        - {node.path} -> {node.target}"
+            return Listed(node.path, "symlink", node.mode, target=node.target)
         case Directory():
-            return f"d{node.mode:04o}        - {node.path}"
+            return Listed(node.path, "directory", node.mode)
         case File():
-            return f"-{node.mode:04o} {node.size:8} {node.path}"
-    return f"c{node.mode:04o} {f'{node.major},{node.minor}':>8} {node.path}"
+            return Listed(node.path, "file", node.mode, size=node.size)
+    return Listed(node.path, node.kind, node.mode, device=(node.major, node.minor))

@@ -6,6 +6,8 @@ Only the standard library and Invoke are imported here: a start of `./invoke` pa
 import contextlib
 import functools
 import inspect
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,10 +18,12 @@ from invoke.tasks import Task, task
 
 from guestforge.core.errors import GuestforgeError
 from guestforge.core.events import Event, Sink, shown_by
-from guestforge.core.signals import ENDING, heeded, interrupt_on
+from guestforge.core.signals import ENDING, end, heeded, interrupt_on
 from guestforge.project.option import Given, Option, options_of, read
 
 INTERRUPTED = 130  # what shells give for SIGINT
+UNREAD = 141  # and for SIGPIPE
+OUTPUT = (1, 2)  # the descriptors of what a user reads
 
 Body = Callable[..., int | None]
 
@@ -44,7 +48,7 @@ def job(*, without: tuple[str, ...] = ()) -> Callable[[Body], Task[Any]]:
             given = {name: _value(declared[name], value) for name, value in _by_name(typed)}
             given |= {name: _rest(context) for name, option in declared.items() if option.rest}
             with _shown(given):
-                code = _guarded(lambda: function(**{name: read(record, given) for name, record in records.items()}))
+                code = _read(lambda: function(**{name: read(record, given) for name, record in records.items()}))
             if code:
                 raise SystemExit(code)
 
@@ -72,7 +76,15 @@ class _Later:
 
     def __call__(self, event: Event) -> None:
         self._made = self._made or self._make()
-        self._made(event)
+        try:
+            self._made(event)
+        except BrokenPipeError:
+            self._made = _to_nobody
+            end()
+
+
+def _to_nobody(_: Event) -> None:
+    """Show an event to nobody, after whoever read them is gone: what was asked for ends."""
 
 
 def _json_lines() -> Sink:
@@ -117,6 +129,29 @@ def _signature(declared: Iterable[Option]) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
+def _read(function: Callable[[], int | None]) -> int | None:
+    """Run a task's body, guarded. One whose output nobody reads any more ends early and without a word."""
+    try:
+        code = _guarded(function)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        return UNREAD
+    return code
+
+
+def _unread() -> bool:
+    """Whether our output is a pipe that nobody reads. To such a one nothing is written, as Python would at its end."""
+    poll = select.poll()
+    for descriptor in OUTPUT:
+        poll.register(descriptor, 0)
+    closed = [descriptor for descriptor, state in poll.poll(0) if state & (select.POLLERR | select.POLLHUP)]
+    for descriptor in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return bool(closed)
+
+
 def _guarded(function: Callable[[], int | None]) -> int | None:
     """Run a task's body; an error or a signal becomes a message and an exit code, without a traceback."""
     interrupt_on(heeded())
@@ -130,5 +165,7 @@ def _guarded(function: Callable[[], int | None]) -> int | None:
     except KeyboardInterrupt:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)  # nothing is left to be ended but Python itself
+        if _unread():
+            return UNREAD
         print("interrupted; what was done is kept, and the next run goes on from there", file=sys.stderr)
         return INTERRUPTED

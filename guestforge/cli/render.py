@@ -1,6 +1,6 @@
 """Shows events to a person or a program: bars on a terminal, timestamped lines in a log, or a JSON object a line.
 
-Nobody else writes of a build to standard error.
+Nobody else writes of a build to standard error; what a task was asked for goes to standard output.
 """
 
 import json
@@ -12,13 +12,28 @@ from typing import Any, Final, TextIO
 
 from tqdm import tqdm
 
-from guestforge.core.events import Advanced, Began, Complained, Ended, Event, Finished, Said, Sink
+from guestforge.core.events import (
+    Advanced,
+    Answer,
+    Began,
+    Complained,
+    Ended,
+    Event,
+    Finished,
+    Foretold,
+    Listed,
+    Said,
+    Sink,
+)
 from guestforge.core.progress import human
 
 LINE_INTERVAL: Final = 15.0  # seconds between two lines about the same bar in a log
 NAMES: Final = {
     Said: "log", Advanced: "progress", Began: "started", Ended: "done", Complained: "error", Finished: "finished",
+    Foretold: "foretold", Listed: "node",
 }  # fmt: skip
+FORETOLD: Final = {"reused": "reused", "made": "would be made", "depends": "depends"}
+LETTERS: Final = {"file": "-", "directory": "d", "symlink": "l", "char": "c", "block": "b"}  # as ls(1) has them
 
 tqdm.monitor_interval = 0  # a thread of its own, which fork(2) would not take along
 
@@ -38,6 +53,8 @@ class Terminal:
         """Show an event."""
         if isinstance(event, Advanced):
             self._move(event)
+        elif isinstance(event, Answer):
+            print(answer(event))
         elif text := _as_text(event):
             tqdm.write(text, file=sys.stderr)
             sys.stderr.flush()
@@ -66,6 +83,8 @@ class Log:
         """Show an event."""
         if isinstance(event, Advanced):
             self._move(event)
+        elif isinstance(event, Answer):
+            print(answer(event))
         elif text := _as_text(event):
             self._print(text, stamped=not isinstance(event, Complained))
 
@@ -94,6 +113,16 @@ class JsonLines:
         """Show an event."""
         head = {"event": NAMES[type(event)], "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         print(json.dumps(head | asdict(event)), file=self._out, flush=True)
+
+
+def answer(event: Answer) -> str:
+    """Return the line of an answer."""
+    if isinstance(event, Foretold):
+        missing = f" on {', '.join(event.missing)}" if event.missing else ""
+        return f"{event.step:<34} {FORETOLD[event.state]}{missing}"
+    extent = event.size if event.size is not None else ",".join(map(str, event.device or ())) or "-"
+    target = f" -> {event.target}" if event.target is not None else ""
+    return f"{LETTERS[event.type]}{event.mode:04o} {extent:>8} {event.path}{target}"
 
 
 def table(steps: tuple[Ended, ...]) -> str:

@@ -1,23 +1,15 @@
-"""What would be built, and why, in words."""
+"""Why a step would be made anew, in words."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from guestforge.core.code import code_files
-from guestforge.core.graph import Evaluation, Prospect
+from guestforge.core.graph import Evaluation
 from guestforge.core.step import Step
 from guestforge.core.store import Inputs
 
-WORDS: Final = {"reused": "reused", "made": "would be made", "depends": "depends"}
 ABSENT: Final = "nothing"
-
-
-def foretold(prospects: Iterable[Prospect]) -> Iterator[str]:
-    """Yield a line for each step: what would become of it."""
-    for prospect in prospects:
-        missing = f" on {', '.join(prospect.missing)}" if prospect.missing else ""
-        yield f"{prospect.step.title:<34} {WORDS[prospect.state]}{missing}"
 
 
 def explain(evaluation: Evaluation, step: Step) -> Iterator[str]:

@@ -66,7 +66,32 @@ class Finished:
     steps: tuple[Ended, ...]
 
 
-Event = Said | Advanced | Began | Ended | Complained | Finished
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """What would become of a step: it is `reused`, `made`, or that `depends` on what is missing."""
+
+    step: str
+    state: str
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A node of a root file system. `type` is file, directory, symlink, char or block; the others are None elsewhere.
+
+    `size` is a file's, in bytes; `target` is a symbolic link's; `device` has a device's major and minor number.
+    """
+
+    path: str
+    type: str
+    mode: int
+    size: int | None = None
+    target: str | None = None
+    device: tuple[int, int] | None = None
+
+
+Answer = Foretold | Listed  # what was asked for, which goes to standard output
+Event = Said | Advanced | Began | Ended | Complained | Finished | Answer
 Sink = Callable[[Event], None]
 
 

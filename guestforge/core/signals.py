@@ -34,6 +34,12 @@ def held() -> Iterator[set[int | signal.Signals]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def end() -> None:
+    """End this process's work from any thread as a signal does, unless it was started to ignore them all."""
+    for number in heeded()[:1]:
+        os.kill(os.getpid(), number)
+
+
 def interrupt_on(numbers: Iterable[signal.Signals]) -> None:
     """Have each of these signals end this process's work as Ctrl-C does, by KeyboardInterrupt."""
     interrupted = _Interrupted()

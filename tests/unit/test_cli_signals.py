@@ -1,5 +1,6 @@
 """Signals that end a task: the first counts, those that follow while it ends are no news."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -169,3 +170,48 @@ def test_what_is_held_waits_and_nothing_stays_held(monkeypatch):
     monkeypatch.undo()
     assert done == ["worked", "begun"]
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(signals.ENDING)
+
+
+UNREAD = """
+import sys, threading, time
+from guestforge.cli.job import _read, _shown
+from guestforge.core.events import Said, send
+def body():
+    WORK
+    print("the end", file=sys.stderr)
+with _shown({"json": True}):
+    sys.exit(_read(body))
+"""
+WRITERS = {
+    "an event": "for _ in range(100_000): send(Said('x' * 50))",
+    "an event of another thread": """
+    writer = threading.Thread(target=lambda: [send(Said('x' * 50)) for _ in range(100_000)])
+    writer.start()
+    try:
+        time.sleep(20)
+    finally:
+        writer.join()""",
+    "a line": "for _ in range(100_000): print('x' * 50)",
+    "what Python writes at its end": "print('x', flush=True); sys.stdin.readline(); print('y')",
+}
+
+
+@pytest.mark.parametrize("work", WRITERS)
+def test_a_task_that_nobody_reads_any_more_ends_without_a_word(work):
+    argv = [sys.executable, "-c", UNREAD.replace("WORK", WRITERS[work])]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(argv, cwd=REPOSITORY, env=environment, text=True, **pipes) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        process.stdin.close()
+        errors = process.stderr.read()
+    assert process.returncode == cli.UNREAD
+    assert errors == ("the end\n" if "its end" in work else "")
+
+
+def test_a_broken_pipe_of_our_own_is_a_fault_to_be_seen():
+    argv = [sys.executable, "-c", UNREAD.replace("WORK", "raise BrokenPipeError(32, 'a program is gone')")]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "a program is gone" in done.stderr

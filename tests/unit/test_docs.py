@@ -14,7 +14,7 @@ from pydantic import BaseModel
 import tasks
 from guestforge.arch import ARCHES
 from guestforge.check.checks import CHECKS
-from guestforge.cli.job import INTERRUPTED
+from guestforge.cli.job import INTERRUPTED, UNREAD
 from guestforge.core.errors import BuildError, CheckError, UserError
 from guestforge.host import selftest
 from guestforge.project.models import Guest, Kernel, Rootfs, Settings
@@ -165,7 +165,7 @@ def every_check_is_described(text):
 
 
 def every_exit_code_is_described(text):
-    codes = {0, INTERRUPTED, *(error.exit_code for error in (UserError, BuildError, CheckError))}
+    codes = {0, INTERRUPTED, UNREAD, *(error.exit_code for error in (UserError, BuildError, CheckError))}
     assert {int(row[0]) for row in rows(text) if row[0].isdecimal()} == codes
 
 

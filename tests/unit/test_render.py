@@ -11,7 +11,7 @@ from guestforge.agent.errors import Code, RpcError
 from guestforge.cli import render
 from guestforge.core import events, progress
 from guestforge.core.errors import BuildError, CheckError, UserError
-from guestforge.core.events import Advanced, Began, Complained, Ended, Finished, Said
+from guestforge.core.events import Advanced, Began, Complained, Ended, Finished, Foretold, Listed, Said
 from guestforge.vmm.errors import MachineError
 
 ALL = (
@@ -21,6 +21,8 @@ ALL = (
     Ended("x86_64 kernel", "built", 1.5),
     Complained("x86_64", "error: no", "no", 2),
     Finished((Ended("x86_64 kernel", "built", 1.5),)),
+    Foretold("x86_64 kernel", "depends", ("source x",)),
+    Listed("/dev/vda", "block", 0o600, device=(254, 0)),
 )
 
 
@@ -30,10 +32,14 @@ def test_every_event_is_a_line_of_json():
     for event in ALL:
         show(event)
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [line["event"] for line in lines] == ["log", "progress", "started", "done", "error", "finished"]
+    assert [line["event"] for line in lines] == [
+        "log", "progress", "started", "done", "error", "finished", "foretold", "node",
+    ]  # fmt: skip
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", line["time"]) for line in lines)
     assert lines[1]["bar"] == [1, 2]
     assert lines[5]["steps"] == [{"step": "x86_64 kernel", "state": "built", "seconds": 1.5, "why": ""}]
+    assert lines[7]["device"] == [254, 0]
+    assert lines[7]["target"] is None
 
 
 @pytest.mark.parametrize("renderer", [render.Log, render.Terminal])
@@ -42,10 +48,36 @@ def test_people_are_told_what_matters_to_them(renderer, capsys):
     for event in ALL:
         show(event)
     show(Advanced((1, 2), "fetching", 6, None, "B", over=True))
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [f"{'x86_64 kernel':<34} depends on source x", "b0600    254,0 /dev/vda"]
     assert "hello" in err
     assert "x86_64: error: no" in err
     assert "x86_64 kernel  built        1.5 s" in err
+
+
+@pytest.mark.parametrize(
+    "node, line",
+    [
+        (Listed("/a", "file", 0o755, size=0), "-0755        0 /a"),
+        (Listed("/b", "directory", 0o1777), "d1777        - /b"),
+        (Listed("/c", "symlink", 0o777, target="a"), "l0777        - /c -> a"),
+        (Listed("/d", "char", 0o666, device=(1, 3)), "c0666      1,3 /d"),
+    ],
+)
+def test_a_node_is_a_line_as_ls_has_it(node, line):
+    assert render.answer(node) == line
+
+
+@pytest.mark.parametrize(
+    "state, missing, line",
+    [
+        ("reused", (), "arch kernel                        reused"),
+        ("made", (), "arch kernel                        would be made"),
+        ("depends", ("a", "b"), "arch kernel                        depends on a, b"),
+    ],
+)
+def test_what_would_become_of_a_step_is_a_line(state, missing, line):
+    assert render.answer(Foretold("arch kernel", state, missing)) == line
 
 
 def test_an_error_is_no_line_of_the_log(capsys):
