@@ -132,7 +132,7 @@ def clean(removed: CleanOptions) -> None:
 @job()
 def bench_build(measured: HostBenchOptions) -> None:
     """Measure builds against plain make, and write docs/figures.md."""
-    from guestforge.bench import build
+    from tools.bench import build
 
     build.run(measured)
 
@@ -140,7 +140,7 @@ def bench_build(measured: HostBenchOptions) -> None:
 @job()
 def bench_boot(measured: BenchOptions) -> None:
     """Measure boots, sizes and memory, and write docs/figures.md."""
-    from guestforge.bench import boot
+    from tools.bench import boot
 
     boot.run(measured)
 
@@ -148,7 +148,7 @@ def bench_boot(measured: BenchOptions) -> None:
 @job()
 def bench_storage(measured: BenchOptions) -> None:
     """Measure how quickly guests work on their storages, and write docs/figures.md."""
-    from guestforge.bench import storage
+    from tools.bench import storage
 
     storage.run(measured)
 

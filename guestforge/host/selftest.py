@@ -33,7 +33,7 @@ TEST_NEEDS: Final = (
     SECCOMP,
     *image.NEEDS,
 )
-CODE: Final = ("guestforge", "tests", "tasks.py")
+CODE: Final = ("guestforge", "tools", "tests", "tasks.py")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import PROVEN
-from guestforge.bench import boot, build, builds
-from guestforge.bench.figures import (
+from guestforge.core.errors import BuildError
+from guestforge.core.scratch import scratch_directory
+from guestforge.project.layout import FRAGMENTS
+from tools.bench import boot, build, builds
+from tools.bench.figures import (
     HEAD,
     NOT_YET,
     TITLES,
@@ -26,13 +29,8 @@ from guestforge.bench.figures import (
     spread,
     write,
 )
-from guestforge.bench.host import host_facts
-from guestforge.bench.lanes import Command, Cost, Lane, alone, descendants, in_turn, seconds_of
-from guestforge.bench.step import step_argv
-from guestforge.core.errors import BuildError
-from guestforge.core.run import run
-from guestforge.core.scratch import scratch_directory
-from guestforge.project.layout import FRAGMENTS
+from tools.bench.host import host_facts
+from tools.bench.lanes import Command, Cost, Lane, alone, descendants, in_turn, seconds_of
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "bench"
 
@@ -254,13 +252,6 @@ def test_figures_of_builds_are_ratios_of_medians():
     assert changed.note == "12.00 s / 11.00 s; processor time 20.00 s / 19.00 s; medians of 3, 7 objects compiled"
     assert figures["peak memory"].value == 1_000_000
     assert all(figure.aim.met(figure.value) for figure in figures.values())
-
-
-def test_the_step_as_a_program_ends_with_the_error_of_its_fragments(tmp_path):
-    argv = step_argv(PROVEN[0], "minimal", tmp_path / "cache", tmp_path / "kernel-configs", 1)
-    done = run(argv, env={"PYTHONPATH": str(FRAGMENTS.parent)}, check=False)
-    assert done.returncode == 1
-    assert "error: no fragment 'base'" in done.output
 
 
 def test_what_was_fetched_is_borrowed_and_stays_when_the_scratch_goes(tmp_path):

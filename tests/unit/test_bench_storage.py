@@ -5,9 +5,9 @@ import json
 import pytest
 
 from guestforge.arch import ARCHES, host
-from guestforge.bench.figures import Aim
-from guestforge.bench.storage import WORK, Measured, figures, parse, servers, together
 from guestforge.check.engine import CheckFailure
+from tools.bench.figures import Aim
+from tools.bench.storage import WORK, Measured, figures, parse, servers, together
 
 TIMES = dict.fromkeys(WORK, 2.0)
 

@@ -21,7 +21,6 @@ ALL = {SOURCE, KERNEL, *PROGRAMS, "initrd", "image", *CHECKS}
 STALE = {
     "guestforge.arch": set(),
     "guestforge.agent.ttrpc": {*CHECKS},
-    "guestforge.bench.boot": set(),
     "guestforge.check.storages": {*CHECKS},
     "guestforge.check.junit": {*CHECKS},
     "guestforge.core.code": set(),

@@ -6,7 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,10 @@ FACED = ("oci", "agent", "vmm", "vhost", "check", "kernel")
 MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
+}
+TOOLS = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path
+    for path in (ROOT.parent / "tools").rglob("*.py")
 }
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
 
@@ -49,16 +53,16 @@ def module_of(name: str) -> str:
     return name
 
 
-def edges() -> Iterator[tuple[str, str]]:
-    """Yield who imports whom."""
-    for module, path in MODULES.items():
+def edges(modules: Mapping[str, Path] = MODULES) -> Iterator[tuple[str, str]]:
+    """Yield which of these modules imports which of ours."""
+    for module, path in modules.items():
         for name in imports(path):
             if (other := module_of(name)) and other not in {module, "guestforge"}:
                 yield module, other
 
 
 def package(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+    return module.split(".")[1] if module.startswith("guestforge.") else ""
 
 
 def order(text: str) -> list[str]:
@@ -98,12 +102,19 @@ def test_packages_import_those_above_them_in_the_document() -> None:
 
 
 def test_packages_are_imported_by_their_faces() -> None:
-    assert past(faces(), edges()) == []
+    assert past(faces(), edges({**MODULES, **TOOLS})) == []
+
+
+def test_nothing_imports_a_tool() -> None:
+    assert TOOLS
+    assert {name for path in MODULES.values() for name in imports(path) if within(name, "tools")} == set()
 
 
 @pytest.mark.parametrize("name", FACED)
 def test_a_face_has_what_others_import_and_nothing_else(name: str) -> None:
-    used = {other.rpartition(".")[2] for one, other in edges() if package(other) == name != package(one)}
+    used = {
+        other.rpartition(".")[2] for one, other in edges({**MODULES, **TOOLS}) if package(other) == name != package(one)
+    }
     assert set(faces()[name]) == used
 
 
@@ -115,7 +126,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 
 # Who starts programs of this host, whatever the runtime: what installs packages, looks at the host or measures it.
-ON_THE_HOST = ("guestforge.core.need", "guestforge.core.runtime", "guestforge.host", "guestforge.bench")
+ON_THE_HOST = ("guestforge.core.need", "guestforge.core.runtime", "guestforge.host")
 STARTERS = {
     "guestforge.core.run.run",
     "guestforge.core.run.spawn",

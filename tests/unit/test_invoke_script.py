@@ -129,7 +129,7 @@ def made(checkout):
 def test_the_first_call_makes_the_environment_and_hands_over(checkout):
     code, output, errors = checkout.call("build", "--arch", "all two")
     assert code == 7  # Invoke's own
-    assert output.startswith(f"in {checkout.place}: --search-root {checkout.root} build --arch all two\n")
+    assert output.startswith(f"in {checkout.place}: --search-root {checkout.root} --write-pyc build --arch all two\n")
     assert "making .venv" in errors
     pip = checkout.notes.read_text().splitlines()[-1]
     assert f"--require-hashes --no-deps -r {checkout.lock}" in pip
@@ -137,14 +137,18 @@ def test_the_first_call_makes_the_environment_and_hands_over(checkout):
 
 
 def test_without_arguments_the_tasks_are_listed(made):
-    assert f"--search-root {made.root} --list\n" in made.call()[1]
+    assert f"--search-root {made.root} --write-pyc --list\n" in made.call()[1]
 
 
 def test_a_whole_environment_is_used_without_starting_python(made):
     code, output, errors = made.call("test")
     assert (code, errors) == (7, "")
-    assert output.startswith(f"in {made.place}: --search-root {made.root} test\n")
+    assert output.startswith(f"in {made.place}: --search-root {made.root} --write-pyc test\n")
     assert made.noted() == []
+
+
+def test_byte_code_is_written_unless_that_is_not_wanted(made):
+    assert f"--search-root {made.root} test\n" in made.call("test", PYTHONDONTWRITEBYTECODE="1")[1]
 
 
 @pytest.mark.alone
@@ -186,7 +190,7 @@ def test_it_can_be_called_by_links_from_anywhere(made, relative):
     (elsewhere / "one").symlink_to("../a checkout/invoke" if relative else made.root / "invoke")
     (made.place / "two").symlink_to("elsewhere/one" if relative else elsewhere / "one")
     output = made.call("x", script="../two", cwd=elsewhere)[1]
-    assert output.startswith(f"in {elsewhere}: --search-root {made.root} x\n")
+    assert output.startswith(f"in {elsewhere}: --search-root {made.root} --write-pyc x\n")
 
 
 def spoil_lock(checkout):

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 
 from guestforge.arch import X86_64
-from guestforge.bench.step import step_argv
 from guestforge.vmm import interactive
 from guestforge.vmm.plan import MachinePlan, Sockets, Vsock
 
@@ -111,10 +110,3 @@ def test_the_command_that_run_prints_runs_no_module_of_it(tmp_path, poisoned):
     done = call(interactive.shell_command(machine), poisoned)
     assert ran(poisoned) == []
     assert "no connection to port 1026" in done.stderr
-
-
-def test_the_step_that_is_measured_runs_no_module_of_it(tmp_path, poisoned):
-    argv = step_argv(X86_64, "no-such-guest", tmp_path, tmp_path, 1)
-    done = call(argv, poisoned, PYTHONPATH=str(REPOSITORY))
-    assert ran(poisoned) == []
-    assert "no-such-guest" in done.stderr

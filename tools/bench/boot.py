@@ -14,8 +14,6 @@ from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.transport import AGENT_PORT
 from guestforge.arch import Arch
-from guestforge.bench.figures import Aim, Figure, Section, Table, formatted, missed, spread, write
-from guestforge.bench.host import compiler, host_facts, now
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.live import guest_plan
 from guestforge.core.errors import CheckError
@@ -32,6 +30,8 @@ from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import MachinePlan
 from guestforge.vmm.vsock import choose_vsock
+from tools.bench.figures import Aim, Figure, Section, Table, formatted, missed, spread, write
+from tools.bench.host import compiler, host_facts, now
 
 BOOTS: Final = 5  # of each artifact, timed
 COUNTED: Final = 3  # of each artifact, with instructions counted

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from guestforge.core.files import atomic_file
-from guestforge.project.layout import FIGURES
+from guestforge.project.layout import CHECKOUT
+
+FIGURES: Final = CHECKOUT / "docs" / "figures.md"
 
 Unit = Literal["ratio", "seconds", "bytes", "KiB", "instructions"]
 Key = Literal["build", "boot", "storage"]
@@ -32,10 +34,10 @@ architecture (`--arch`), about half an hour on two processors, and 1 GB below th
   target, with the same tree, variables and environment, without a compiler cache. Both builds take turns of a few
   seconds, one stopped while the other runs, so that a machine whose speed changes slows both; the processor time of
   both is given beside. The command fails unless both kernels are the same, byte for byte.
-- **One option changed**: the kernel step alone, the start of its Python included, with one option of one fragment
-  changed, in a workspace that holds a whole build, divided by `olddefconfig` and make in plain make's directory with
-  the same changed configuration. The option is changed and restored in turn, and both builds take turns as above; the
-  ratio is that of the medians.
+- **One option changed**: the wall time of `./invoke kernel` with one option of one fragment changed, in a workspace
+  that holds a whole build, divided by `olddefconfig` and make in plain make's directory with the same changed
+  configuration. The option is changed and restored in turn, and both builds take turns as above; the ratio is that of
+  the medians.
 - **Nothing changed**: the wall time of a whole `./invoke build`, from the start of the shell script to its end.
 - **Check alone**: the wall time of `./invoke check` less what its reports say the boots took (`phases.done`).
 - **Peak memory**: the largest sum of the resident memory of all processes below `./invoke`, sampled every half second

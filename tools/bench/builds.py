@@ -6,8 +6,8 @@ from statistics import median
 from typing import Final
 
 from guestforge.arch import Arch
-from guestforge.bench.figures import Aim, Figure, formatted, spread
-from guestforge.bench.lanes import Cost
+from tools.bench.figures import Aim, Figure, formatted, spread
+from tools.bench.lanes import Cost
 
 STEP_AIM: Final = Aim(1.03)
 CHANGE_AIM: Final = Aim(1.1)

@@ -8,8 +8,6 @@ from statistics import median
 from typing import Final, get_args
 
 from guestforge.arch import Arch
-from guestforge.bench.figures import Aim, Figure, Section, Table, missed, spread, write
-from guestforge.bench.host import host_facts, now
 from guestforge.check import fixtures, live
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure
@@ -27,6 +25,8 @@ from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.virtiofs import Kind
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
+from tools.bench.figures import Aim, Figure, Section, Table, missed, spread, write
+from tools.bench.host import host_facts, now
 
 PROGRAM: Final = "/storagebench"
 PLACE: Final = "/out"

@@ -10,11 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch
-from guestforge.bench.builds import Change, Measured, figures
-from guestforge.bench.figures import Section, Table, missed, write
-from guestforge.bench.host import compiler, host_facts, now
-from guestforge.bench.lanes import Command, Cost, Lane, alone, in_turn, seconds_of
-from guestforge.bench.step import step_argv
 from guestforge.check.report import REPORT
 from guestforge.core.cache import SCRATCH, VARIABLE
 from guestforge.core.errors import BuildError
@@ -32,7 +27,8 @@ from guestforge.kernel.make import ENVIRONMENT, Make, build_argv, configure_argv
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP
 from guestforge.kernel.toolchain import identify
 from guestforge.pipeline import Pipeline, guest_needs
-from guestforge.project.layout import CHECKOUT, FRAGMENTS, INVOKE
+from guestforge.project.folder import FILE
+from guestforge.project.layout import CHECKOUT, FRAGMENTS, INVOKE, RECIPES
 from guestforge.project.load import load_guest, load_kernel
 from guestforge.project.models import Kernel
 from guestforge.project.options import ARTIFACTS, BuildOptions, HostBenchOptions
@@ -40,6 +36,10 @@ from guestforge.sources.kernel_tree import kernel_tree
 from guestforge.sources.linux import source_step
 from guestforge.sources.resolution import Archive
 from guestforge.vmm.emulator import choose_emulator
+from tools.bench.builds import Change, Measured, figures
+from tools.bench.figures import Section, Table, missed, write
+from tools.bench.host import compiler, host_facts, now
+from tools.bench.lanes import Command, Cost, Lane, alone, in_turn, seconds_of
 
 BORROWED: Final = ("store/source", "store/package", "resolved", "go/modules")  # of the user's cache
 
@@ -95,9 +95,12 @@ class Bench:
         self._scratch = scratch
         self._log = scratch / "log"
         self._output = scratch / "output"
-        self._fragments = scratch / FRAGMENTS.name
+        self._project = scratch / "project"  # a copy of this checkout's, whose fragments change
+        self._fragments = self._project / FRAGMENTS.name
         self._store = Store(scratch / "cache")
-        shutil.copytree(FRAGMENTS, self._fragments)
+        for folder in (RECIPES, FRAGMENTS):
+            shutil.copytree(folder, self._project / folder.name)
+        shutil.copy(CHECKOUT / FILE, self._project)
         for name in BORROWED:
             _borrow(user_cache / name, self._store.cache / name)
         self._tree = kernel_tree(Evaluation(self._store).entry(source_step(Archive(self._store), recipe.source)))
@@ -193,7 +196,7 @@ class Bench:
         """Build with the fragments as they are now, and with make from the configuration that they make."""
         remove_tree(self._store.cache / "store" / STEP)  # what was built before must not be found
         (self._plain.build / CONFIG).write_text(config)
-        ours, theirs = Lane([self._step()], self._log), Lane(self._make_commands(), self._log)
+        ours, theirs = Lane([self._invoke("kernel")], self._log), Lane(self._make_commands(), self._log)
         in_turn([ours, theirs] if step_first else [theirs, ours], SHORT_TURN)
         facts = json.loads((self._require_same() / FACTS).read_text())
         change.add(ours.cost, theirs.cost, int(facts["objects"]))
@@ -209,12 +212,8 @@ class Bench:
     # commands
 
     def _invoke(self, task: str) -> Command:
-        argv = (INVOKE, task, "--arch", self._arch.name, "--output", self._output)
+        argv = (INVOKE, task, "--project", self._project, "--arch", self._arch.name, "--output", self._output)
         return Command(argv, {VARIABLE: str(self._store.cache), SWITCH: "never"})
-
-    def _step(self) -> Command:
-        argv = step_argv(self._arch, BuildOptions().guest, self._store.cache, self._fragments, self._jobs)
-        return Command(argv, {"PYTHONPATH": str(CHECKOUT)})
 
     def _make_commands(self) -> list[Command]:
         plain = self._plain

@@ -1,0 +1,1 @@
+"""What the developers of guestforge run, and its users need not."""
