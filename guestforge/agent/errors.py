@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from guestforge.core.errors import GuestforgeError
+from guestforge.core.errors import CheckError
 
 MAX_GUEST_TEXT = 2000  # characters of a guest's own words that an error repeats
 
@@ -29,10 +29,8 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
-class AgentError(GuestforgeError):
+class AgentError(CheckError):
     """A guest's agent can't be reached, or does not do what it was asked for."""
-
-    exit_code = 3
 
 
 class ConnectError(AgentError):

@@ -77,7 +77,7 @@ def look_at_storage(boot: Boot, name: str) -> str:
     except ExerciseError as e:
         raise CheckFailure(f"after the guest was off: {e}") from e
     except CheckError as e:  # debugfs does not come to an end on a file system that the guest has damaged
-        raise CheckFailure(e.message, e.excerpt or "") from e
+        raise CheckFailure(e.message, e.excerpt) from e
     return "all of it there after power-off"
 
 

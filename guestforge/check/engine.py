@@ -6,29 +6,28 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from guestforge.check.report import CheckResult, Status
+from guestforge.core.errors import CheckError
 
 Context = TypeVar("Context")
 
 
-class CheckFailure(Exception):
+class CheckFailure(CheckError):
     """A check's proof failed: what is wrong in one line, and the lines that show it."""
 
-    def __init__(self, summary: str, excerpt: str = "") -> None:
-        super().__init__(summary)
-        self.summary = summary
-        self.excerpt = excerpt
+    def __init__(self, message: str, excerpt: str | None = None) -> None:
+        super().__init__(message, excerpt=excerpt)
 
     @property
     def detail(self) -> str:
         """The detail of a check's result."""
-        return f"{self.summary}\n{self.excerpt}".strip("\n")
+        return f"{self.message}\n{self.excerpt or ''}".strip("\n")
 
 
 class RunEnded(CheckFailure):
     """The guest or a host program behind it is gone or beyond use: no later check can run. `kind` says of what."""
 
-    def __init__(self, kind: str, summary: str, excerpt: str = "") -> None:
-        super().__init__(summary, excerpt)
+    def __init__(self, kind: str, message: str, excerpt: str | None = None) -> None:
+        super().__init__(message, excerpt)
         self.kind = kind
 
 
@@ -127,7 +126,7 @@ class Run(Generic[Context]):
         """Fail the check that the end speaks against, and skip the one that it struck if that is another."""
         by_name = {check.name: check for check in self._checks}
         blamed = self._blame.get(ended.kind, running)
-        self._ended = f"{ended.kind}: {ended.summary}"
+        self._ended = f"{ended.kind}: {ended.message}"
         if blamed != running:
             self._put(by_name[running], "skip", seconds, f"the run was ended by {self._ended}")
         self._results.pop(blamed, None)  # what it proved before does not count any more

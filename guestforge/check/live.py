@@ -277,4 +277,4 @@ def _machine_errors() -> Iterator[None]:
     try:
         yield
     except MachineError as e:
-        raise RunEnded(e.kind, e.message, e.excerpt or "") from e
+        raise RunEnded(e.kind, e.message, e.excerpt) from e

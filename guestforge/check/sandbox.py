@@ -19,7 +19,7 @@ from guestforge.check.storages import Storage
 SANDBOX = "guestforge-check"
 
 
-class RefusedError(AgentError):
+class StorageRefusedError(AgentError):
     """The agent refused a container that was given a storage; the reason is the agent's."""
 
 
@@ -39,8 +39,8 @@ class Sandbox:
     def run(self, storage: Storage, args: Sequence[str], timeout: float, limit: int) -> Result:
         """Run a program in a container on a storage, which is mounted for the first one.
 
-        It gets `timeout` seconds, and may write `limit` bytes to each of its streams. Raises RefusedError where the
-        agent makes no container with the storage.
+        It gets `timeout` seconds, and may write `limit` bytes to each of its streams. Raises StorageRefusedError where
+        the agent makes no container with the storage.
         """
         name = self._name(storage)
         if storage.check not in self._holders:
@@ -81,4 +81,4 @@ class Sandbox:
         except RpcError as e:
             if e.code == Code.DEADLINE_EXCEEDED:
                 raise
-            raise RefusedError(f"the agent refused a container with it: {e.message}") from e
+            raise StorageRefusedError(f"the agent refused a container with it: {e.message}") from e

@@ -12,7 +12,6 @@ from guestforge.check.storages import Storage, fill_shares, prepare_with
 from guestforge.conform.results import OUTPUT_LIMIT, Results, parse_results
 from guestforge.conform.table import Conformance
 from guestforge.core import progress
-from guestforge.core.errors import CheckError
 from guestforge.core.runtime import Runtime
 from guestforge.core.scratch import scratch_directory
 from guestforge.project.options import CheckOptions
@@ -31,18 +30,15 @@ def conform(
 ) -> Conformance:
     """Boot the initrd and try every promise on each storage; `many` is the number of files of the large directory.
 
-    Raises CheckError for a guest that does not come so far.
+    Raises CheckFailure for a guest that does not come so far.
     """
     with scratch_directory("guestforge-conform-") as scratch:
         tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE)])
         storages = prepare_with(artifacts.arch, lambda _: (tree, ()), scratch, runtime, disk_mib=DISK_MIB)
         fill_shares(storages)
         machine = Machine(artifacts, "initrd", options, storages, scratch / CONSOLE, runtime)
-        try:
-            with start(machine) as guest:
-                return _on_guest(guest, machine, many)
-        except CheckFailure as e:
-            raise CheckError(f"{artifacts.arch.name}: {e.summary}", excerpt=e.excerpt) from e
+        with start(machine) as guest:
+            return _on_guest(guest, machine, many)
 
 
 def _on_guest(guest: Guest, machine: Machine, many: int) -> Conformance:

@@ -1,4 +1,14 @@
-"""The one error family. The exit code of a run is the code of the error that ended it."""
+"""The one error family. The exit code of a run is the code of the error that ended it.
+
+GuestforgeError
+  UserError                 1: the input or the environment
+  BuildError                2: a step
+  CheckError                3: a boot
+    vmm.errors.MachineError       QEMU, or a program behind one of its devices
+    agent.errors.AgentError       the guest's agent, with one for each way of failing below it
+    check.engine.CheckFailure     a check's proof; RunEnded, below it, ends all checks
+  vhost.core.errors.VhostError    what a guest or QEMU sends to our devices, in their own processes
+"""
 
 
 class GuestforgeError(Exception):

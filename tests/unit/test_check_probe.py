@@ -102,6 +102,6 @@ def test_whatever_is_said_is_the_answer_or_a_failure(line):
     try:
         answer = talk(line)(["x"])
     except CheckFailure as e:
-        assert e.summary
+        assert e.message
     else:
         assert (answer["id"], answer["ok"]) == (1, True)

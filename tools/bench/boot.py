@@ -9,7 +9,6 @@ from statistics import median
 from typing import Final
 
 from guestforge.agent.client import AgentClient
-from guestforge.agent.errors import AgentError
 from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.transport import AGENT_PORT
@@ -26,7 +25,6 @@ from guestforge.pipeline import Pipeline, guest_needs
 from guestforge.project.options import ARTIFACTS, Artifact, BenchOptions, BuildOptions
 from guestforge.rootfs.agent import AGENT
 from guestforge.vmm.emulator import choose_emulator
-from guestforge.vmm.errors import MachineError
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import MachinePlan
 from guestforge.vmm.vsock import choose_vsock
@@ -118,7 +116,6 @@ def _timed(plan: MachinePlan) -> Boot:
     """Boot once. Raises CheckError for a guest that does not get ready."""
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_errors())
         machine = stack.enter_context(Machine(plan))
         client = stack.enter_context(contextlib.closing(_ready(machine)))
         seconds = time.monotonic() - start
@@ -138,22 +135,13 @@ def _counted(plan: MachinePlan) -> int:
 
     Nobody connects before the count is taken, or the guest would work for that as well.
     """
-    with _errors(), Machine(plan) as machine:
+    with Machine(plan) as machine:
         machine.wait_console(READY, LIMIT)
         machine.execute("stop")  # an idle guest's timer ticks would count on
         instructions = machine.instructions()
         machine.execute("cont")
         _ready(machine).close()
     return instructions
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """Turn a failed boot into CheckError, with the console's last lines."""
-    try:
-        yield
-    except (AgentError, MachineError) as e:
-        raise CheckError(f"the guest did not get ready: {e.message}", excerpt=e.excerpt) from e
 
 
 def _table(measured: Measured, guest: GuestArtifacts) -> Table:

@@ -14,7 +14,6 @@ from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Machine
 from guestforge.check.report import CONSOLE
 from guestforge.check.storages import Storage, fill_shares, prepare_with
-from guestforge.core.errors import CheckError
 from guestforge.core.progress import bar, say
 from guestforge.core.runtime import HOST
 from guestforge.core.scratch import scratch_directory
@@ -102,11 +101,8 @@ def _measure(guest: GuestArtifacts, program: Path, server: Kind) -> Measured:
         fill_shares(storages)
         options = CheckOptions(accel="tcg", virtio_fs_server=server)
         machine = Machine(guest, "initrd", options, storages, scratch / CONSOLE)
-        try:
-            with live.start(machine) as running:
-                return _work(running, storages, server)
-        except CheckFailure as e:
-            raise CheckError(f"{guest.arch.name}: {e.summary}", excerpt=e.excerpt) from e
+        with live.start(machine) as running:
+            return _work(running, storages, server)
 
 
 def _work(guest: live.LiveGuest, storages: tuple[Storage, ...], server: Kind) -> Measured:
