@@ -16,12 +16,15 @@ from guestforge.project.options import (
     ContainerOptions,
     DebugOptions,
     HostBenchOptions,
+    KeygenOptions,
     MakeOptions,
     ProofOptions,
+    ReleaseOptions,
     SelftestOptions,
     StepOptions,
     TargetOptions,
     TerminalOptions,
+    VerifyOptions,
 )
 
 
@@ -98,6 +101,30 @@ def run(built: DebugOptions, terminal: TerminalOptions, container: ContainerOpti
 
 
 @job(without=("verbose",))
+def release(asked: ReleaseOptions, checks: CheckOptions) -> None:
+    """Pack guests that were built and have passed their checks as files for others, signed where there is a key."""
+    from guestforge.cli import release
+
+    release.release(asked, checks)
+
+
+@job()
+def release_verify(asked: VerifyOptions) -> None:
+    """Verify a release, offline, with nothing but its directory and a public key."""
+    from guestforge.cli import release
+
+    release.verify(asked)
+
+
+@job()
+def release_keygen(asked: KeygenOptions) -> None:
+    """Make a key to sign releases with, and the public one to verify them with."""
+    from guestforge.cli import release
+
+    release.keygen(asked)
+
+
+@job(without=("verbose",))
 def why(asked: StepOptions, built: BuildOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Say what in a step's key has changed since its newest entry in the store."""
     from guestforge.cli import commands
@@ -153,12 +180,17 @@ def bench_storage(measured: BenchOptions) -> None:
     storage.run(measured)
 
 
+releases = Collection("release")
+releases.add_task(release, "release", default=True)
+releases.add_task(release_verify, "verify")
+releases.add_task(release_keygen, "keygen")
+
 bench = Collection("bench")
 bench.add_task(bench_build, "build")
 bench.add_task(bench_boot, "boot")
 bench.add_task(bench_storage, "storage")
 
 namespace = Collection(
-    build, kernel, agent, rootfs, initrd, image, check, conform, run, why, test, doctor, clean, bench
+    build, kernel, agent, rootfs, initrd, image, check, conform, run, releases, why, test, doctor, clean, bench
 )
 judge(namespace)

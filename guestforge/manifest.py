@@ -37,14 +37,9 @@ def place(output: Path, artifacts: tuple[Artifact, ...]) -> dict[str, FileFacts]
     return {artifact.name: _facts(artifact) for artifact in artifacts}
 
 
-def write_manifest(
-    output: Path, artifacts: Mapping[str, FileFacts], steps: Mapping[str, Entry], facts: Mapping[str, Any]
-) -> None:
-    """Write the manifest of an output directory, whose other files are in place."""
-    write_json(output / MANIFEST, manifest({name: row.published() for name, row in artifacts.items()}, steps, facts))
-
-
-def manifest(artifacts: Mapping[str, Any], steps: Mapping[str, Entry], facts: Mapping[str, Any]) -> dict[str, Any]:
+def manifest(
+    artifacts: Mapping[str, FileFacts], steps: Mapping[str, Entry], facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the manifest: nothing in it depends on when, where or how quickly the build ran.
 
     `steps` are the entries of all steps that had a part in it, by the steps' names.
@@ -53,18 +48,23 @@ def manifest(artifacts: Mapping[str, Any], steps: Mapping[str, Entry], facts: Ma
         "schema": SCHEMA,
         "guestforge": __version__,
         **facts,
-        "artifacts": artifacts,
+        "artifacts": {name: row.published() for name, row in artifacts.items()},
         "steps": {name: {"key": entry.key, "inputs": entry.inputs} for name, entry in steps.items()},
     }
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Write a JSON file whole or not at all, and not when it is there already with this content."""
-    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    text = json_text(value)
     with disk_errors(path.parent, "give --output"):
         if not path.is_file() or path.read_text(errors="replace") != text:
             with atomic_file(path, "w") as file:
                 file.write(text)
+
+
+def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return a value as all our files for others have it."""
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
 def _facts(artifact: Artifact) -> FileFacts:

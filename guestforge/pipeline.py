@@ -21,7 +21,7 @@ from guestforge.image.disk_step import IMAGE
 from guestforge.image.initrd_step import INITRD
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
-from guestforge.manifest import Artifact, place, write_manifest
+from guestforge.manifest import MANIFEST, Artifact, manifest, place, write_json
 from guestforge.project.bounds import require_processors
 from guestforge.project.options import ARTIFACTS, BuildOptions, CheckOptions
 from guestforge.project.options import Artifact as Booted
@@ -117,13 +117,18 @@ class Pipeline:
     def publish(self) -> None:
         """Fill the output directory, the manifest last."""
         self.evaluation.judge(*self.steps.published)  # a wrong file is told of before a kernel is compiled for it
-        place(self.output, self._artifacts())
-        files = {artifact.name: artifact.entry.files[artifact.file] for artifact in self._artifacts()}
+        place(self.output, self.artifacts())
+        write_json(self.output / MANIFEST, self.manifest())
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what the manifest says of the output directory's files, all of which have been made."""
+        files = {artifact.name: artifact.entry.files[artifact.file] for artifact in self.artifacts()}
         entries = {step.role: self.entry(step) for step in walk(*self.steps.published)}
         facts = {"arch": self.arch.name, "guest": self.options.guest, "versions": self._versions()}
-        write_manifest(self.output, files, entries, facts)
+        return manifest(files, entries, facts)
 
-    def _artifacts(self) -> tuple[Artifact, ...]:
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Return all files that the output directory has, but for its manifest."""
         return (*self.kernel_artifacts(), self.initrd_artifact(), self.image_artifact())
 
     def _versions(self) -> dict[str, str | None]:
@@ -166,7 +171,14 @@ class Pipeline:
             cpus=boot.cpus,
             kernel_args=boot.kernel_args,
             own_agent=not self.options.agent,
+            digests=self.booted_digests(*booted),
         )
+
+    def booted_digests(self, *booted: Booted) -> dict[str, str]:
+        """Return the SHA-256 of the kernel and of the artifacts that are booted, by their names in the output."""
+        roots = {"initrd": self.initrd_artifact, "image": self.image_artifact}
+        files = (self.kernel_artifacts()[0], *(roots[name]() for name in booted))
+        return {file.name: file.entry.files[file.file].sha256 for file in files}
 
     def show_proof(self, step: Step, reused: bool) -> None:
         """Have the output directory show the check that an artifact passed before; one that is made shows itself."""

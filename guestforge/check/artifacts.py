@@ -1,6 +1,7 @@
 """What a check is given: a guest as it was built."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from guestforge.arch import Arch
@@ -15,7 +16,8 @@ class GuestArtifacts:
 
     `kernel_release` is what `make kernelrelease` said: the console must name that kernel. `probe` is the static
     program that is run in containers on the storage under test. `own_agent`: the agent is ours, of which every storage
-    is asked; another one is judged by those that it has drivers for.
+    is asked; another one is judged by those that it has drivers for. `digests` has the SHA-256 of what is booted, by
+    its name in the output directory.
     """
 
     arch: Arch
@@ -29,3 +31,4 @@ class GuestArtifacts:
     cpus: int = 1
     kernel_args: tuple[str, ...] = ()
     own_agent: bool = True
+    digests: Mapping[str, str] = field(default_factory=dict)

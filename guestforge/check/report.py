@@ -1,8 +1,8 @@
 """The report of one boot: what was checked, on which machine, with what result. docs/checks.md describes the JSON."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +80,10 @@ class Qemu:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of one boot of one artifact. `storages` are the names of the checks that use a storage."""
+    """The result of one boot of one artifact.
+
+    `storages` are the names of the checks that use a storage, `digests` the SHA-256 of the files that were booted.
+    """
 
     arch: str
     guest: str
@@ -92,6 +95,7 @@ class Report:
     measurements: Measurements
     qemu: Qemu
     storages: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -124,7 +128,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values, its keys in the order of the documentation."""
         fields = asdict(self)
-        head = {name: fields[name] for name in ("arch", "guest", "artifact", "accelerator", "accelerator_reason")}
+        head = {name: fields[name] for name in ("arch", "guest", "artifact", "digests")}
+        head |= {name: fields[name] for name in ("accelerator", "accelerator_reason")}
         tail = {name: fields[name] for name in ("checks", "phases", "measurements", "qemu")}
         return {"schema": SCHEMA, **head, "verdict": self.verdict, "storages": self.judged_by, **tail}
 

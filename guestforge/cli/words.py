@@ -45,7 +45,8 @@ def judge(namespace: Collection) -> None:
     words = sys.argv[1:]
     if INVOKE not in sys.modules or COMPLETE in words:
         return
-    contexts = {str(context.name): context for context in namespace.to_contexts()}
+    # a task that is its collection's default goes by that one's name
+    contexts = {str((*context.aliases, context.name)[0]): context for context in namespace.to_contexts()}
     tasks = {name: _by_every_name(context) for name, context in contexts.items()}
     places = {name: [str(arg.name) for arg in context.positional_args] for name, context in contexts.items()}
     try:

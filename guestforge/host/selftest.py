@@ -30,6 +30,7 @@ TEST_NEEDS: Final = (
     Need("gpgconf", tool="gpgconf"),
     Need("gpg-agent", tool="gpg-agent"),  # signs; gpg only recommends it
     Need("cpio", tool="cpio"),
+    Need("minisign", tool="minisign"),
     SECCOMP,
     *image.NEEDS,
 )

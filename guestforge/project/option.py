@@ -107,6 +107,14 @@ def text_or_none(_: str, value: str) -> str | None:
     return value or None
 
 
+def texts(shown: str, value: str) -> tuple[str, ...]:
+    """Return a comma list of texts, each once."""
+    found = tuple(dict.fromkeys(word for piece in value.split(",") if (word := piece.strip())))
+    if not found:
+        raise UserError(f"{shown} {value!r}: it names nothing")
+    return found
+
+
 def path(_: str, value: str) -> Path:
     """Return a path, from the directory in which the user called us."""
     return Path(value).absolute()
@@ -150,6 +158,19 @@ def size(shown: str, value: str) -> int:
     if not digits.isascii() or not digits.isdecimal() or len(digits) > 15 or unit not in _SIZES:
         raise UserError(f"{shown} {value}: not a number of bytes, such as 512m or 2g")
     return int(digits) * _SIZES[unit]
+
+
+MAX_VERSION: Final = 128  # characters
+
+
+def version(shown: str, value: str) -> str:
+    """Return a version by SemVer 2.0, as it was given."""
+    import semver
+
+    if len(value) > MAX_VERSION or not semver.Version.is_valid(value):
+        hint = "such as 1.4.0 or 2.0.0-rc.1, without a v before it: https://semver.org"
+        raise UserError(f"{shown} {value[:MAX_VERSION]}: not a version by SemVer", hint=hint)
+    return value
 
 
 def one_of(choices: Sequence[str]) -> Reader:

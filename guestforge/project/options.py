@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from guestforge.core.errors import UserError
 from guestforge.project.layout import OUTPUT
 from guestforge.project.option import (
     Otherwise,
@@ -22,6 +23,8 @@ from guestforge.project.option import (
     some_of,
     text,
     text_or_none,
+    texts,
+    version,
     whole,
 )
 
@@ -244,6 +247,48 @@ class StepOptions:
     step: str = option("the step, such as kernel or `check initrd`", text, place=True)
 
 
+def _required(shown: str, hint: str) -> Otherwise:
+    def refuse(_: Mapping[str, Any]) -> None:
+        raise UserError(f"{shown} is missing", hint=hint)
+
+    return refuse
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseOptions(TargetOptions):
+    """What is released, and where that goes."""
+
+    guests: tuple[str, ...] = option(
+        "recipes of recipes/guests, with commas (default: the project's, minimal)",
+        texts,
+        name="guest",
+        otherwise=lambda before: (before["project"].settings.guest,),
+        default=("minimal",),
+    )
+    version: str = option(
+        "the release's version, by SemVer", version, otherwise=_required("--version", "such as 1.0.0"), default=""
+    )
+    mirror: str | None = option("a Debian mirror instead of the host's", text_or_none)
+    agent: Path | None = option("a binary that takes the place of our agent", _file)
+    output: Path | None = option("the release's directory (default: the project's output/releases/VERSION)", path)
+    key: Path | None = option("a file with the secret key to sign with (default: $GUESTFORGE_RELEASE_KEY)", path)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """A release to be verified."""
+
+    directory: Path = option("the release's directory", path, place=True)
+    public_key: Path | None = option("a file with the public key that must have signed it", path)
+
+
+@dataclass(frozen=True, slots=True)
+class KeygenOptions:
+    """Where a new key goes."""
+
+    file: Path = option("where the secret key goes; the public one gets .pub behind its name", path, place=True)
+
+
 @dataclass(frozen=True, slots=True)
 class CleanOptions(ProjectOptions):
     """What is removed."""
@@ -275,7 +320,8 @@ class SelftestOptions:
 
 RECORDS: Final = (
     StepOptions, TargetOptions, BuildOptions, DebugOptions, MakeOptions, CheckOptions, ProofOptions, TerminalOptions,
-    ContainerOptions, ConformOptions, CleanOptions, BenchOptions, HostBenchOptions, SelftestOptions,
+    ContainerOptions, ConformOptions, ReleaseOptions, VerifyOptions, KeygenOptions, CleanOptions, BenchOptions,
+    HostBenchOptions, SelftestOptions,
 )  # fmt: skip
 OPTIONS: Final = {declared.name: declared for record in RECORDS for declared in options_of(record).values()}
 LISTS: Final = frozenset(name for name, declared in OPTIONS.items() if declared.many or declared.each)

@@ -37,8 +37,8 @@ def report(*checks: CheckResult) -> Report:
 def test_report_has_the_documented_keys_in_their_order():
     written = report(PASSED, SERVED).to_json()
     assert list(written) == [
-        "schema", "arch", "guest", "artifact", "accelerator", "accelerator_reason", "verdict", "storages", "checks",
-        "phases", "measurements", "qemu",
+        "schema", "arch", "guest", "artifact", "digests", "accelerator", "accelerator_reason", "verdict", "storages",
+        "checks", "phases", "measurements", "qemu",
     ]  # fmt: skip
     assert written["schema"] == 1
     assert list(written["checks"][0]) == ["name", "status", "seconds", "detail", "served_by", "excused"]

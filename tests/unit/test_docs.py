@@ -61,7 +61,7 @@ def section(text, title):
 
 def options_of_tasks():
     """The options of each task."""
-    names = set(tasks.namespace.task_names)
+    names = {(*aliases, name)[0] for name, aliases in tasks.namespace.task_names.items()}  # `release`, a default
     parameters = {name: list(inspect.signature(tasks.namespace[name].body).parameters)[1:] for name in names}
     return {name: {option.replace("_", "-") for option in options} - POSITIONAL for name, options in parameters.items()}
 

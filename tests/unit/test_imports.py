@@ -21,7 +21,7 @@ STRANGERS = {
     "vhost/fs": ("guestforge.vhost.vsock",),
     "vhost/fs/fuse": ("guestforge.vhost.fs.device",),
 }
-FACED = ("oci", "agent", "vmm", "vhost", "check", "kernel")
+FACED = ("oci", "agent", "vmm", "vhost", "check", "kernel", "release")
 MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")

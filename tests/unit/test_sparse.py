@@ -16,7 +16,7 @@ from guestforge.core import sparse
 from guestforge.core.errors import UserError
 from guestforge.core.files import atomic_copy, digest_file
 from guestforge.core.store import Entry, FileFacts, Store
-from guestforge.manifest import Artifact, place, write_manifest
+from guestforge.manifest import MANIFEST, Artifact, manifest, place, write_json
 
 MIB = 1024 * 1024
 SIZE = 16_000_000  # of the files that are read byte by byte, in bytes; no multiple of a block
@@ -161,7 +161,7 @@ def test_a_file_with_holes_is_made_read_and_kept_at_the_cost_of_its_data(tmp_pat
         assert store.find("step", {}).file("image").stat().st_size == size
         place(tmp_path / "out", (Artifact("image", entry, "image"),))
     assert entry.files["image"].sha256 == hashlib.sha256((entry.path / "image").read_bytes()).hexdigest()
-    write_manifest(tmp_path / "out", {"image": entry.files["image"]}, {}, {})
+    write_json(tmp_path / "out" / MANIFEST, manifest({"image": entry.files["image"]}, {}, {}))
     said = json.loads((tmp_path / "out" / "manifest.json").read_text())["artifacts"]["image"]
     assert said == {"sha256": entry.files["image"].sha256, "size": size}
 

@@ -1,0 +1,89 @@
+"""A release's directory: made beside its place, and there whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from guestforge.core.errors import UserError
+from guestforge.core.files import digest_file, disk_errors, sync_directory, sync_tree
+from guestforge.core.progress import bar, human, say
+from guestforge.core.scratch import scratch_directory
+from guestforge.release.archive import Stored, write_archive
+from guestforge.release.names import SIGNATURE, SUFFIX, SUMS, stem
+from guestforge.release.proven import Proven
+from guestforge.release.sums import sums_text
+from guestforge.release.tar import MAX_EPOCH
+
+EPOCH: Final = "SOURCE_DATE_EPOCH"  # https://reproducible-builds.org/specs/source-date-epoch/
+CHOICE: Final = "give --output"
+
+Sign = Callable[[bytes], bytes]  # from what is signed to a file with the signature
+
+
+def source_date_epoch() -> int:
+    """Return the time that all files of archives have, in seconds since 1970: the environment's, else 0."""
+    given = os.environ.get(EPOCH) or "0"
+    if not given.isascii() or not given.isdecimal() or len(given) > 12 or int(given) > MAX_EPOCH:
+        raise UserError(f"{EPOCH}={given}: not a number of seconds from 0 to {MAX_EPOCH}")
+    return int(given)
+
+
+def make_bundle(proven: Sequence[Proven], place: Path, epoch: int, sign: Sign | None) -> bool:
+    """Make the directory `place` of a release; return False where it is there already, with the same content.
+
+    Raises UserError where something else is there, BuildError for a full disk. Nothing of it is to be seen then.
+    """
+    with disk_errors(place.parent, CHOICE), _beside(place) as made:
+        digests = {}
+        for guest in proven:
+            name = stem(guest.guest, guest.version, guest.arch)
+            digests[name + SUFFIX] = _pack(guest, name, made, epoch)
+        sums = sums_text(digests)
+        (made / SUMS).write_bytes(sums)
+        if sign:
+            (made / SIGNATURE).write_bytes(sign(sums))
+        sync_tree(made)
+        return _move(made, place)
+
+
+@contextlib.contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """Yield a new directory on the file system of `place`, removed unless it was renamed away."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_directory(f".{place.name}.", place.parent) as holder:
+        made = holder / "release"
+        made.mkdir(0o755)
+        yield made
+
+
+def _pack(guest: Proven, name: str, made: Path, epoch: int) -> str:
+    """Write a guest's archive and return its SHA-256."""
+    size = sum(source.facts.size for source in guest.files.values() if isinstance(source, Stored))
+    path = made / (name + SUFFIX)
+    with path.open("xb") as out, bar(f"packing {path.name}", size, "B") as shown:
+        facts = write_archive(out, name, guest.files, epoch, shown)
+    say(f"{path.name}: {human(facts.size)}")
+    return facts.sha256
+
+
+def _move(made: Path, place: Path) -> bool:
+    if place.is_dir() and not place.is_symlink() and any(place.iterdir()):
+        if _contents(place) != _contents(made):
+            raise UserError(
+                f"{place} is there with other content: a version is made once",
+                hint="give another --version, or another --output",
+            )
+        return False
+    made.rename(place)  # an empty directory gives way, anything else does not
+    sync_directory(place.parent)
+    return True
+
+
+def _contents(directory: Path) -> dict[str, str | None]:
+    """Return the SHA-256 of each file, None for what is none."""
+    return {
+        path.name: digest_file(path) if path.is_file() and not path.is_symlink() else None
+        for path in directory.iterdir()
+    }

@@ -1,0 +1,92 @@
+"""What may be released of a guest: what the store has of it, proven with exactly these files. Nothing is made here."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from guestforge.check.run import FILES, REPORT
+from guestforge.core.errors import GuestforgeError
+from guestforge.core.step import Step
+from guestforge.core.store import Entry
+from guestforge.manifest import MANIFEST, json_text
+from guestforge.pipeline import Pipeline
+from guestforge.project.options import ARTIFACTS, CheckOptions
+from guestforge.release.archive import Source, Stored
+from guestforge.release.documents import LIMIT, Refused, read_manifest, require_passed
+from guestforge.release.names import members
+
+UNBUILT: Final = "is not built of what recipe and sources are now"
+UNPROVEN: Final = "has not passed with this build, QEMU and these checks"
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A guest of one architecture with all files of its archive, by their names there."""
+
+    arch: str
+    guest: str
+    version: str
+    files: Mapping[str, Source]
+
+
+class NotProvenError(Exception):
+    """A guest may not be released; `problems` has a line for each reason."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def find_proven(pipeline: Pipeline, checks: CheckOptions, version: str) -> Proven:
+    """Return what is released of a guest under a version; raises NotProvenError with every reason why nothing is."""
+    if problems := tuple(_missing(pipeline, pipeline.steps.published, UNBUILT)):
+        raise NotProvenError(problems)
+    proofs = {artifact: pipeline.check_step(artifact, checks) for artifact in ARTIFACTS}
+    if problems := tuple(_missing(pipeline, proofs.values(), UNPROVEN)):
+        raise NotProvenError(problems)
+    stored = {
+        f"check/{name}/{file}": _stored(pipeline.entry(proofs[name]), file) for name in ARTIFACTS for file in FILES
+    }
+    stored |= {artifact.name: _stored(artifact.entry, artifact.file) for artifact in pipeline.artifacts()}
+    manifest = json_text(_manifest(pipeline.manifest(), stored, version)).encode()
+    if problems := tuple(_disproved(manifest, stored)):
+        raise NotProvenError(problems)
+    files: dict[str, Source] = {MANIFEST: manifest, **stored}
+    ordered = {name: files[name] for name in members()}
+    return Proven(pipeline.arch.name, pipeline.options.guest, version, ordered)
+
+
+def _missing(pipeline: Pipeline, steps: Iterable[Step], what: str) -> Iterator[str]:
+    """Yield a line for each step of which the store has no entry, or can't have any."""
+    for step in steps:
+        try:
+            if pipeline.evaluation.find(step) is None:
+                yield f"{step.role} {what}"
+        except GuestforgeError as e:
+            yield f"{step.role}: {e.message}"
+
+
+def _stored(entry: Entry, name: str) -> Stored:
+    return Stored(entry.path / name, entry.files[name])
+
+
+def _manifest(manifest: dict[str, Any], stored: Mapping[str, Stored], version: str) -> dict[str, Any]:
+    """Return an archive's manifest: that of the output directory, with the version and the check's files."""
+    checks = {name: source.facts.published() for name, source in stored.items() if name.startswith("check/")}
+    return {**manifest, "release": {"version": version, "checks": checks}}
+
+
+def _disproved(manifest: bytes, stored: Mapping[str, Stored]) -> Iterator[str]:
+    """Yield a line for each report that does not prove these files: they are judged as any consumer judges them."""
+    try:
+        read = read_manifest(manifest)
+    except Refused as e:
+        yield str(e)
+        return
+    for name, source in stored.items():
+        if name.endswith(f"/{REPORT}"):
+            try:
+                with source.path.open("rb") as file:
+                    require_passed(file.read(LIMIT + 1), name, read)
+            except (Refused, OSError) as e:
+                yield str(e)
