@@ -128,7 +128,7 @@ def _strangers(there: set[str], digests: Mapping[str, str]) -> Iterator[tuple[st
 def _archives(directory: Path, digests: Mapping[str, str], problems: dict[str, str]) -> dict[str, Manifest]:
     """Return the manifest of each archive in which nothing is wrong."""
     manifests = {}
-    for name in sorted(digests):
+    for name in sorted(filter(is_archive, digests)):
         try:
             found = _archive(directory / name, digests[name])
             if found:

@@ -1,0 +1,132 @@
+"""Releases of guests with small files: what `release` has packed, and one made wrong on purpose."""
+
+import hashlib
+import io
+import json
+import tarfile
+
+import pytest
+import zstandard
+
+from guestforge.core.progress import Bar
+from guestforge.core.store import FileFacts
+from guestforge.manifest import MANIFEST, json_text
+from guestforge.release.archive import Stored
+from guestforge.release.bundle import make_bundle
+from guestforge.release.contents import read_archive
+from guestforge.release.errors import UnverifiedError
+from guestforge.release.names import CHECK_FILES, FILES_OF_A_GUEST, ROOTS, SUFFIX, SUMS, members, stem
+from guestforge.release.proven import Proven
+from guestforge.release.sign import read_signature
+from guestforge.release.sums import sums_text
+from guestforge.release.verify import verify_release
+
+VERSION = "1.2.3-rc.1+b.7"
+ARCH, GUEST = "x86_64", "minimal"
+ROOT = stem(GUEST, VERSION, ARCH)
+ARCHIVE = ROOT + SUFFIX
+
+
+def facts(data):
+    return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+
+
+def contents(**changed):
+    """The files of an archive by name, each consistent with the others; `changed` has other contents, by key."""
+    files = {name: f"{name} ".encode() * 40 for name in FILES_OF_A_GUEST}
+    files["rootfs.img"] = bytes(3 * 512) + b"disk" + bytes(5000)
+    for name, artifact in CHECK_FILES.items():
+        files[name] = name.encode()
+        if name.endswith("report.json"):
+            files[name] = json.dumps(report(files, artifact)).encode()
+    files |= changed
+    files[MANIFEST] = json_text(manifest(files)).encode()
+    return {name: files[name] for name in members()}
+
+
+def report(files, artifact):
+    booted = {name: facts(files[name])["sha256"] for name in ("kernel", ROOTS[artifact])}
+    checks = [{"name": "kernel-up", "status": "pass", "seconds": 1.5}]
+    head = {"schema": 1, "arch": ARCH, "guest": GUEST, "artifact": artifact, "digests": booted}
+    return {**head, "verdict": "pass", "checks": checks}
+
+
+def manifest(files, version=VERSION, arch=ARCH):
+    return {
+        "schema": 1, "arch": arch, "guest": GUEST, "more": {"a": 1},
+        "artifacts": {name: facts(files[name]) for name in FILES_OF_A_GUEST},
+        "release": {"version": version, "checks": {name: facts(files[name]) for name in CHECK_FILES}},
+    }  # fmt: skip
+
+
+def stored(folder, files):
+    """Files as the store has them, but for the manifest."""
+    sources = {}
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        sources[name] = Stored(path, FileFacts(**facts(data)))
+    return {**sources, MANIFEST: files[MANIFEST]} | {}
+
+
+def proven(folder, version=VERSION, arch=ARCH, files=None):
+    files = files or contents()
+    files[MANIFEST] = json_text(manifest(files, version, arch)).encode()
+    sources = stored(folder, files)
+    return Proven(arch, GUEST, version, {name: sources[name] for name in members()})
+
+
+def release(tmp_path, name="release", sign=None, epoch=0):
+    """Make a release of one guest and return its directory."""
+    place = tmp_path / name
+    assert make_bundle([proven(tmp_path / "store")], place, epoch, sign)
+    return place
+
+
+def member(name, data=b"", **changes):
+    """A member as ours, changed."""
+    info = tarfile.TarInfo(name)
+    info.mode, info.size = 0o644, len(data)
+    for key, value in changes.items():
+        setattr(info, key, value)
+    return info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def tarred(files, root=ROOT):
+    """The bytes of each member, in order."""
+    return [member(f"{root}/{name}", data) for name, data in files.items()]
+
+
+def packed(pieces, ending=None):
+    plain = b"".join(pieces)
+    end = bytes(1024 + -(len(plain) + 1024) % 10240) if ending is None else ending
+    return zstandard.ZstdCompressor(level=1).compress(plain + end)
+
+
+def read(data, name=ARCHIVE):
+    """What is said of an archive: nothing, or its fault."""
+    found = read_archive(io.BytesIO(data), name, Bar("test", None, "B"))
+    assert found.facts == FileFacts(**facts(data))
+    assert (found.manifest is None) == bool(found.fault)
+    return found.fault
+
+
+def verify(place, check=None):
+    return verify_release(place, read_signature, check)
+
+
+def summed(place):
+    """Write sums that are right for what is there."""
+    names = [path.name for path in place.iterdir() if not path.name.startswith(SUMS)]
+    sums = {name: facts((place / name).read_bytes())["sha256"] for name in names}
+    (place / SUMS).write_bytes(sums_text(sums))
+
+
+def unverified(place, *said, check=None):
+    """A release does not verify; each of these is in what is said of it."""
+    with pytest.raises(UnverifiedError) as caught:
+        verify(place, check)
+    assert caught.value.exit_code == 3
+    for text in said:
+        assert text in caught.value.report()
