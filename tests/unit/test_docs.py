@@ -245,7 +245,7 @@ WRONG = [
     (every_option_is_described_with_its_tasks, "| `--jobs` |", "| `--threads` |"),
     (every_option_is_described_with_its_tasks, "| `--fast` | `test` |", "| `--fast` | `build` |"),
     (every_option_is_described_with_its_tasks, "| `--store` | `clean` |", "| `--store` | `clean`, `doctor` |"),
-    (every_option_is_described_with_its_tasks, "| all but `clean` |", "| all but `test` |"),
+    (every_option_is_described_with_its_tasks, "| all but `clean`,", "| all but `test`,"),
     (every_variable_is_described, "| `GUESTFORGE_INSTALL` |", "| GUESTFORGE_INSTALL |"),
     (every_variable_is_described, "| `GUESTFORGE_INSTALL` |", "| `GUESTFORGE_INSTALL`, `GUESTFORGE_NO` |"),
     (every_exit_code_is_described, "| 3 |", "| three |"),
