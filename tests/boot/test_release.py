@@ -29,8 +29,8 @@ def place(tmp_path_factory, pipeline):
     return folder
 
 
-def make(place, name):
-    options = ReleaseOptions(arches=arches(), version="1.0.0", output=place / name, key=place / "key")
+def make(place, name, made):
+    options = ReleaseOptions(arches=made, version="1.0.0", output=place / name, key=place / "key")
     cli.release(options, CheckOptions())
     return place / name
 
@@ -42,7 +42,7 @@ def verify(made, place):
 @pytest.mark.boot
 @pytest.mark.timeout(900)
 def test_a_release_of_all_architectures(place, capsys):
-    one, two = make(place, "one"), make(place, "two")
+    one, two = make(place, "one", arches()), make(place, "two", arches())
     files = {path.name: path.read_bytes() for path in one.iterdir()}
     assert files == {path.name: path.read_bytes() for path in two.iterdir()}
     assert len(files) == len(arches()) + 2
@@ -58,7 +58,7 @@ def test_a_release_of_all_architectures(place, capsys):
 @pytest.mark.timeout(900)
 def test_a_flipped_bit_anywhere_is_seen_and_its_file_named(place, monkeypatch):
     monkeypatch.setattr(Bar, "tell", lambda *_, **__: None)
-    made = make(place, "changed")
+    made = make(place, "changed", arches()[:1])
     paths = sorted(made.iterdir())
     for number in range(CHANGES):
         path = paths[number % len(paths)]  # small files as often as large ones
