@@ -52,7 +52,8 @@ def verify_release(directory: Path, read_signature: ReadSignature, check_signatu
     elif check_signature:
         problems[SIGNATURE] = "missing, and a key was given to check it with"
     digests = _sums(sums_data, problems)
-    problems |= dict(_strangers(there, digests))
+    if SUMS not in problems:  # else it is not known which files there should be
+        problems |= dict(_strangers(there, digests))
     manifests = _archives(directory, {name: digests[name] for name in digests if name in there}, problems)
     problems |= dict(_versions(manifests))
     if problems:

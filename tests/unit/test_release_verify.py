@@ -147,6 +147,12 @@ def test_sums_that_name_nothing_are_refused(tmp_path):
     unverified(place, f"{SUMS}: it names no file")
 
 
+def test_sums_that_say_nothing_are_all_that_is_told(tmp_path):
+    place = release(tmp_path)
+    (place / SUMS).write_bytes(b"nonsense\n")
+    unverified(place, f"1 file of it\n\n    {SUMS}: line 1 is not a SHA-256, two blanks and a name\n")
+
+
 def flip(path, at):
     data = bytearray(path.read_bytes())
     data[at] ^= 1 << random.randrange(8)
