@@ -55,13 +55,14 @@ def visible(place):
     return [path for path in place.iterdir() if not path.name.startswith(".")] if place.is_dir() else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_what_is_there_after_a_signal_is_whole(tmp_path, maker, number):
     for _ in range(2):
         process = maker()
         time.sleep(random.uniform(0, 0.4))
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         assert process.returncode in {-number, 130}
         for place in visible(tmp_path / "releases"):
             verify(place)
@@ -69,6 +70,7 @@ def test_what_is_there_after_a_signal_is_whole(tmp_path, maker, number):
         assert not list((tmp_path / "releases").glob(".*"))
 
 
+@pytest.mark.slow
 def test_what_a_killed_one_left_goes_with_the_next(tmp_path, maker):
     left = []
     while not left:
@@ -110,7 +112,7 @@ else:
 def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, kib):
     script = FULL.format(path=sys.path)
     argv = ["unshare", "--map-root-user", "--mount", sys.executable, "-c", script, str(tmp_path), str(kib)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
     if kib == 1000:
         assert done.stdout == "made\n"
     else:

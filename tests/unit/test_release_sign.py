@@ -77,6 +77,7 @@ def test_minisign_signs_with_our_key(tmp_path, password):
     assert check_signature(key, DATA, (tmp_path / "data.minisig").read_bytes()) in (tmp_path / "key.pub").read_text()
 
 
+@pytest.mark.slow  # minisign's keys take 1 GiB and seconds to open
 @pytest.mark.parametrize("password", ["", SECRET])
 def test_we_sign_with_minisign_s_key(tmp_path, monkeypatch, password):
     files = ("-p", tmp_path / "key.pub", "-s", tmp_path / "key")
