@@ -206,7 +206,7 @@ def bomb(plain):
     out = io.BytesIO()
     with zstandard.ZstdCompressor(level=1).stream_writer(out, closefd=False) as writer:
         writer.write(plain)
-        for _ in range(4096):
+        for _ in range(1024):
             writer.write(bytes(MIB))
     return out.getvalue()
 
@@ -218,7 +218,7 @@ def test_a_bomb_ends_early_and_costs_no_memory():
         data = bomb(plain)
         began, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert read(data) != ""
-        assert time.process_time() - began < 0.5  # all of its 4 GiB take seconds
+        assert time.process_time() - began < 0.3  # all of its GiB takes a second
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 64 * 1024
 
 
