@@ -11,7 +11,7 @@ from typing import IO, Final, cast
 
 import zstandard
 
-from guestforge.check.run import REPORT
+from guestforge.check.report import REPORT
 from guestforge.core.progress import Bar
 from guestforge.core.store import FileFacts
 from guestforge.manifest import MANIFEST

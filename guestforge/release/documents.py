@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from guestforge.check.run import REPORT
+from guestforge.check.report import REPORT
 from guestforge.manifest import MANIFEST
 from guestforge.release.names import CHECK_FILES, DIGEST, FILES_OF_A_GUEST, NAME, ROOTS, is_version
 

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from guestforge.check.run import FILES
+from guestforge.check.report import FILES
 from guestforge.core.errors import UserError
 from guestforge.image.disk_step import IMAGE
 from guestforge.image.initrd_step import INITRD

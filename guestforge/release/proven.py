@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from guestforge.check.run import FILES, REPORT
+from guestforge.check.report import FILES, REPORT
 from guestforge.core.errors import GuestforgeError
 from guestforge.core.step import Step
 from guestforge.core.store import Entry

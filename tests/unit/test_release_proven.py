@@ -9,7 +9,7 @@ import pytest
 from checkout import REPOSITORY
 
 from guestforge.arch import S390X, X86_64
-from guestforge.check.run import FILES as CHECKED
+from guestforge.check.report import FILES as CHECKED
 from guestforge.cli import release as cli
 from guestforge.core.errors import UserError
 from guestforge.core.graph import Evaluation
