@@ -34,6 +34,12 @@ def test_the_agents_own_tests_pass():
 
 
 @pytest.mark.slow
+def test_the_agents_module_names_what_it_needs_as_go_would():
+    code, output = go("mod", "tidy", "-diff")
+    assert code == 0, output
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHES.values(), ids=lambda arch: arch.name)
 def test_the_agent_has_no_faults_that_vet_finds(arch):
     code, output = go("vet", "./...", GOARCH=arch.go, CGO_ENABLED="0")

@@ -43,17 +43,23 @@ func (m *Manager) Stats(id string) (*api.StatsContainerResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer := &api.StatsContainerResponse{CgroupStats: used}
+	return &api.StatsContainerResponse{CgroupStats: used, NetworkStats: networkStats(network)}, nil
+}
+
+// networkStats leaves the loopback out.
+func networkStats(network []procfs.Interface) (stats []*api.NetworkStats) {
 	for _, each := range network {
-		answer.NetworkStats = append(answer.NetworkStats, &api.NetworkStats{
+		if each.Name == "lo" {
+			continue
+		}
+		in, out := each.Received, each.Sent
+		stats = append(stats, &api.NetworkStats{
 			Name:    each.Name,
-			RxBytes: each.Received.Bytes, RxPackets: each.Received.Packets,
-			RxErrors: each.Received.Errors, RxDropped: each.Received.Dropped,
-			TxBytes: each.Sent.Bytes, TxPackets: each.Sent.Packets,
-			TxErrors: each.Sent.Errors, TxDropped: each.Sent.Dropped,
+			RxBytes: in[procfs.Bytes], RxPackets: in[procfs.Packets], RxErrors: in[procfs.Errors], RxDropped: in[procfs.Dropped],
+			TxBytes: out[procfs.Bytes], TxPackets: out[procfs.Packets], TxErrors: out[procfs.Errors], TxDropped: out[procfs.Dropped],
 		})
 	}
-	return answer, nil
+	return stats
 }
 
 // Pause stops all processes of a container that runs, or has them go on.

@@ -21,6 +21,7 @@ var scrapes atomic.Uint64
 
 // Collect returns all figures that this guest has; a file that its kernel lacks leaves its figures out.
 func Collect() string {
+	network, _ := procfs.Interfaces()
 	var out strings.Builder
 	gauge(&out, "kata_guest_meminfo", "Memory of the guest.", "item", meminfo(read("/proc/meminfo")))
 	plain(&out, "guestforge_guest_percpu_free", "Free memory in the processors' own lists, not in mem_available.",
@@ -30,7 +31,7 @@ func Collect() string {
 	gauge(&out, "kata_guest_vm_stat", "Virtual memory of the guest.", "item", pairs(read("/proc/vmstat")))
 	cpuTime(&out, read("/proc/stat"))
 	columns(&out, "kata_guest_diskstat", "Disks of the guest.", "disk", diskItems, disks(read("/proc/diskstats")))
-	columns(&out, "kata_guest_netdev_stat", "Network interfaces of the guest.", "interface", netItems, interfaces(read("/proc/net/dev")))
+	columns(&out, "kata_guest_netdev_stat", "Network interfaces of the guest.", "interface", netItems, interfaces(network))
 	gauge(&out, "guestforge_guest_held", "What the guest has of what can be left behind.", "item", held())
 	counter(&out, "kata_agent_scrape_count", "How often this was asked for.", scrapes.Add(1))
 	gauge(&out, "kata_agent_proc_status", "The agent's process, memory in KiB.", "item", status(read("/proc/self/status")))

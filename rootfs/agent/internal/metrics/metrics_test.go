@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"guestforge.dev/agent/internal/procfs"
 )
 
 func TestNamesAreKatas(t *testing.T) {
@@ -84,7 +86,9 @@ func TestFreePagesOfAllProcessorsAndZonesAreSummedUp(t *testing.T) {
 func TestTablesAreReadAsTheKernelWritesThem(t *testing.T) {
 	var out strings.Builder
 	columns(&out, "d", "Disks.", "disk", diskItems, disks(" 254       0 vda 120 1 9000 30 4 5 64 7 0 40 37 0 0 0 0 2 1\n 7 0 loop0 1\n"))
-	columns(&out, "n", "Nets.", "interface", netItems, interfaces("Inter-|  Receive\n face |bytes\n  eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n"))
+	columns(&out, "n", "Nets.", "interface", netItems, interfaces([]procfs.Interface{
+		{Name: "eth0", Received: procfs.Traffic{1, 2, 3, 4, 5, 6, 7, 8}, Sent: procfs.Traffic{9, 10, 11, 12, 13, 14, 15, 16}},
+	}))
 	columns(&out, "none", "Nothing.", "disk", diskItems, nil)
 	for _, line := range []string{
 		`d{disk="vda",item="reads"} 120`, `d{disk="vda",item="weighted_time_in_progress"} 37`, `d{disk="vda",item="time_flushing"} 1`,

@@ -2,8 +2,11 @@ package metrics
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"guestforge.dev/agent/internal/procfs"
 )
 
 // The columns of /proc/diskstats behind a disk's name (Documentation/admin-guide/iostats.rst), and those of /proc/net/dev.
@@ -45,13 +48,15 @@ func disks(text string) []row {
 	return rows
 }
 
-// interfaces reads lines such as "eth0: 4096 7 ...", below two of heads.
-func interfaces(text string) []row {
+// interfaces has the kernel's columns of each interface, the loopback among them.
+func interfaces(found []procfs.Interface) []row {
 	var rows []row
-	for line := range strings.Lines(text) {
-		if name, values, found := strings.Cut(line, ":"); found {
-			rows = append(rows, row{strings.TrimSpace(name), strings.Fields(values)})
+	for _, each := range found {
+		var values []string
+		for _, value := range slices.Concat(each.Received[:], each.Sent[:]) {
+			values = append(values, strconv.FormatUint(value, 10))
 		}
+		rows = append(rows, row{each.Name, values})
 	}
 	return rows
 }

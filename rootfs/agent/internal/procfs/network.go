@@ -15,10 +15,18 @@ type Interface struct {
 	Received, Sent Traffic
 }
 
-// Traffic is one direction of an interface.
-type Traffic struct{ Bytes, Packets, Errors, Dropped uint64 }
+// Traffic is one direction of an interface: the table's columns, of which the first four are the same in both.
+type Traffic [8]uint64
 
-// Interfaces returns the network interfaces of this process's namespace, but for the loopback.
+// Columns of Traffic.
+const (
+	Bytes = iota
+	Packets
+	Errors
+	Dropped
+)
+
+// Interfaces returns the network interfaces of this process's namespace, the loopback among them.
 func Interfaces() ([]Interface, error) {
 	text, err := os.ReadFile(devices)
 	if err != nil {
@@ -37,32 +45,27 @@ func parseInterfaces(text string) ([]Interface, error) {
 		}
 		name, rest, named := strings.Cut(strings.TrimSpace(line), ":")
 		words := strings.Fields(rest)
-		if !named || len(words) < 16 {
+		each := Interface{Name: name}
+		if !named || len(words) < len(each.Received)+len(each.Sent) {
 			return nil, fmt.Errorf("%s: not an interface: %q", devices, line)
 		}
-		if name == "lo" {
-			continue
-		}
-		received, err := traffic(words[:8])
-		if err != nil {
+		if err := each.Received.parse(words); err != nil {
 			return nil, err
 		}
-		sent, err := traffic(words[8:16])
-		if err != nil {
+		if err := each.Sent.parse(words[len(each.Received):]); err != nil {
 			return nil, err
 		}
-		found = append(found, Interface{name, received, sent})
+		found = append(found, each)
 	}
 	return found, nil
 }
 
-func traffic(words []string) (Traffic, error) {
-	var values [4]uint64
-	for i := range values {
+func (t *Traffic) parse(words []string) error {
+	for i := range t {
 		var err error
-		if values[i], err = strconv.ParseUint(words[i], 10, 64); err != nil {
-			return Traffic{}, fmt.Errorf("%s: %w", devices, err)
+		if t[i], err = strconv.ParseUint(words[i], 10, 64); err != nil {
+			return fmt.Errorf("%s: %w", devices, err)
 		}
 	}
-	return Traffic{values[0], values[1], values[2], values[3]}, nil
+	return nil
 }

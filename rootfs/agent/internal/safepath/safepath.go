@@ -5,6 +5,7 @@
 package safepath
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -17,6 +18,10 @@ import (
 
 const (
 	maxPath = 4095 // PATH_MAX without its NUL
+
+	// maxTries is how often a path is opened when something is renamed or mounted meanwhile: a container that renames
+	// without end has the kernel give up each time that there is a ".." on the way.
+	maxTries = 128
 
 	// Strict refuses symbolic links, Inside takes them as chroot(2) would.
 	Strict = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
@@ -74,17 +79,24 @@ func (r *Root) Open(relative string, flags int, mode uint32) (*os.File, error) {
 	if name == "" {
 		name = "."
 	}
-	for {
-		fd, err := unix.Openat2(r.Fd(), name, &how)
-		if err == unix.EAGAIN || err == unix.EINTR { // a rename on the way, or a signal
-			continue
-		}
-		if err != nil {
-			return nil, &fs.PathError{Op: "open", Path: path.Join(r.dir.Name(), relative), Err: err}
-		}
-		return os.NewFile(uintptr(fd), path.Join(r.dir.Name(), relative)), nil
+	fd, err := openat2(r.Fd(), name, &how)
+	for tries := 1; tries < maxTries && again(err); tries++ {
+		fd, err = openat2(r.Fd(), name, &how)
 	}
+	if again(err) {
+		err = fmt.Errorf("something on the way was changed at each of %d tries: %w", maxTries, err)
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path.Join(r.dir.Name(), relative), Err: err}
+	}
+	return os.NewFile(uintptr(fd), path.Join(r.dir.Name(), relative)), nil
 }
+
+// openat2 is the kernel's; a test has it fail.
+var openat2 = unix.Openat2
+
+// again tells whether openat2 did not look to the end: a rename or a mount in the meantime, or a signal.
+func again(err error) bool { return err == unix.EAGAIN || err == unix.EINTR }
 
 func (r *Root) openDir(relative string) (*os.File, error) {
 	return r.Open(relative, unix.O_PATH|unix.O_DIRECTORY, 0)

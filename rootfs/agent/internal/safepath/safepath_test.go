@@ -1,10 +1,12 @@
 package safepath
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -99,4 +101,64 @@ func TestInsideLinksStayInside(t *testing.T) {
 	if _, err := os.Lstat("/nowhere"); err == nil {
 		t.Error("a dangling link was followed out")
 	}
+}
+
+// failing opens a path while openat2 fails so many times before it opens anything, and tells how often it was asked.
+func failing(root *Root, path string, errno unix.Errno, times int) (file *os.File, err error, asked int) {
+	real := openat2
+	defer func() { openat2 = real }()
+	openat2 = func(fd int, path string, how *unix.OpenHow) (int, error) {
+		if asked++; asked <= times {
+			return -1, errno
+		}
+		return real(fd, path, how)
+	}
+	file, err = root.Open(path, unix.O_PATH, 0)
+	return file, err, asked
+}
+
+func TestAPathThatChangesMeanwhileIsOpenedAgainButNotForEver(t *testing.T) {
+	root := open(t, tree(t), Inside)
+	for _, errno := range []unix.Errno{unix.EAGAIN, unix.EINTR} {
+		file, err, asked := failing(root, "in/side", errno, maxTries-1)
+		if err != nil || asked != maxTries {
+			t.Fatalf("%v: %d tries, %v", errno, asked, err)
+		}
+		file.Close()
+		_, err, asked = failing(root, "in/side", errno, maxTries+1)
+		if !errors.Is(err, errno) || !strings.Contains(err.Error(), "in/side: something on the way was changed") || asked != maxTries {
+			t.Errorf("%v: %d tries, %v", errno, asked, err)
+		}
+	}
+}
+
+// The kernel itself, while somebody renames without end and a path has ".." so often that there is always one in between.
+func TestAPathAmongRenamesWithoutEndIsAnErrorAndNoHang(t *testing.T) {
+	base := tree(t)
+	root := open(t, base, Inside)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				unix.Renameat2(unix.AT_FDCWD, base+"/file", unix.AT_FDCWD, base+"/dangling", unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	long := strings.Repeat("in/../", 600) + "in"
+	for begun := time.Now(); time.Since(begun) < 30*time.Second; {
+		file, err := root.Open(long, unix.O_PATH, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
+	}
+	t.Error("every call found its way: this test shows nothing")
 }
