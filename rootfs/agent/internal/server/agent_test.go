@@ -39,27 +39,39 @@ type agent struct {
 
 var children = sync.OnceValue(func() *reaper.Reaper { return reaper.New(false) })
 
-func startAgent(t *testing.T) *agent {
-	t.Helper()
-	directory := t.TempDir()
-	a := &agent{T: t, base: filepath.Join(directory, "base"), destroyed: make(chan struct{}, 8)}
-	watch, err := device.NewWatch()
-	a.must(err)
+var watchDevices = sync.OnceValues(device.NewWatch)
+
+// newService makes what answers, with a sandbox below a directory, and next to no wait for what does not come. No
+// request reaches the host's processors or memory.
+func newService(directory string) (*Service, error) {
+	base := filepath.Join(directory, "base")
+	watch, err := watchDevices()
+	if err != nil {
+		return nil, err
+	}
 	storages := &storage.Manager{
-		Base:     a.base,
+		Base:     base,
 		Devices:  &device.Finder{Sys: "/sys", Dev: "/dev", Watch: watch, Timeout: 50 * time.Millisecond},
 		Interval: 20 * time.Millisecond,
 	}
 	launcher := &container.Launcher{Reaper: children(), Timeout: 10 * time.Second}
-	a.launcher = launcher
-	containers := &container.Manager{Base: a.base, Storage: storages, Launcher: launcher}
-	box := &sandbox.Sandbox{Base: a.base, Storage: storages, Containers: containers}
-	containers.Spaces, a.box = box.Spaces, box
-	service := &Service{
-		Sandbox: box, Containers: containers, SharedDir: filepath.Join(a.base, "shared", "containers"),
-		Hotplug:   guest.Hotplug{Devices: directory},
-		Destroyed: func() { a.destroyed <- struct{}{} },
-	}
+	containers := &container.Manager{Base: base, Storage: storages, Launcher: launcher}
+	box := &sandbox.Sandbox{Base: base, Storage: storages, Containers: containers}
+	containers.Spaces = box.Spaces
+	return &Service{
+		Sandbox: box, Containers: containers, SharedDir: filepath.Join(base, "shared", "containers"),
+		Hotplug: guest.Hotplug{Devices: directory},
+	}, nil
+}
+
+func startAgent(t *testing.T) *agent {
+	t.Helper()
+	directory := t.TempDir()
+	a := &agent{T: t, destroyed: make(chan struct{}, 8)}
+	service, err := newService(directory)
+	a.must(err)
+	a.base, a.launcher, a.box = service.Sandbox.Base, service.Containers.Launcher, service.Sandbox
+	service.Destroyed = func() { a.destroyed <- struct{}{} }
 	server, err := service.New()
 	a.must(err)
 	// not below the test's directory: its name may be longer than a socket's may be
@@ -72,7 +84,7 @@ func startAgent(t *testing.T) *agent {
 	t.Cleanup(func() {
 		a.client.Close()
 		server.Close()
-		box.Destroy()
+		a.box.Destroy()
 	})
 	return a
 }
