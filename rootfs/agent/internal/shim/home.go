@@ -36,9 +36,12 @@ func home(passwd string, uid uint32) string {
 	lines := bufio.NewScanner(io.LimitReader(file, maxPasswd))
 	for lines.Scan() {
 		fields := strings.Split(lines.Text(), ":")
-		if len(fields) == 7 && fields[2] == strconv.FormatUint(uint64(uid), 10) && strings.HasPrefix(fields[5], "/") {
+		if len(fields) == 7 && fields[2] == strconv.FormatUint(uint64(uid), 10) && isPath(fields[5]) {
 			return fields[5]
 		}
 	}
 	return "/"
 }
+
+// isPath tells whether a text is an absolute path. With a NUL byte it could be no variable's value.
+func isPath(text string) bool { return strings.HasPrefix(text, "/") && strings.IndexByte(text, 0) < 0 }

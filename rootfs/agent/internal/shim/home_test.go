@@ -13,11 +13,11 @@ import (
 
 func TestHomeIsWhatPasswdSays(t *testing.T) {
 	passwd := filepath.Join(t.TempDir(), "passwd")
-	text := "root:x:0:0:root:/root:/bin/sh\nbad:x:7\nrelative:x:8:8::here:/bin/sh\nuser:x:1000:1000::/home/user:\n"
+	text := "root:x:0:0:root:/root:/bin/sh\nbad:x:7\nrelative:x:8:8::here:/bin/sh\nnul:x:6:6::/a\x00b:/bin/sh\nuser:x:1000:1000::/home/user:\n"
 	if err := os.WriteFile(passwd, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for uid, want := range map[uint32]string{0: "/root", 1000: "/home/user", 7: "/", 8: "/", 9: "/"} {
+	for uid, want := range map[uint32]string{0: "/root", 1000: "/home/user", 6: "/", 7: "/", 8: "/", 9: "/"} {
 		if got := home(passwd, uid); got != want {
 			t.Errorf("home of %d is %q, not %q", uid, got, want)
 		}

@@ -3,6 +3,7 @@ package shim
 import (
 	"fmt"
 	"os"
+	"path"
 	"regexp"
 	"strings"
 	"sync"
@@ -27,7 +28,7 @@ func CheckSysctls(wanted map[string]string) error {
 	}
 	for name, value := range wanted {
 		switch {
-		case !sysctls().MatchString(name) || strings.Contains(name, ".."):
+		case !sysctls().MatchString(name) || path.Clean(sysctlPath(name)) != sysctlPath(name):
 			return fmt.Errorf("kernel parameter %.100q is not one of a container's", name)
 		case len(value) > maxSysctlValue || strings.ContainsAny(value, "\x00\n"):
 			return fmt.Errorf("the value of the kernel parameter %s", name)

@@ -17,6 +17,7 @@ func TestKernelParametersOfAContainer(t *testing.T) {
 	for _, name := range []string{
 		"", "kernel.core_pattern", "kernel.sempiternal", "vm.swappiness", "fs.file-max", "net", "net../../kernel", "kernel.shm/../core",
 		"net.ipv4\x00", "net.ipv4 x", "kernel.msgmax.x",
+		"net.//.kernel.core_pattern", "net.ipv4.//.//.kernel.modprobe", "net.", "net..ipv4",
 	} {
 		if CheckSysctls(map[string]string{name: "1"}) == nil {
 			t.Errorf("%q is a container's", name)
