@@ -1,6 +1,7 @@
 """The Go agent's own tests, and that its programs compile for every architecture of the table."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +29,18 @@ def go(*args, **env):
 
 
 @pytest.mark.slow
-def test_the_agents_own_tests_pass():
-    code, output = go("test", "./...")
+def test_the_agents_own_tests_pass_and_no_race_is_found():
+    """The seeds of the fuzz targets among them. The race detector is C: it needs the compiler that kernels need too."""
+    code, output = go("test", "-race", "./...", CGO_ENABLED="1")
     assert code == 0, output
+
+
+@pytest.mark.slow
+def test_a_thousand_rounds_leave_nothing():
+    code, output = go("test", "-v", "-run", "^TestRounds", "./internal/server", GUESTFORGE_ROUNDS="1000")
+    assert code == 0, output
+    if os.getuid() == 0:
+        assert len(re.findall(r"\b1000 rounds in ", output)) == 3, output
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ import (
 type agent struct {
 	*testing.T
 	base      string
+	address   string // of the server's socket
 	launcher  *container.Launcher
 	box       *sandbox.Sandbox
 	client    *ttrpc.Client
@@ -78,7 +79,8 @@ func startAgent(t *testing.T) *agent {
 	listener, err := net.Listen("unix", fmt.Sprint("@guestforge-test-", os.Getpid(), filepath.Base(directory), t.Name()))
 	a.must(err)
 	go server.Serve(context.Background(), listener)
-	conn, err := net.Dial("unix", listener.Addr().String())
+	a.address = listener.Addr().String()
+	conn, err := net.Dial("unix", a.address)
 	a.must(err)
 	a.client = ttrpc.NewClient(conn)
 	t.Cleanup(func() {

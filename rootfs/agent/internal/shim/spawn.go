@@ -54,11 +54,12 @@ func descriptors(files []*os.File) (fds []uintptr) {
 	return fds
 }
 
+// Environment is a shim's. It needs one thread, and no more memory than that. Go's runtime must send it no signals: under a
+// filter of system calls it may not be allowed to return from one.
+var Environment = []string{"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
+
 func fork(args []string, fds []uintptr, how *syscall.SysProcAttr) (int, error) {
-	// A shim needs one thread, and no more memory than that. Go's runtime must send it no signals: under a filter of system
-	// calls it may not be allowed to return from one.
-	env := []string{"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
-	attr := &syscall.ProcAttr{Dir: "/", Env: env, Files: fds, Sys: how}
+	attr := &syscall.ProcAttr{Dir: "/", Env: Environment, Files: fds, Sys: how}
 	pid, err := syscall.ForkExec(self, args, attr)
 	if err != nil {
 		return 0, fmt.Errorf("start a process: %w", err)
