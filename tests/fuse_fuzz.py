@@ -1,8 +1,8 @@
 """Throws mutated requests at the FUSE server: `python -m tests.fuse_fuzz --requests 1000000`.
 
-Requests are made by tests/fuse_client.py with nodes and handles that exist, so most would succeed; then some of their
-bytes, numbers, names, lengths or pieces are changed. All binary interfaces have their turn. A share with all that may
-lead elsewhere lies beside files that must stay as they are.
+Requests are made by guestforge/testing/fuse_client.py with nodes and handles that exist, so most would succeed; then
+some of their bytes, numbers, names, lengths or pieces are changed. All binary interfaces have their turn. A share with
+all that may lead elsewhere lies beside files that must stay as they are.
 
 It fails when the server raises or makes a mistake, when a reply is none, when a node or a handle is something outside
 the share or a device, when what lies beside the share changes, when descriptors are left open, and when it hangs.
@@ -28,11 +28,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from guestforge.arch import ARCHES
+from guestforge.testing.fuse_client import ROOT, Client, FuseError
 from guestforge.vhost.fs.fuse import make, retired
 from guestforge.vhost.fs.fuse.inodes import Handle
 from guestforge.vhost.fs.fuse.server import OPERATIONS, FuseServer
 from guestforge.vhost.fs.fuse.space import Quota
-from tests.fuse_client import ROOT, Client, FuseError
 
 ABIS = (("<", "generic"), ("<", "arm64"), ("<", "powerpc"), (">", "generic"))
 NAMES = b"f g d e l out absolute fifo zero hard inside new1 new2".split()
@@ -75,10 +75,13 @@ class Guest(Client):
         self.rng, self.known, self.capturing = rng, known, True
         self.outcomes = collections.Counter()
 
-    def call(self, opcode, node, body=b"", room=65536, unique=None):
+    def send(self, opcode, node, body=b"", room=65536, unique=None):
         if self.capturing:
             raise Captured(opcode, node, body, room)
-        answer = super().call(opcode, node, body, room, unique)
+        return super().send(opcode, node, body, room, unique)
+
+    def call(self, opcode, node, body=b"", room=65536, unique=None):
+        answer = self.send(opcode, node, body, room, unique)
         if answer is None:  # another guest has ended the session
             raise FuseError(errno.ENOTCONN, "no session")
         return answer

@@ -18,8 +18,8 @@ from guestforge.core.files import digest_file
 from guestforge.core.runtime import HOST
 from guestforge.pipeline import Pipeline
 from guestforge.project.options import ARTIFACTS, BuildOptions, CheckOptions
+from guestforge.testing.runtimes import Noting
 from guestforge.vmm.user import TRANSIENT
-from tests.runtimes import Noting
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import S390X, X86_64
-from tests.oci_images import busybox, make_layout, member
+from guestforge.testing.oci_images import busybox, make_layout, member
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,8 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from oci_images import make_archive, make_layout, member, tool
-from runtimes import Noting
 
 from guestforge.arch import AARCH64, ARCHES, X86_64
 from guestforge.core.cache import Place, clean
@@ -23,6 +21,8 @@ from guestforge.core.exposure import exposed, is_real_root
 from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
 from guestforge.oci.image import User, find_user, open_image
+from guestforge.testing.oci_images import make_archive, make_layout, member, tool
+from guestforge.testing.runtimes import Noting
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -14,8 +14,8 @@ from guestforge.agent.errors import RpcError
 from guestforge.agent.proto import agent_pb2
 from guestforge.agent.spec import container_spec, process
 from guestforge.agent.tasks import TaskService
-from tests.fake_agent import FakeAgent, Program, talking_to
-from tests.ttrpc_server import Refusal
+from guestforge.testing.fake_agent import FakeAgent, Program, talking_to
+from guestforge.testing.ttrpc_server import Refusal
 
 
 @pytest.fixture

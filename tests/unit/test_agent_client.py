@@ -23,8 +23,8 @@ from guestforge.agent.guest import CHUNK
 from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2, types_pb2
 from guestforge.agent.spec import process
 from guestforge.agent.storage import Storage, block, virtio_fs
-from tests.fake_agent import FakeAgent, Program, talking_to
-from tests.ttrpc_server import Refusal
+from guestforge.testing.fake_agent import FakeAgent, Program, talking_to
+from guestforge.testing.ttrpc_server import Refusal
 
 CALLS: dict[str, Callable[[AgentClient], object]] = {
     "Check": AgentClient.check_health,

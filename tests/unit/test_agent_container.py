@@ -10,8 +10,8 @@ from guestforge.agent.errors import AgentError, Code, ConnectionLostError, Outpu
 from guestforge.agent.proto import agent_pb2, oci_pb2
 from guestforge.agent.spec import container_spec, process
 from guestforge.agent.storage import virtio_fs
-from tests.fake_agent import FakeAgent, Program, talking_to
-from tests.ttrpc_server import Refusal
+from guestforge.testing.fake_agent import FakeAgent, Program, talking_to
+from guestforge.testing.ttrpc_server import Refusal
 
 
 def run(agent: FakeAgent, timeout: float = 5.0, limit: int = 1000) -> Result:

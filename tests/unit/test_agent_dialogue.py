@@ -6,8 +6,8 @@ from guestforge.agent.client import AgentClient
 from guestforge.agent.container import Result
 from guestforge.agent.dialogue import Dialogue
 from guestforge.agent.errors import OutputLimitError, ProtocolError, RpcError
-from tests.fake_agent import FakeAgent, Program, talking_to
-from tests.ttrpc_server import Refusal
+from guestforge.testing.fake_agent import FakeAgent, Program, talking_to
+from guestforge.testing.ttrpc_server import Refusal
 
 
 def talk(client: AgentClient, limit: int = 1000) -> Dialogue:

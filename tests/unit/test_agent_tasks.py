@@ -12,8 +12,8 @@ from guestforge.agent.errors import Code, RpcError
 from guestforge.agent.proto import agent_pb2, health_pb2, oci_pb2
 from guestforge.agent.spec import container_spec, process
 from guestforge.agent.tasks import Exit, State, Status, TaskError, TaskService
-from tests.fake_agent import FakeAgent, talking_to
-from tests.ttrpc_server import Refusal
+from guestforge.testing.fake_agent import FakeAgent, talking_to
+from guestforge.testing.ttrpc_server import Refusal
 
 
 class Agent(FakeAgent):

@@ -15,8 +15,8 @@ from guestforge.agent.errors import ConnectError, NotReadyError
 from guestforge.agent.proto.health_pb2 import HealthCheckResponse, VersionCheckResponse
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.transport import hybrid_connect, unix_connect, vsock_connect
-from tests.fake_agent import FakeAgent, Program
-from tests.ttrpc_server import Server, read_exactly
+from guestforge.testing.fake_agent import FakeAgent, Program
+from guestforge.testing.ttrpc_server import Server, read_exactly
 
 SOON = 2.0
 

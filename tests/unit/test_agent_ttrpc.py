@@ -20,7 +20,7 @@ from guestforge.agent.errors import AgentError, Code, ConnectionLostError, Proto
 from guestforge.agent.proto.ttrpc_pb2 import KeyValue, Request, Response
 from guestforge.agent.ttrpc import LOGGED_STRAYS, Connection
 from guestforge.core.run import run
-from tests.ttrpc_server import Handler, Refusal, Server, answer_frame, read_request, response_frame
+from guestforge.testing.ttrpc_server import Handler, Refusal, Server, answer_frame, read_request, response_frame
 
 SOON = 2.0  # seconds; everything that is immediate is far below
 

@@ -18,7 +18,7 @@ from guestforge.sources import aptconf, aptplace, resolution
 from guestforge.sources.hostapt import Mirror
 from guestforge.sources.packages import package_step
 from guestforge.sources.resolution import Wanted
-from tests.unit.debian_archive import Archive, Key
+from guestforge.testing.debian_archive import Archive, Key
 
 WHO = "_apt" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 

@@ -1,11 +1,11 @@
 """The exercise's verdicts. The guest's part is played by a double on the host that works on the real directory."""
 
 import pytest
-from guest_double import Probe
 
 from guestforge.check import exercise, fixtures
 from guestforge.check.exercise import ExerciseError
 from guestforge.check.hostview import SharedDirectory
+from guestforge.testing.guest_double import Probe
 
 NONCE = fixtures.new_nonce()
 

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from kata_double import DRIVERS, KataAgent, KataGuest, kata_starter, talking_to
 
 from guestforge.agent.errors import RpcError
 from guestforge.agent.proto import oci_pb2
@@ -19,6 +18,7 @@ from guestforge.check.run import check_artifact
 from guestforge.check.storages import prepare
 from guestforge.core.runtime import HOST
 from guestforge.project.options import CheckOptions
+from guestforge.testing.kata_double import DRIVERS, KataAgent, KataGuest, kata_starter, talking_to
 from guestforge.vmm.argv import disk_address
 from guestforge.vmm.plan import Vsock
 

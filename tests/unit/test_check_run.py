@@ -5,7 +5,6 @@ import json
 import time
 
 import pytest
-from guest_double import ended, starter
 
 from guestforge.arch import ARCHES
 from guestforge.check import fixtures
@@ -16,6 +15,7 @@ from guestforge.check.run import check_artifact
 from guestforge.core.errors import BuildError, UserError
 from guestforge.core.runtime import HOST
 from guestforge.project.options import CheckOptions
+from guestforge.testing.guest_double import ended, starter
 
 
 @pytest.fixture

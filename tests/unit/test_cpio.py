@@ -20,7 +20,7 @@ from guestforge.image import cpio
 from guestforge.image.initrd_step import INITRD, initrd_step
 from guestforge.project.models import Rootfs
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree, file_type
-from tests.fake_steps import fake_kernel, fake_parts
+from guestforge.testing.fake_steps import fake_kernel, fake_parts
 from tests.unit.trees import trees
 
 ARCH = ARCHES["x86_64"]

@@ -23,8 +23,8 @@ from guestforge.image.disk_step import IMAGE, image_step
 from guestforge.image.readback import Ext4Reader
 from guestforge.project.models import Image, Rootfs
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree
-from tests.fake_steps import fake_parts
-from tests.runtimes import Noting
+from guestforge.testing.fake_steps import fake_parts
+from guestforge.testing.runtimes import Noting
 from tests.unit.trees import trees
 
 MIB = 1024 * 1024

@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
+from guestforge.testing.fuse_client import ALL, ROOT, Client, failing
 from guestforge.vhost.fs.fuse.abi import layout
 from guestforge.vhost.fs.fuse.protocol import Init, Op
 from guestforge.vhost.fs.fuse.server import OFFERED, OPERATIONS, FuseServer
 from guestforge.vhost.fs.fuse.share import Share
 from guestforge.vhost.fs.fuse.space import Quota
 from guestforge.vhost.fs.fuse.waiters import MAX_EARLY
-from tests.fuse_client import ALL, ROOT, Client, failing
 
 ABIS = {
     "little-generic": ("<", "generic"),
@@ -93,7 +93,7 @@ def plain(root):
 def test_the_byte_order_is_that_of_the_first_message(root, abi):
     server = FuseServer(root, guest(abi[1]))
     client = Client(server, *abi)
-    assert client.call(3, ROOT, client.pack("2IQ", 0, 0, 0)) is None  # nobody knows yet how to read it
+    assert client.send(3, ROOT, client.pack("2IQ", 0, 0, 0)) is None  # nobody knows yet how to read it
     major, minor, _, flags, *_, flags2 = client.init()
     assert (major, flags | flags2 << 32) == (7, OFFERED)
     assert minor >= 31
@@ -380,7 +380,7 @@ def test_forgetting_many_leaves_nothing_behind(client):
         client.batch_forget(*((ROOT, 1),) * count)
     assert layout.cache_info().currsize <= layouts + 3
     with failing(errno.EINVAL):
-        client.call(42, 0, client.pack("2I2Q", 2, 0, ROOT, 1))
+        client.send(42, 0, client.pack("2I2Q", 2, 0, ROOT, 1))
 
 
 def test_a_replaced_file_is_another_node(plain, root):
@@ -892,7 +892,7 @@ def test_lengths_that_are_not_there_are_refused(plain):
     with failing(errno.EINVAL):
         plain.call(3, ROOT, plain.pack("2IQ", 0, 0, 0), room=10)
     with failing(errno.EINVAL):
-        plain.call(42, 0, plain.pack("2I", 1000, 0))
+        plain.send(42, 0, plain.pack("2I", 1000, 0))
 
 
 def test_a_header_that_lies_is_refused(plain):
@@ -969,7 +969,7 @@ def test_no_request_harms_the_server_or_what_is_outside(tmp_path_factory, abi, r
         for opcode, node, body, room in requests:
             turned = b"".join(body[at : at + 8][::-1] for at in range(0, len(body), 8))
             with contextlib.suppress(OSError):
-                client.call(opcode, node, turned if swap else body, room=room)
+                client.send(opcode, node, turned if swap else body, room=room)
         client.init()
         assert client.getattr(ROOT).ino == root.stat().st_ino
     assert (place / "outside").read_text() == "secret"

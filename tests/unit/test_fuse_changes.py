@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from guestforge.testing.shares import serving
 from guestforge.vhost.fs.fuse import shown
 from guestforge.vhost.fs.fuse.changes import each_shows, settled, tells
-from tests.unit.shares import serving
 
 
 @pytest.mark.parametrize(

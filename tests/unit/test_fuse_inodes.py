@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestforge.arch import ARCHES
+from guestforge.testing.fuse_client import ROOT, Client
 from guestforge.vhost.fs.fuse import inode_numbers
 from guestforge.vhost.fs.fuse.inode_numbers import InodeNumbers
 from guestforge.vhost.fs.fuse.server import FuseServer
-from tests.fuse_client import ROOT, Client
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES
+from guestforge.testing.fuse_client import Client, failing
+from guestforge.testing.shares import NOBODY, share_of_nobody
 from guestforge.vhost.fs.fuse.server import FuseServer
-from tests.fuse_client import Client, failing
-from tests.unit.shares import NOBODY, share_of_nobody
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, {repository!r})
 from guestforge.arch import ARCHES
 from guestforge.vhost.fs.fuse.server import FuseServer
-from tests.fuse_client import Client, FuseError
+from guestforge.testing.fuse_client import Client, FuseError
 libc = ctypes.CDLL(None)
 if os.geteuid() == 0:
     os.setgroups([])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.shares import NOBODY, share_of_nobody
+from guestforge.testing.shares import NOBODY, share_of_nobody
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -20,7 +20,7 @@ from guestforge.arch import ARCHES
 from guestforge.vhost.fs.fuse.server import FuseServer
 from guestforge.vhost.core.log import Log
 from guestforge.vhost.core.sandbox import Sandbox
-from tests.fuse_client import Client, FuseError
+from guestforge.testing.fuse_client import Client, FuseError
 "".encode("unicode_escape")
 share = Path({share!r})
 if os.geteuid() == 0:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guestforge.testing.fuse_client import ROOT, failing
+from guestforge.testing.shares import serving
 from guestforge.vhost.fs.fuse.xattr_names import PREFIX, guest_name, host_name
-from tests.fuse_client import ROOT, failing
-from tests.unit.shares import serving
 
 MAPPED = (b"trusted.overlay.opaque", b"trusted.x", b"security.selinux", b"security.ima", b"security.capability.x")
 

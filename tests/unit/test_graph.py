@@ -8,7 +8,7 @@ from guestforge.core.graph import Evaluation, needs_of, walk
 from guestforge.core.need import Need
 from guestforge.core.step import Step, Use
 from guestforge.core.store import Store
-from tests.fake_steps import fake_step
+from guestforge.testing.fake_steps import fake_step
 
 HERE, GONE = Need("dash", tool="sh"), Need("p", tool="no-such-program")
 

@@ -27,7 +27,7 @@ from guestforge.kernel.step import kernel_step
 from guestforge.project.models import DebianSource, Kernel
 from guestforge.sources.kernel_tree import write_facts
 from guestforge.sources.unpack import make_read_only
-from tests.runtimes import Noting
+from guestforge.testing.runtimes import Noting
 
 FAKE = Path(__file__).parents[1] / "fake_kernel"
 SOURCE = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie", version=None)

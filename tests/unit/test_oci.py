@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runtimes import Noting
 
 from guestforge.arch import AARCH64, ARCHES, X86_64
 from guestforge.core.errors import BuildError, UserError
@@ -28,6 +27,7 @@ from guestforge.oci.inside import open_inside
 from guestforge.oci.layout import choose, isolate
 from guestforge.oci.reference import Source, find_source
 from guestforge.oci.tools import Wanted, copy, registry_digest, unpack
+from guestforge.testing.runtimes import Noting
 
 DIGEST = "sha256:" + "a" * 64
 many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

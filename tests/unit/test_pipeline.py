@@ -17,8 +17,8 @@ from guestforge.core.store import Store
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
 from guestforge.pipeline import Pipeline
 from guestforge.project.options import BuildOptions, CheckOptions, MakeOptions, ProofOptions
+from guestforge.testing.fake_steps import fake_parts, fake_step
 from guestforge.vmm.emulator import installed_emulator
-from tests.fake_steps import fake_parts, fake_step
 
 FILES = {
     "kernel": (KERNEL, CONFIG_COPY, SYSTEM_MAP, FACTS), "initrd": ("initrd.img",), "image": ("rootfs.img",),

@@ -20,7 +20,7 @@ from guestforge.pipeline import Pipeline
 from guestforge.project.options import BuildOptions, CheckOptions, ReleaseOptions, VerifyOptions
 from guestforge.release.names import ROOTS, members
 from guestforge.release.proven import NotProvenError, find_proven
-from tests.fake_steps import fake_parts, fake_step
+from guestforge.testing.fake_steps import fake_parts, fake_step
 from tests.unit.test_pipeline import FILES, KERNEL_FACTS
 
 CHECKS = CheckOptions()

@@ -2,7 +2,6 @@ import json
 import stat
 
 import pytest
-from debian_archive import Archive, Key, link, tarball
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from guestforge.sources.linux import source_step
 from guestforge.sources.packages import package_step
 from guestforge.sources.resolution import Wanted
 from guestforge.sources.unpack import unpack
+from guestforge.testing.debian_archive import Archive, Key, link, tarball
 
 SOURCE = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie", version=None)
 TREE = tarball(

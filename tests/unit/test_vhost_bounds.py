@@ -16,18 +16,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guestforge.testing.fs_frontend import (
+    HIPRIO,
+    LARGE_RING,
+    REQUESTS,
+    FakeServer,
+    FsFrontEnd,
+    FsRig,
+    fs_rig,
+    large_rings,
+    message,
+)
+from guestforge.testing.vhost_frontend import GUEST_BASE, GUEST_CID, RING_SIZE, TX_BUFFERS, FrontEnd
+from guestforge.testing.vhost_frontend import rig as vsock_rig
 from guestforge.vhost.core.errors import RingError
 from guestforge.vhost.core.memory import MemoryTable
 from guestforge.vhost.core.virtqueue import RingLayout, Virtqueue
 from guestforge.vhost.fs import device as fsdevice
 from guestforge.vhost.vsock import inbox, packets
 from guestforge.vhost.vsock.outbox import BLOCK, Outbox
-from tests.fs_frontend import HIPRIO, LARGE_RING, REQUESTS, FakeServer, FsFrontEnd, FsRig, fs_rig, large_rings, message
 from tests.unit.test_vhost_fs_program import F_UNLCK, F_WRLCK, SETLK, SETLKW, Guest, Program, running
 from tests.unit.test_vhost_parsing import region
 from tests.unit.test_vhost_program import arguments, program, wait_for
-from tests.vhost_frontend import GUEST_BASE, GUEST_CID, RING_SIZE, TX_BUFFERS, FrontEnd
-from tests.vhost_frontend import rig as vsock_rig
 
 # include/uapi/linux/fuse.h
 RELEASE, FSYNC, FSYNCDIR, INTERRUPT, DESTROY, FALLOCATE, COPY_FILE_RANGE, SYNCFS = 18, 20, 30, 36, 38, 43, 47, 50

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from guestforge.core.errors import UserError
+from guestforge.testing.vhost_frontend import rig
 from guestforge.vhost.core.sockets import Listener
 from guestforge.vhost.vsock import packets
-from tests.vhost_frontend import rig
 
 OTHER, ANOTHER = 65534, 1234
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users")

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from guestforge.testing.fs_frontend import HIPRIO, REQUESTS, SPACE, FakeServer, FsRig, fs_rig, message, place, until
+from guestforge.testing.vhost_frontend import GUEST_BASE, MEMORY, RING_SIZE
 from guestforge.vhost.core import protocol
 from guestforge.vhost.core.protocol import Request
 from guestforge.vhost.fs import device as fsdevice
 from guestforge.vhost.fs.fuse.server import WORK
 from guestforge.vhost.fs.work import Work
-from tests.fs_frontend import HIPRIO, REQUESTS, SPACE, FakeServer, FsRig, fs_rig, message, place, until
-from tests.vhost_frontend import GUEST_BASE, MEMORY, RING_SIZE
 
 QUICK = 1  # LOOKUP
 SETLKW = 33

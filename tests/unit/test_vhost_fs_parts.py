@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guestforge.testing.fs_frontend import FakeServer, message, until
 from guestforge.vhost.core.log import Log
 from guestforge.vhost.core.loop import Loop
 from guestforge.vhost.core.scattered import scatter
 from guestforge.vhost.fs.fuse.abi import operation_of
 from guestforge.vhost.fs.fuse.protocol import IN_HEADER_SIZE
 from guestforge.vhost.fs.workers import Workers
-from tests.fs_frontend import FakeServer, message, until
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fs_frontend import HIPRIO, FsFrontEnd, message, until
+from guestforge.testing.fs_frontend import HIPRIO, FsFrontEnd, message, until
 
 REPOSITORY = Path(__file__).parents[2]
 LIMIT = 10.0  # seconds

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import lookup
+from guestforge.testing.fuse_client import Client, FuseError, failing
 from guestforge.vhost.fs.fuse import space
 from guestforge.vhost.fs.fuse.server import FuseServer
 from guestforge.vhost.fs.fuse.space import MIB, Quota
-from tests.fuse_client import Client, FuseError, failing
 from tests.unit.test_vhost_fs_program import LOOKUP, Program, program, running
 from tests.unit.test_vhost_program import arguments, wait_for
 from tests.unit.test_vhost_program import program as vsock

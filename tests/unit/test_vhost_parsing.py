@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from guestforge.testing.vhost_frontend import GUEST_CID, Rig, rig, sealed
 from guestforge.vhost.core import protocol
 from guestforge.vhost.core.errors import MemoryMapError, PacketError, ProtocolError, RingError
 from guestforge.vhost.core.memory import MemoryTable, Region
@@ -19,7 +20,6 @@ from guestforge.vhost.core.virtqueue import Chain, RingLayout, Virtqueue
 from guestforge.vhost.vsock import packets
 from guestforge.vhost.vsock.credit import Budget, Credit
 from guestforge.vhost.vsock.hybrid import parse_connect
-from tests.vhost_frontend import GUEST_CID, Rig, rig, sealed
 
 U16 = st.integers(0, 0xFFFF)
 U32 = st.integers(0, 0xFFFFFFFF)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from guestforge.testing.vhost_frontend import FrontEnd, Stream
 from guestforge.vhost.core import protocol
 from guestforge.vhost.vsock import packets
-from tests.vhost_frontend import FrontEnd, Stream
 
 REPOSITORY = Path(__file__).parents[2]
 LIMIT = 10.0  # seconds

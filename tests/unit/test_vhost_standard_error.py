@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from guestforge.testing.fs_frontend import REQUESTS, until
 from guestforge.vhost.core import protocol
 from guestforge.vhost.core.protocol import Request
-from tests.fs_frontend import REQUESTS, until
 from tests.unit.test_vhost_fs_program import LOOKUP, Guest, Program
 
 REPOSITORY = Path(__file__).parents[2]

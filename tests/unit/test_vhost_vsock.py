@@ -1,4 +1,4 @@
-"""The vsock device, driven by a front end and a driver of our own (tests/vhost_frontend.py)."""
+"""The vsock device, driven by a front end and a driver of our own (guestforge/testing/vhost_frontend.py)."""
 
 import contextlib
 import errno
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from guestforge.testing.vhost_frontend import GUEST_BASE, MEMORY, RING_SIZE, RING_SPACE, Rig, Stream, rig, sealed
 from guestforge.vhost.core.protocol import Request, pack_ring_state, pack_u64
 from guestforge.vhost.core.virtqueue import Chain
 from guestforge.vhost.core.vring import Vring
 from guestforge.vhost.vsock import connection, packets
 from guestforge.vhost.vsock.credit import Budget
-from tests.vhost_frontend import GUEST_BASE, MEMORY, RING_SIZE, RING_SPACE, Rig, Stream, rig, sealed
 
 MIB = 1024 * 1024
 

@@ -5,16 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from debian_archive import Archive, Key
 
 from guestforge.arch import AARCH64, ARCHES, X86_64, host
 from guestforge.core.errors import UserError
 from guestforge.sources import resolution
 from guestforge.sources.hostapt import Mirror
+from guestforge.testing.debian_archive import Archive, Key
+from guestforge.testing.runtimes import nowhere
 from guestforge.vmm import emulator
 from guestforge.vmm.emulator import DIRECT_READS, FIRMWARE, Emulator, choose_emulator, installed_emulator, untrusted
 from guestforge.vmm.plan import MachinePlan, Share
-from tests.runtimes import nowhere
 
 DEBIAN = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)"
 SHARE = Share("kataShared", Path("/shared"))

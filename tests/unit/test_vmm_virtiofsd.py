@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import ARCHES
+from guestforge.testing.fs_frontend import FsFrontEnd, message
+from guestforge.testing.runtimes import nowhere
 from guestforge.vmm.virtiofsd import Virtiofsd, find_virtiofsd, virtiofsd_argv, why_not
-from tests.fs_frontend import FsFrontEnd, message
-from tests.runtimes import nowhere
 
 C = Virtiofsd(Path("/usr/lib/qemu/virtiofsd"), "C", "7.2.22")
 RUST = Virtiofsd(Path("/usr/libexec/virtiofsd"), "Rust", "1.13.2")

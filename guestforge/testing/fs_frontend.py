@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from guestforge.testing import vhost_frontend
+from guestforge.testing.vhost_frontend import GUEST_BASE, DriverRing, FrontEnd
 from guestforge.vhost.core import protocol
 from guestforge.vhost.core.backend import Backend
 from guestforge.vhost.core.log import Log
@@ -17,8 +19,6 @@ from guestforge.vhost.core.loop import Loop
 from guestforge.vhost.core.protocol import Request
 from guestforge.vhost.fs.device import FileServer, FsDevice
 from guestforge.vhost.fs.fuse.server import FuseServer
-from tests import vhost_frontend
-from tests.vhost_frontend import GUEST_BASE, DriverRing, FrontEnd
 
 HIPRIO, REQUESTS = 0, 1
 LARGE_RING = 512
@@ -176,10 +176,15 @@ class FsRig:
     log: list[str]
     ended: list[str | None]
 
+    def _has_ended(self) -> bool:
+        if not self.ended:
+            self.loop.step(0.002)
+        return bool(self.ended)
+
     def reconnect(self) -> FsFrontEnd:
         """Let the front end leave, and another one come to the same device."""
         self.front.close()
-        self.front.wait(lambda: self.ended or self.loop.step(0.002))
+        self.front.wait(self._has_ended)
         self.backend.close()
         ours, theirs = socket.socketpair()
         self.backend = Backend(theirs, self.device, self.loop, Log("test"), self.ended.append)
@@ -194,7 +199,7 @@ def fs_rig(
     """Run a device on a file server in this process."""
     log = Log("test")
     lines: list[str] = []
-    log.say = lines.append  # type: ignore[method-assign]
+    log.say = lines.append  # type: ignore[method-assign, assignment]
     loop = Loop()
     device = FsDevice(server, loop, log, tag=tag)
     loop.after_batch = device.flush

@@ -252,7 +252,7 @@ class FrontEnd:
 
     def transmit_raw(self, packet: bytes, cuts: Sequence[int] = (44,)) -> None:
         """Send bytes as a chain cut into descriptors at these places."""
-        self.wait(lambda: self.reclaim() or self.tx.free)
+        self.wait(self._has_room)
         offset = TX_BUFFERS + (self.tx.free[0] // 4) * TX_BUFFER
         edges = [0, *(cut for cut in cuts if cut < len(packet)), len(packet)]
         parts = []
@@ -260,6 +260,10 @@ class FrontEnd:
             self.memory[offset + gap + a : offset + gap + b] = packet[a:b]
             parts.append((GUEST_BASE + offset + gap + a, b - a))
         self.tx.add(parts, writable=False)
+
+    def _has_room(self) -> bool:
+        self.reclaim()
+        return bool(self.tx.free)
 
     def reclaim(self) -> None:
         """Take sent buffers back and overwrite them at once: nobody may look at them any more."""
@@ -289,7 +293,12 @@ class FrontEnd:
 
     def next_packets(self) -> list[Packet]:
         got: list[Packet] = []
-        self.wait(lambda: got.extend(self.received()) or got)
+
+        def came() -> bool:
+            got.extend(self.received())
+            return bool(got)
+
+        self.wait(came)
         return got
 
     def wait(self, condition: Callable[[], Any]) -> None:
@@ -424,7 +433,7 @@ def rig(tmp_path: Path, *, event_idx: bool = True, indirect: bool = True, up: bo
     """Run a device in this process."""
     log = Log("test")
     lines: list[str] = []
-    log.say = lines.append  # type: ignore[method-assign]
+    log.say = lines.append  # type: ignore[method-assign, assignment]
     loop = Loop()
     uds = tmp_path / "v.sock"
     device = VsockDevice(GUEST_CID, uds, loop, log)

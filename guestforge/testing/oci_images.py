@@ -19,14 +19,14 @@ from guestforge.sources.resolution import Archive
 Content = bytes | str | Path | tuple[int, bytes | str | Path]
 
 
-def tool(*argv: str | Path, **options) -> str:
+def tool(*argv: str | Path, cwd: Path | None = None) -> str:
     env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": os.environ.get("HOME", "/")}
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, env=env, **options)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env=env, cwd=cwd)
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, mode: int = 0o644, **facts) -> tarfile.TarInfo:
+def member(name: str, kind: bytes = tarfile.REGTYPE, mode: int = 0o644, **facts: str | int) -> tarfile.TarInfo:
     """A file of a layer without content: a directory, a link, a pipe, an empty file (`.wh.NAME` takes NAME away)."""
     found = tarfile.TarInfo(name.strip("/"))
     found.type, found.mode = kind, mode

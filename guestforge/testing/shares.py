@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guestforge.arch import ARCHES
+from guestforge.testing.fuse_client import Client
 from guestforge.vhost.fs.fuse.server import FuseServer
-from tests.fuse_client import Client
 
 NOBODY = 65534
 
 
 @contextlib.contextmanager
-def serving(root):
+def serving(root: Path) -> Iterator[Client]:
     """A guest of x86_64 that has mounted a directory, in our own process."""
     server = FuseServer(root, ARCHES["x86_64"])
     try:

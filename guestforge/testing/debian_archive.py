@@ -5,13 +5,14 @@ import io
 import os
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from email.utils import formatdate
 from pathlib import Path
 
 
-def tool(*argv, **options):
-    env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **options.pop("env", {})}
-    return subprocess.run(argv, check=True, capture_output=True, env=env, **options).stdout
+def tool(*argv: str | Path, input: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
+    whole = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **(env or {})}
+    return subprocess.run(argv, check=True, capture_output=True, env=whole, input=input).stdout
 
 
 class Key:
@@ -30,8 +31,8 @@ class Key:
     def close(self) -> None:
         tool("gpgconf", "--homedir", str(self._home), "--kill", "all")
 
-    def _gpg(self, *argv, **options):
-        return tool("gpg", "--batch", "--quiet", "--homedir", str(self._home), *argv, **options)
+    def _gpg(self, *argv: str, input: bytes | None = None) -> bytes:
+        return tool("gpg", "--batch", "--quiet", "--homedir", str(self._home), *argv, input=input)
 
 
 class Archive:

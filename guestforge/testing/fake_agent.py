@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from guestforge.agent.client import AgentClient
 from guestforge.agent.proto import agent_pb2, health_pb2
 from guestforge.agent.ttrpc import Connection
-from tests.ttrpc_server import Handler, Refusal, Server
+from guestforge.testing.ttrpc_server import Handler, Refusal, Server
 
 
 @dataclass
@@ -106,7 +106,8 @@ class FakeAgent:
 
     def _handler(self, method: str) -> Handler:
         def handle(payload: bytes) -> Message:
-            request = REQUESTS[method].FromString(payload)
+            request = REQUESTS[method]()
+            request.ParseFromString(payload)
             self.asked.append((method, request))
             if method == self.cut_at:
                 self.server.socket.shutdown(socket.SHUT_RDWR)
@@ -116,7 +117,8 @@ class FakeAgent:
                 self._killed.set()
             if method in self.answers:
                 return self.answers[method]
-            return self._own.get(method, lambda _: Empty())(request)
+            own = self._own.get(method)
+            return own(request) if own else Empty()
 
         return handle
 
