@@ -1,6 +1,7 @@
 """A release's directory: made beside its place, and there whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,9 +11,13 @@ from guestforge.core.errors import UserError
 from guestforge.core.files import digest_file, disk_errors, sync_directory, sync_tree
 from guestforge.core.progress import bar, human, say
 from guestforge.core.scratch import scratch_directory
+from guestforge.core.store import FileFacts
 from guestforge.release.archive import Stored, write_archive
+from guestforge.release.components import bill_of
+from guestforge.release.documents import read_manifest
 from guestforge.release.names import SIGNATURE, SUFFIX, SUMS, stem
 from guestforge.release.proven import Proven
+from guestforge.release.sbom import sboms
 from guestforge.release.sums import sums_text
 from guestforge.release.tar import MAX_EPOCH
 
@@ -39,7 +44,11 @@ def make_bundle(proven: Sequence[Proven], place: Path, epoch: int, sign: Sign | 
         digests = {}
         for guest in proven:
             name = stem(guest.guest, guest.version, guest.arch)
-            digests[name + SUFFIX] = _pack(guest, name, made, epoch)
+            packed = _pack(guest, name, made, epoch)
+            digests[name + SUFFIX] = packed.sha256
+            for file, text in sboms(bill_of(read_manifest(guest.manifest), packed.sha256), epoch).items():
+                (made / file).write_bytes(text)
+                digests[file] = hashlib.sha256(text).hexdigest()
         sums = sums_text(digests)
         (made / SUMS).write_bytes(sums)
         if sign:
@@ -58,14 +67,14 @@ def _beside(place: Path) -> Iterator[Path]:
         yield made
 
 
-def _pack(guest: Proven, name: str, made: Path, epoch: int) -> str:
-    """Write a guest's archive and return its SHA-256."""
+def _pack(guest: Proven, name: str, made: Path, epoch: int) -> FileFacts:
+    """Write a guest's archive and return its facts."""
     size = sum(source.facts.size for source in guest.files.values() if isinstance(source, Stored))
     path = made / (name + SUFFIX)
     with path.open("xb") as out, bar(f"packing {path.name}", size, "B") as shown:
         facts = write_archive(out, name, guest.files, epoch, shown)
     say(f"{path.name}: {human(facts.size)}")
-    return facts.sha256
+    return facts
 
 
 def _move(made: Path, place: Path) -> bool:

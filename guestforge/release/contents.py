@@ -164,8 +164,3 @@ def _require_nothing_more(plain: _Plain, seen: set[str]) -> None:
         raise Refused(tar.fault(block, "the end", None, seen))
     plain.require(ending[tar.BLOCK :], "something else than zeros is in its end")
     plain.require_end()
-
-
-def is_archive(name: str) -> bool:
-    """Whether a name is that of an archive."""
-    return name.endswith(SUFFIX)

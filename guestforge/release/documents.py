@@ -1,9 +1,10 @@
-"""The JSON documents in an archive, as they are read by whoever trusts nobody: bounded, and each value of its type.
+"""The JSON documents of a release, as they are read by whoever trusts nobody: bounded, and each value of its type.
 
 Of a manifest and of a report what a release stands on is read, and the rest left alone: a newer guestforge may add to
 it. It may not change what is read here without another `schema`, which is refused.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +21,7 @@ MAX_FILE: Final = 256 * GIB
 
 Digest = Annotated[str, Field(pattern=f"^{DIGEST.pattern}$")]
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$", max_length=100)]
+Text = Annotated[str, Field(pattern=r"^[ -~]+$", max_length=300)]  # what is said of a tool, a version, a licence
 Verdict = Literal["pass", "fail"]
 D = TypeVar("D", bound="Document")
 
@@ -37,19 +39,71 @@ class Facts(Document):
     size: Annotated[int, Field(ge=0, le=MAX_FILE)]
 
 
+class Module(Document):
+    """A Go module that is in the agent; `sum` is Go's own, of all files of it: `h1:` and base64."""
+
+    path: Text
+    version: str = Field(pattern=r"^[ -~]*$", max_length=300)
+    sum: Text | None
+    licence: Text | None
+
+
+class Agent(Document):
+    """What the agent is: the user's own or ours, and what it was made from, as far as it says that itself."""
+
+    sha256: Digest
+    given: bool
+    go: str = Field(pattern=r"^[ -~]*$", max_length=300)
+    modules: Annotated[list[Module], Field(max_length=2000)]
+
+
 class Released(Document):
-    """What a manifest in an archive says besides that in an output directory: the version, and the check's files."""
+    """What a manifest in an archive says besides that in an output directory.
+
+    The version, the check's files, the agent's parts, and from which suite of Debian's packages came, by their steps.
+    """
 
     version: Annotated[str, Field(max_length=128)]
     checks: dict[str, Facts]
+    agent: Agent
+    suites: dict[Text, Text]
+
+
+class Versions(Document):
+    """What a guest's parts and the tools that made them say of their versions."""
+
+    kernel: Text
+    compiler: Text
+    linker: Text
+    go: Text | None
+
+
+class Package(Document):
+    """What a step says in its key of what it read, if it is a package of Debian's, and of mke2fs, if that ran."""
+
+    package: Text | None = None
+    version: Text | None = None
+    architecture: Text | None = None
+    sha256: Digest | None = None
+    e2fsprogs: Text | None = None
+
+
+class Made(Document):
+    """A step that had a part in a guest."""
+
+    key: Text
+    inputs: Package
 
 
 class Manifest(Document):
     """The manifest of an archive."""
 
     schema_: Literal[1] = Field(alias="schema")
+    guestforge: Text
     arch: Name
     guest: Name
+    versions: Versions
+    steps: dict[Text, Made]
     artifacts: dict[str, Facts]
     release: Released
 
@@ -77,13 +131,25 @@ class Report(Document):
     checks: list[Check]
 
 
+Identity = tuple[str | None, ...]  # a component's name, version, SHA-256, licence and purl
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an SBOM says: of which archive it is, the components (that one too), and which stands to which somehow."""
+
+    archive: Identity
+    components: frozenset[Identity]
+    links: frozenset[tuple[Identity, Identity]]
+
+
 class Refused(ValueError):
     """A document, or what it says, is not taken; the text says why."""
 
 
 def read_manifest(data: bytes) -> Manifest:
     """Return what a manifest says; raises Refused."""
-    found = _parsed(Manifest, data, MANIFEST)
+    found = parsed(Manifest, data, MANIFEST)
     for what, there, wanted in (
         ("artifacts", found.artifacts, FILES_OF_A_GUEST),
         ("checks", found.release.checks, CHECK_FILES),
@@ -100,7 +166,7 @@ def read_manifest(data: bytes) -> Manifest:
 
 def require_passed(data: bytes, name: str, manifest: Manifest) -> None:
     """Raise Refused unless a report says that a guest passed all checks, and with the files that its manifest names."""
-    found = _parsed(Report, data, name)
+    found = parsed(Report, data, name)
     artifact = CHECK_FILES[name]
     if (found.arch, found.guest, found.artifact) != (manifest.arch, manifest.guest, artifact):
         raise Refused(f"{name} is about {f'{found.arch} {found.guest} {found.artifact}'!a}")
@@ -114,7 +180,8 @@ def require_passed(data: bytes, name: str, manifest: Manifest) -> None:
         raise Refused(f"{name} is about other files than those in the archive")
 
 
-def _parsed(model: type[D], data: bytes, name: str) -> D:
+def parsed(model: type[D], data: bytes, name: str) -> D:
+    """Return a document; raises Refused for what is none, `name` is what it is called then."""
     if len(data) > LIMIT:
         raise Refused(f"{name} has more than {LIMIT} bytes")
     try:

@@ -15,6 +15,9 @@ from guestforge.project.options import ARTIFACTS, Artifact
 SUMS: Final = "SHA256SUMS"
 SIGNATURE: Final = f"{SUMS}.minisig"
 SUFFIX: Final = ".tar.zst"
+CYCLONEDX: Final = ".cdx.json"  # https://cyclonedx.org/specification/overview/#recognized-file-patterns
+SPDX: Final = ".spdx.json"  # https://spdx.github.io/spdx-spec/v2.3/conformance/#44-standard-data-format-requirements
+SBOMS: Final = (CYCLONEDX, SPDX)  # what stands beside each archive
 
 # What the file system of any consumer takes, and what no shell and no sha256sum reads as something else.
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
@@ -28,6 +31,19 @@ CHECK_FILES: Final = {f"check/{artifact}/{name}": artifact for artifact in ARTIF
 def stem(guest: str, version: str, arch: str) -> str:
     """Return what an archive's files are below, which is its name without the suffix."""
     return f"guestforge-{guest}-{version}-{arch}"
+
+
+def archive_of(name: str) -> str | None:
+    """Return the name of the archive that a file of a release is, or that an SBOM is of; None for any other file."""
+    for suffix in (SUFFIX, *SBOMS):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix) + SUFFIX
+    return None
+
+
+def sboms_of(archive: str) -> tuple[str, ...]:
+    """Return the names of an archive's SBOMs."""
+    return tuple(archive.removesuffix(SUFFIX) + suffix for suffix in SBOMS)
 
 
 def members() -> tuple[str, ...]:

@@ -1,19 +1,25 @@
 """What may be released of a guest: what the store has of it, proven with exactly these files. Nothing is made here."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from guestforge.check.report import FILES, REPORT
 from guestforge.core.errors import GuestforgeError
+from guestforge.core.graph import walk
 from guestforge.core.step import Step
 from guestforge.core.store import Entry
 from guestforge.manifest import MANIFEST, json_text
 from guestforge.pipeline import Pipeline
+from guestforge.project.load import load_kernel
 from guestforge.project.options import ARTIFACTS, CheckOptions
 from guestforge.release.archive import Source, Stored
+from guestforge.release.components import bill_of
 from guestforge.release.documents import LIMIT, Refused, read_manifest, require_passed
 from guestforge.release.names import members
+from guestforge.rootfs.gomodules import BUILD
+from guestforge.sources.linux import STEP as SOURCE
 
 UNBUILT: Final = "is not built of what recipe and sources are now"
 UNPROVEN: Final = "has not passed with this build, QEMU and these checks"
@@ -27,6 +33,13 @@ class Proven:
     guest: str
     version: str
     files: Mapping[str, Source]
+
+    @property
+    def manifest(self) -> bytes:
+        """The archive's manifest."""
+        found = self.files[MANIFEST]
+        assert isinstance(found, bytes)  # it is made for the archive, and not a file of the store
+        return found
 
 
 class NotProvenError(Exception):
@@ -48,7 +61,8 @@ def find_proven(pipeline: Pipeline, checks: CheckOptions, version: str) -> Prove
         f"check/{name}/{file}": _stored(pipeline.entry(proofs[name]), file) for name in ARTIFACTS for file in FILES
     }
     stored |= {artifact.name: _stored(artifact.entry, artifact.file) for artifact in pipeline.artifacts()}
-    manifest = json_text(_manifest(pipeline.manifest(), stored, version)).encode()
+    released = {"version": version, "checks": _checks(stored), **_origin(pipeline)}
+    manifest = json_text({**pipeline.manifest(), "release": released}).encode()
     if problems := tuple(_disproved(manifest, stored)):
         raise NotProvenError(problems)
     files: dict[str, Source] = {MANIFEST: manifest, **stored}
@@ -70,16 +84,27 @@ def _stored(entry: Entry, name: str) -> Stored:
     return Stored(entry.path / name, entry.files[name])
 
 
-def _manifest(manifest: dict[str, Any], stored: Mapping[str, Stored], version: str) -> dict[str, Any]:
-    """Return an archive's manifest: that of the output directory, with the version and the check's files."""
-    checks = {name: source.facts.published() for name, source in stored.items() if name.startswith("check/")}
-    return {**manifest, "release": {"version": version, "checks": checks}}
+def _checks(stored: Mapping[str, Stored]) -> dict[str, Any]:
+    """Return what an archive's manifest says of the check's files."""
+    return {name: source.facts.published() for name, source in stored.items() if name.startswith("check/")}
+
+
+def _origin(pipeline: Pipeline) -> dict[str, Any]:
+    """Return what an archive's manifest says of the agent's parts, and of the suites that packages came from."""
+    steps, entry = pipeline.steps, pipeline.agent
+    build = json.loads(entry.file(BUILD).read_text())
+    (name,) = steps.agent.outputs
+    agent = {"sha256": entry.files[name].sha256, "given": bool(pipeline.options.agent), **build}
+    source = load_kernel(steps.guest.kernel, pipeline.options.project.recipes).source
+    suites = {step.role: source.suite for step in walk(steps.kernel) if step.name == SOURCE}
+    return {"agent": agent, "suites": suites | {step.role: steps.rootfs.suite for step in steps.parts.packages}}
 
 
 def _disproved(manifest: bytes, stored: Mapping[str, Stored]) -> Iterator[str]:
     """Yield a line for each report that does not prove these files: they are judged as any consumer judges them."""
     try:
         read = read_manifest(manifest)
+        bill_of(read, "")
     except Refused as e:
         yield str(e)
         return

@@ -1,5 +1,6 @@
 """Judges a release's directory, with nothing but the directory: every byte of it, and what it can't know."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from typing import Final
 from guestforge.core.errors import UserError
 from guestforge.core.files import open_regular
 from guestforge.core.progress import bar
-from guestforge.release.contents import is_archive, read_archive
+from guestforge.release.components import bill_of
+from guestforge.release.contents import read_archive
+from guestforge.release.documents import LIMIT as DOCUMENT
 from guestforge.release.documents import Manifest, Refused
 from guestforge.release.errors import UnverifiedError
-from guestforge.release.names import NAME, SIGNATURE, SUMS
+from guestforge.release.names import NAME, SIGNATURE, SUFFIX, SUMS, archive_of, sboms_of
+from guestforge.release.sbom import require_of
 from guestforge.release.sums import LIMIT, read_sums
 
 MAX_FILES: Final = 1000
@@ -54,7 +58,9 @@ def verify_release(directory: Path, read_signature: ReadSignature, check_signatu
     digests = _sums(sums_data, problems)
     if SUMS not in problems:  # else it is not known which files there should be
         problems |= dict(_strangers(there, digests))
-    manifests = _archives(directory, {name: digests[name] for name in digests if name in there}, problems)
+    here = {name: digests[name] for name in digests if name in there}
+    manifests = _archives(directory, here, problems)
+    _sboms(directory, here, manifests, problems)
     problems |= dict(_versions(manifests))
     if problems:
         raise _unverified(directory, problems)
@@ -122,14 +128,21 @@ def _strangers(there: set[str], digests: Mapping[str, str]) -> Iterator[tuple[st
     for name in there - digests.keys() - {SUMS, SIGNATURE}:
         yield name if NAME.fullmatch(name) else ascii(name), f"{SUMS} does not name it"
     for name in digests:
-        if not is_archive(name):
+        archive = archive_of(name)
+        if archive is None:
             yield name, "no file that this guestforge knows of a release"
+        elif archive not in digests:
+            yield name, f"{SUMS} does not name the archive that it is of, {archive}"
+        elif archive == name:
+            for file in sboms_of(name):
+                if file not in digests:
+                    yield file, f"missing: every archive has one, and {SUMS} does not name it"
 
 
 def _archives(directory: Path, digests: Mapping[str, str], problems: dict[str, str]) -> dict[str, Manifest]:
     """Return the manifest of each archive in which nothing is wrong."""
     manifests = {}
-    for name in sorted(filter(is_archive, digests)):
+    for name in sorted(name for name in digests if name.endswith(SUFFIX)):
         try:
             found = _archive(directory / name, digests[name])
             if found:
@@ -152,6 +165,24 @@ def _archive(path: Path, digest: str) -> Manifest | None:
     if found.fault:
         raise Refused(found.fault)
     return found.manifest
+
+
+def _sboms(
+    directory: Path, digests: Mapping[str, str], manifests: Mapping[str, Manifest], problems: dict[str, str]
+) -> None:
+    """Note a problem for each SBOM that is not of the archive beside it, or not of what that one's manifest says."""
+    for name, digest in digests.items():
+        archive = archive_of(name)
+        if archive is None or archive == name or (data := _read(directory / name, DOCUMENT, problems)) is None:
+            continue
+        if hashlib.sha256(data).hexdigest() != digest:
+            problems[name] = f"its SHA-256 is not what {SUMS} says"
+        elif archive in manifests:  # else what is wrong with the archive is told
+            try:
+                bill = bill_of(manifests[archive], digests[archive])
+                require_of(data, name.removeprefix(archive.removesuffix(SUFFIX)), bill)
+            except Refused as e:
+                problems[name] = str(e)
 
 
 def _versions(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, str]]:

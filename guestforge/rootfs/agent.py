@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import re
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from guestforge.core.step import Step, Used
 from guestforge.core.store import Store
 from guestforge.project.layout import AGENT_SOURCES
 from guestforge.rootfs.elf import require_static
+from guestforge.rootfs.gomodules import go_program, write_build
 
 MODULE = "guestforge.dev/agent"
 AGENT = "agent"
@@ -46,6 +46,8 @@ _COMPILE_ERROR = re.compile(r"^(?:\./)?(\S+\.go:\d+(?::\d+)?): (.*)$", re.MULTIL
 def program_step(store: Store, arch: Arch, name: str, jobs: Jobserver, sources: Path = AGENT_SOURCES) -> Step:
     """Return the step that makes an entry with one static program of the module: the agent, or one for its checks.
 
+    Beside it is BUILD, which says what it was made from (see `gomodules`).
+
     AGENT goes into guests; PROBE is run in containers by the boot checks, CONFORM tries what file systems promise,
     STORAGEBENCH measures them. Go runs as many compilers as `jobs` has free. The step raises BuildError with the first
     compile error.
@@ -66,12 +68,13 @@ def program_step(store: Store, arch: Arch, name: str, jobs: Jobserver, sources: 
         with step(f"building the {name} for {arch.name}"), store.temporary("go") as place, jobs.borrowed() as few:
             env = go_environment(store.cache, arch) | {"GOTMPDIR": str(place)}
             _compile(go_argv(name, out / name, few), env, sources, runtime)
+            write_build(out / name, out, Path(env["GOMODCACHE"]), runtime)
 
     return Step(name, inputs, make, CODE, outputs=(name,), arch=arch.name, needs=NEEDS)
 
 
 def given_step(arch: Arch, path: Path) -> Step:
-    """Return the step that makes an entry with the user's own binary as the file `agent`.
+    """Return the step that makes an entry with the user's own binary as the file `agent`, and beside it BUILD.
 
     It raises UserError unless that is a static executable for the architecture, and stays what it is meanwhile.
     """
@@ -82,13 +85,14 @@ def given_step(arch: Arch, path: Path) -> Step:
         require_static(path, arch, what)
         return digest_file(path)
 
-    def make(out: Path, _used: Used, _: Runtime) -> None:
+    def make(out: Path, _used: Used, runtime: Runtime) -> None:
         copy = out / AGENT
         atomic_copy(path, copy)
         require_static(copy, arch, what)  # what is judged and digested is what goes into the image
         if digest_file(copy) != digest():
             raise UserError(f"{what} has changed while it was read", hint="try again")
         copy.chmod(0o755)
+        write_build(copy, out, None, runtime)
 
     return Step(AGENT, lambda _: {"given": digest()}, make, CODE, outputs=(AGENT,), arch=arch.name)
 
@@ -103,8 +107,7 @@ def go_version() -> str:
 
 def go_argv(name: str, out: Path, jobs: int) -> list[str]:
     """Return the command that builds one of the module's programs; without -modcacherw the cache can't be removed."""
-    go = Path(sys.executable).with_name("go")
-    return [str(go), "build", f"-p={jobs}", "-modcacherw", *FLAGS, "-o", str(out), f"./cmd/{name}"]
+    return [str(go_program()), "build", f"-p={jobs}", "-modcacherw", *FLAGS, "-o", str(out), f"./cmd/{name}"]
 
 
 def go_environment(cache: Path, arch: Arch) -> dict[str, str]:

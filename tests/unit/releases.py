@@ -51,11 +51,33 @@ def report(files, artifact):
     return {**head, "verdict": "pass", "checks": checks}
 
 
+MODULES = [
+    {"path": "example.org/Some/module/v2", "version": "v2.0.1", "sum": f"h1:{'A' * 43}=", "licence": "MIT"},
+    {"path": "flat", "version": "", "sum": None, "licence": None},
+]
+GCC = "x86_64-linux-gnu-gcc (Debian 12.2.0-14+deb12u1) 12.2.0"
+
+
+def package(name, version, architecture):
+    inputs = {"package": name, "version": version, "architecture": architecture}
+    return {"key": "0" * 32, "inputs": {**inputs, **facts(name.encode())}}
+
+
 def manifest(files, version=VERSION, arch=ARCH):
     return {
-        "schema": 1, "arch": arch, "guest": GUEST, "more": {"a": 1},
+        "schema": 1, "guestforge": "0.1.0", "arch": arch, "guest": GUEST, "more": {"a": 1},
+        "versions": {"kernel": "6.12.117", "compiler": GCC, "linker": "ld of some kind", "go": "1.26.6"},
+        "steps": {
+            "source linux-source-6.12": package("linux-source-6.12", "6.12.117-1", "all"),
+            "package busybox": package("busybox", "1:1.35.0-4+b5", "amd64"),
+            "image": {"key": "1" * 32, "inputs": {"e2fsprogs": "mke2fs 1.47.0 (5-Feb-2023)", "rootfs": {}}},
+        },
         "artifacts": {name: facts(files[name]) for name in FILES_OF_A_GUEST},
-        "release": {"version": version, "checks": {name: facts(files[name]) for name in CHECK_FILES}},
+        "release": {
+            "version": version, "checks": {name: facts(files[name]) for name in CHECK_FILES},
+            "agent": {"sha256": facts(b"agent")["sha256"], "given": False, "go": "1.26.6", "modules": MODULES},
+            "suites": {"source linux-source-6.12": "trixie", "package busybox": "bookworm"},
+        },
     }  # fmt: skip
 
 

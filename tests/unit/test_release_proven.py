@@ -20,10 +20,23 @@ from guestforge.pipeline import Pipeline
 from guestforge.project.options import BuildOptions, CheckOptions, ReleaseOptions, VerifyOptions
 from guestforge.release.names import ROOTS, members
 from guestforge.release.proven import NotProvenError, find_proven
-from guestforge.testing.fake_steps import fake_parts, fake_step
+from guestforge.rootfs.gomodules import BUILD
+from guestforge.rootfs.parts import Parts
+from guestforge.testing.fake_steps import fake_step
 from tests.unit.test_pipeline import FILES, KERNEL_FACTS
 
 CHECKS = CheckOptions()
+RESOLVED = {"package": "linux-source-6.12", "version": "6.12.117-1", "architecture": "all", "sha256": "0" * 64}
+
+
+def agent_step(real):
+    """The agent's step, which has not compiled anything but leaves what the real one leaves."""
+
+    def make(out, _used, _runtime):
+        (out / "agent").write_bytes(b"agent")
+        (out / BUILD).write_text('{"go": "1.26.6", "modules": []}')
+
+    return replace(real, make=make)
 
 
 IMPORTED = """
@@ -50,7 +63,9 @@ def guest(tmp_path, monkeypatch):
         pipeline = Pipeline(arch, BuildOptions(output=tmp_path / "out"), evaluation)
         facts = json.dumps(kernel).encode()
         made = {name: fake_step(name, dict.fromkeys(files, facts), arch=arch.name) for name, files in FILES.items()}
-        pipeline.steps = replace(pipeline.steps, **made, parts=fake_parts())
+        source = replace(fake_step("source", {}), inputs=lambda _: RESOLVED)
+        made["kernel"] = replace(made["kernel"], uses={"source": Use(source)})
+        pipeline.steps = replace(pipeline.steps, **made, parts=Parts(agent_step(pipeline.steps.agent)))
 
         def check_step(booted, _options):
             def fill(out, *_):
