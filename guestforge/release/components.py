@@ -5,7 +5,7 @@ Nothing is looked up: whoever has an archive's manifest comes to the same compon
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from packageurl import PackageURL
@@ -81,7 +81,7 @@ class _Draft:
 
 
 def bill_of(manifest: Manifest, sha256: str) -> Bill:
-    """Return the components of an archive, of its manifest and its SHA-256; raises Refused where that lacks a source."""
+    """Return the components of an archive with a manifest and a SHA-256; raises Refused for one without a source."""
     name = stem(manifest.guest, manifest.release.version, manifest.arch)
     draft = _Draft()
     whole = draft.add(Component("archive", "archive", name + SUFFIX, manifest.release.version, sha256))
@@ -102,21 +102,20 @@ def _kernel(draft: _Draft, manifest: Manifest, whole: str) -> str:
     if len(sources) != 1:
         raise Refused(f"the manifest names {len(sources)} sources of the kernel")
     role, source = sources[0]
+    found = _debian("source", source, manifest.release.suites.get(role))
     comment = "the patches that Debian applies to it, and none of guestforge's"
-    draft.add(_debian("source", "source", source, manifest.release.suites.get(role), LINUX, comment), (kernel, "made from"))
+    draft.add(replace(found, kind="source", licence=LINUX, comment=comment), (kernel, "made from"))
     return kernel
 
 
-def _debian(
-    ref: str, kind: Kind, package: Package, suite: str | None, licence: str | None = None, comment: str = ""
-) -> Component:
+def _debian(ref: str, package: Package, suite: str | None) -> Component:
     if package.package is None or package.version is None or package.sha256 is None or package.architecture is None:
         raise Refused(f"the manifest does not say which package {ref!a} is")
     qualifiers = {"arch": package.architecture, **({"distro": suite} if suite else {})}
     purl = PackageURL("deb", "debian", package.package, package.version, qualifiers).to_string()
-    facts = (("architecture", package.architecture), *((("suite", suite),) if suite else ()))
-    origin = (("origin", "Debian"), *facts)
-    return Component(ref, kind, package.package, package.version, package.sha256, licence, purl, comment, origin)
+    facts = {"origin": "Debian", "architecture": package.architecture, **({"suite": suite} if suite else {})}
+    name, version, sha256 = package.package, package.version, package.sha256
+    return Component(ref, "library", name, version, sha256, None, purl, facts=tuple(facts.items()))
 
 
 def _file(draft: _Draft, manifest: Manifest, name: str, whole: str) -> str:
@@ -150,7 +149,7 @@ def _packages(manifest: Manifest) -> Iterator[Component]:
     for role, step in sorted(manifest.steps.items()):
         if role.partition(" ")[0] == "package":
             suite = manifest.release.suites.get(role)
-            yield _debian(f"package:{role.partition(' ')[2]}", "library", step.inputs, suite)
+            yield _debian(f"package:{role.partition(' ')[2]}", step.inputs, suite)
 
 
 def _tools(draft: _Draft, manifest: Manifest, kernel: str, agent: str, whole: str) -> None:

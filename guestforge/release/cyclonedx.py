@@ -35,9 +35,7 @@ def cyclonedx_text(bill: Bill, number: UUID, epoch: int) -> bytes:
     metadata = BomMetaData(component=listed[archive.ref], timestamp=datetime.fromtimestamp(epoch, UTC))
     bom = Bom(components=[listed[component.ref] for component in others], serial_number=number, metadata=metadata)
     for one in bill.components:
-        bom.register_dependency(
-            listed[one.ref], [listed[link.other] for link in bill.relations if link.one == one.ref]
-        )
+        bom.register_dependency(listed[one.ref], [listed[link.other] for link in bill.relations if link.one == one.ref])
     return JsonV1Dot6(bom).output_as_string(indent=2).encode() + b"\n"
 
 
@@ -75,8 +73,8 @@ class _Component(Document):
     ref: Text = Field(alias="bom-ref")
     name: Text
     version: Text | None = None
-    hashes: list[_Hash] = []
-    licenses: list[_Licence] = []
+    hashes: tuple[_Hash, ...] = ()
+    licenses: tuple[_Licence, ...] = ()
     purl: Text | None = None
 
     @property
@@ -92,7 +90,7 @@ class _Metadata(Document):
 
 class _Dependency(Document):
     ref: Text
-    on: list[Text] = Field(default=[], alias="dependsOn")
+    on: tuple[Text, ...] = Field(default=(), alias="dependsOn")
 
 
 class _Bom(Document):

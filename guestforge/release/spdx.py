@@ -105,8 +105,8 @@ class _Package(Document):
     name: Text
     version: Text | None = Field(default=None, alias="versionInfo")
     licence: Text = Field(alias="licenseDeclared")
-    checksums: list[_Checksum] = []
-    references: list[_Reference] = Field(default=[], alias="externalRefs")
+    checksums: tuple[_Checksum, ...] = ()
+    references: tuple[_Reference, ...] = Field(default=(), alias="externalRefs")
 
     @property
     def identity(self) -> Identity:

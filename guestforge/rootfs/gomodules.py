@@ -1,7 +1,7 @@
 """What a Go program was made from, by the program itself: the linker writes Go's version and all modules into it.
 
-That is kept beside the program when it is made, with the licence of each module, as long as the modules' files are there
-to be read. https://go.dev/ref/mod#go-version-m
+That is kept beside the program when it is made, with the licence of each module, for then the modules' files are there.
+https://go.dev/ref/mod#go-version-m
 """
 
 import json
@@ -50,7 +50,7 @@ def _modules(info: Mapping[str, Any], modules: Path | None) -> Iterator[dict[str
     """Yield the modules besides the program's own; what stands in the place of one is what was compiled."""
     for each in info.get("Deps") or ():
         used = each.get("Replace") or each
-        path, version = used["Path"], used.get("Version", "")
+        path, version = used["Path"], used.get("Version", "").replace("(devel)", "")
         licence = _licence(modules / f"{escaped(path)}@{escaped(version)}") if modules else None
         yield {"path": path, "version": version, "sum": used.get("Sum"), "licence": licence}
 

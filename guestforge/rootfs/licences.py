@@ -13,7 +13,10 @@ LIMIT: Final = 256 * 1024  # bytes; the longest of them, the GPL, has 35,000
 
 # The GPL and its like are not among them: their text does not tell `-only` from `-or-later`.
 KNOWN: Final = {
-    "9666d051921bc497595d01b3c5b73b1f06842a6aa072b0221619c1e6d78d99e7": "Apache-2.0",
+    # with the appendix on how to apply it in its two forms, and without
+    "f86c45fc72b043272de5d765793567a95363a0016be29aaee3c6a6d8b0ca5532": "Apache-2.0",
+    "94c521d5210d4b1c2956396231ea833c03909a1ed64e82ebbd2d749a3da9f360": "Apache-2.0",
+    "95ebafaabf80c10ce0c02d6506b3c942348da0561e2d2af910f930ef055bc343": "Apache-2.0",
     "654bea63fccdd48bbde18b50d387db2989d6918072004f8fa1bca2611f61b321": "BSD-2-Clause",
     "8a8623b1ef9669966dc37299f3405a2208adc4bc6f21386b8e6ab625d935ea29": "BSD-3-Clause",
     "2b86a2b5d677413d0669f2fecf765eeea32409878799e49c4ca1753a0084ffc9": "ISC",
@@ -25,9 +28,10 @@ _TITLE: Final = re.compile(
     r"^\W*(the )?((new|simplified|modified) )?(mit|isc|bsd|([23][ -]clause )bsd|bsd [23][ -]clause)"
     r"( style)? licen[cs]e( \((mit|isc|\W*new bsd\W*)\))?\W*$"
 )
-_COPYRIGHT: Final = re.compile(r"^\W*((portions )?copyright( the | by |.*(\d{4}|\(c\)|©))|\(c\) +\d{4}|all rights reserved)")
+_COPYRIGHT: Final = re.compile(
+    r"^\W*((portions )?copyright( the | by |.*(\d{4}|yyyy|\(c\)|©))|\(c\) +\d{4}|all rights reserved)"
+)
 _NUMBER: Final = re.compile(r"^\W*(\(?\d\)|\d\.|[a-d]\.|\(?[a-d]\))\s")
-_APPENDIX: Final = "end of terms and conditions"  # of the Apache licence: how to apply it follows
 _NAMES: Final = (
     (re.compile(r"neither the names? of .{1,200}? nor the names? of .{1,200}? may be used"), "neither may be used"),
     (re.compile(r"neither the names? of .{1,200}? may be used"), "neither may be used"),
@@ -42,7 +46,7 @@ def words(text: str) -> str:
     for line in text.lower().splitlines():
         if not _TITLE.match(line) and not _COPYRIGHT.match(line):
             kept.append(_NUMBER.sub("", line))
-    plain = " ".join(kept).partition(_APPENDIX)[0].replace("https:", "http:")
+    plain = " ".join(kept).replace("https:", "http:")
     found = " ".join(re.findall(r"[a-z0-9]+", plain))
     for pattern, replacement in _NAMES:
         found = pattern.sub(replacement, found)

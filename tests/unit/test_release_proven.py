@@ -27,6 +27,7 @@ from tests.unit.test_pipeline import FILES, KERNEL_FACTS
 
 CHECKS = CheckOptions()
 RESOLVED = {"package": "linux-source-6.12", "version": "6.12.117-1", "architecture": "all", "sha256": "0" * 64}
+VERSIONS = {"kernel": "6.12.117", "compiler": "gcc", "linker": "ld", "go": "1.26.6"}
 
 
 def agent_step(real):
@@ -42,7 +43,8 @@ def agent_step(real):
 IMPORTED = """
 import sys, tasks
 from guestforge.cli import commands
-print([name for name in ("guestforge.release", "minisign", "semver", "cryptography") if name in sys.modules])
+theirs = ("guestforge.release", "minisign", "semver", "cryptography", "cyclonedx", "packageurl", "jinja2")
+print([name for name in theirs if name in sys.modules])
 from guestforge.cli import release
 print("minisign" in sys.modules)
 """
@@ -56,7 +58,7 @@ def test_a_build_does_not_import_what_a_release_needs():
 @pytest.fixture
 def guest(tmp_path, monkeypatch):
     """Return a pipeline of an architecture on a store of its own, its steps fakes; `reports` changes a report."""
-    monkeypatch.setattr(Pipeline, "_versions", lambda _: {})
+    monkeypatch.setattr(Pipeline, "_versions", lambda _: VERSIONS)
 
     def make(arch=X86_64, reports=lambda _: None, kernel=KERNEL_FACTS, evaluation=None):
         evaluation = evaluation or Evaluation(Store(tmp_path / "cache"))
@@ -154,6 +156,7 @@ def test_what_is_wrong_with_a_step_is_a_problem_of_its_own(guest):
     def wrong(_):
         raise UserError("this fragment is wrong")
 
+    pipeline.entry(pipeline.steps.kernel.uses["source"].step)
     kernel = replace(pipeline.steps.kernel, inputs=wrong)
     pipeline.steps = replace(pipeline.steps, kernel=kernel)
     assert "kernel: this fragment is wrong" in not_proven(pipeline)
