@@ -4,7 +4,6 @@ import getpass
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -14,13 +13,15 @@ from guestforge.core.errors import GuestforgeError, UserError
 from guestforge.core.graph import Evaluation
 from guestforge.core.jobserver import Jobserver
 from guestforge.core.progress import say
+from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
 from guestforge.pipeline import Pipeline
 from guestforge.project.option import options_of
 from guestforge.project.options import BuildOptions, CheckOptions, KeygenOptions, ReleaseOptions, VerifyOptions
 from guestforge.release.bundle import make_bundle, source_date_epoch
+from guestforge.release.checkouts import find_checkouts
 from guestforge.release.proven import NotProvenError, Proven, find_proven
-from guestforge.release.sign import check_signature, load_public_key, load_secret_key, make_key, read_signature, sign
+from guestforge.release.sign import Judge, Signer, load_public_key, load_secret_key, make_key
 from guestforge.release.verify import Verified, verify_release
 
 RELEASES: Final = "releases"  # below the project's output
@@ -32,7 +33,8 @@ def release(asked: ReleaseOptions, checks: CheckOptions) -> None:
     key = load_secret_key(asked.key, _ask)
     place = asked.output or asked.project.output / RELEASES / asked.version
     proven = _all_proven(asked, checks)
-    new = make_bundle(proven, place, epoch, partial(sign, key, epoch=epoch) if key else None)
+    checkouts = find_checkouts(asked.project.root, HOST)
+    new = make_bundle(proven, place, epoch, Signer(key, epoch) if key else None, checkouts)
     say(f"{place}: {'' if new else 'there already, with the same content: '}{_listed(proven)}")
     if not key:
         say("it is not signed: --key names a key, and `./invoke release.keygen FILE` makes one")
@@ -41,7 +43,7 @@ def release(asked: ReleaseOptions, checks: CheckOptions) -> None:
 def verify(asked: VerifyOptions) -> None:
     """Verify a release, and say what of it that does not show."""
     key = load_public_key(asked.public_key) if asked.public_key else None
-    found = verify_release(asked.directory, read_signature, partial(check_signature, key) if key else None)
+    found = verify_release(asked.directory, Judge(key), with_key=key is not None)
     print(_verified(found))
 
 

@@ -3,9 +3,9 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from guestforge.core.errors import UserError
 from guestforge.core.files import digest_file, disk_errors, sync_directory, sync_tree
@@ -15,8 +15,10 @@ from guestforge.core.store import FileFacts
 from guestforge.release.archive import Stored, write_archive
 from guestforge.release.components import bill_of
 from guestforge.release.documents import read_manifest
-from guestforge.release.names import SIGNATURE, SUFFIX, SUMS, stem
+from guestforge.release.dsse import envelope
+from guestforge.release.names import ENVELOPE, MINISIG, SIGNATURE, STATEMENT, SUFFIX, SUMS, stem
 from guestforge.release.proven import Proven
+from guestforge.release.provenance import Checkout, statement
 from guestforge.release.sbom import sboms
 from guestforge.release.sums import sums_text
 from guestforge.release.tar import MAX_EPOCH
@@ -24,7 +26,15 @@ from guestforge.release.tar import MAX_EPOCH
 EPOCH: Final = "SOURCE_DATE_EPOCH"  # https://reproducible-builds.org/specs/source-date-epoch/
 CHOICE: Final = "give --output"
 
-Sign = Callable[[bytes], bytes]  # from what is signed to a file with the signature
+
+class Signer(Protocol):
+    """Whoever signs a release."""
+
+    def minisign(self, data: bytes, name: str) -> bytes:
+        """Return the file that signs what the file `name` holds."""
+
+    def plainly(self, data: bytes) -> tuple[str, bytes]:
+        """Return how the key is called, and the signature of some bytes themselves."""
 
 
 def source_date_epoch() -> int:
@@ -35,26 +45,41 @@ def source_date_epoch() -> int:
     return int(given)
 
 
-def make_bundle(proven: Sequence[Proven], place: Path, epoch: int, sign: Sign | None) -> bool:
+def make_bundle(
+    proven: Sequence[Proven], place: Path, epoch: int, signer: Signer | None, checkouts: tuple[Checkout, ...]
+) -> bool:
     """Make the directory `place` of a release; return False where it is there already, with the same content.
 
     Raises UserError where something else is there, BuildError for a full disk. Nothing of it is to be seen then.
     """
     with disk_errors(place.parent, CHOICE), _beside(place) as made:
-        digests = {}
+        files, manifests = {}, {}
         for guest in proven:
             name = stem(guest.guest, guest.version, guest.arch)
             packed = _pack(guest, name, made, epoch)
-            digests[name + SUFFIX] = packed.sha256
-            for file, text in sboms(bill_of(read_manifest(guest.manifest), packed.sha256), epoch).items():
-                (made / file).write_bytes(text)
-                digests[file] = hashlib.sha256(text).hexdigest()
-        sums = sums_text(digests)
-        (made / SUMS).write_bytes(sums)
-        if sign:
-            (made / SIGNATURE).write_bytes(sign(sums))
+            manifests[name + SUFFIX] = manifest = read_manifest(guest.manifest)
+            files[name + SUFFIX] = packed.sha256
+            files |= _written(made, sboms(bill_of(manifest, packed.sha256), epoch))
+        files |= _written(made, _provenance(statement(manifests, files, checkouts), signer))
+        sums = sums_text(files)
+        _written(made, {SUMS: sums, **({SIGNATURE: signer.minisign(sums, SUMS)} if signer else {})})
         sync_tree(made)
         return _move(made, place)
+
+
+def _provenance(said: bytes, signer: Signer | None) -> dict[str, bytes]:
+    """Return the files that hold a statement, by their names: signed as in-toto has it, and as minisign has it."""
+    if signer is None:
+        return {STATEMENT: said}
+    signed = envelope(said, signer.plainly)
+    return {ENVELOPE: signed, ENVELOPE + MINISIG: signer.minisign(signed, ENVELOPE)}
+
+
+def _written(made: Path, texts: Mapping[str, bytes]) -> dict[str, str]:
+    """Write files by their names and return their SHA-256."""
+    for name, text in texts.items():
+        (made / name).write_bytes(text)
+    return {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
 
 
 @contextlib.contextmanager

@@ -60,13 +60,15 @@ class Agent(Document):
 class Released(Document):
     """What a manifest in an archive says besides that in an output directory.
 
-    The version, the check's files, the agent's parts, and from which suite of Debian's packages came, by their steps.
+    The version, the check's files, the agent's parts, from which suite of Debian's packages came, by their steps, and
+    the recipes by their kinds.
     """
 
     version: Annotated[str, Field(max_length=128)]
     checks: dict[str, Facts]
     agent: Agent
     suites: dict[Text, Text]
+    recipe: dict[Text, Any]
 
 
 class Versions(Document):

@@ -13,8 +13,12 @@ from guestforge.project.option import version
 from guestforge.project.options import ARTIFACTS, Artifact
 
 SUMS: Final = "SHA256SUMS"
-SIGNATURE: Final = f"{SUMS}.minisig"
+# https://github.com/in-toto/attestation/blob/main/spec/v1/bundle.md#file-naming-convention
+ENVELOPE: Final = "provenance.intoto.jsonl"  # where there is a key: an envelope has at least one signature
+STATEMENT: Final = "provenance.json"  # where there is none
 SUFFIX: Final = ".tar.zst"
+MINISIG: Final = ".minisig"
+SIGNATURE: Final = SUMS + MINISIG
 CYCLONEDX: Final = ".cdx.json"  # https://cyclonedx.org/specification/overview/#recognized-file-patterns
 SPDX: Final = ".spdx.json"  # https://spdx.github.io/spdx-spec/v2.3/conformance/#44-standard-data-format-requirements
 SBOMS: Final = (CYCLONEDX, SPDX)  # what stands beside each archive

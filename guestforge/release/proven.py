@@ -90,14 +90,17 @@ def _checks(stored: Mapping[str, Stored]) -> dict[str, Any]:
 
 
 def _origin(pipeline: Pipeline) -> dict[str, Any]:
-    """Return what an archive's manifest says of the agent's parts, and of the suites that packages came from."""
+    """Return what an archive's manifest says of the agent's parts, the suites that packages came from, and recipes."""
     steps, entry = pipeline.steps, pipeline.agent
     build = json.loads(entry.file(BUILD).read_text())
     (name,) = steps.agent.outputs
     agent = {"sha256": entry.files[name].sha256, "given": bool(pipeline.options.agent), **build}
-    source = load_kernel(steps.guest.kernel, pipeline.options.project.recipes).source
-    suites = {step.role: source.suite for step in walk(steps.kernel) if step.name == SOURCE}
-    return {"agent": agent, "suites": suites | {step.role: steps.rootfs.suite for step in steps.parts.packages}}
+    kernel = load_kernel(steps.guest.kernel, pipeline.options.project.recipes)
+    suites = {step.role: kernel.source.suite for step in walk(steps.kernel) if step.name == SOURCE}
+    suites |= {step.role: steps.rootfs.suite for step in steps.parts.packages}
+    recipes = {"guest": steps.guest, "kernel": kernel, "rootfs": steps.rootfs}
+    recipe = {kind: model.model_dump(mode="json") for kind, model in recipes.items()}
+    return {"agent": agent, "suites": suites, "recipe": recipe}
 
 
 def _disproved(manifest: bytes, stored: Mapping[str, Stored]) -> Iterator[str]:

@@ -9,10 +9,13 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import minisign
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from guestforge.core.errors import UserError
 from guestforge.core.files import open_regular, sync_directory
@@ -88,18 +91,46 @@ def _password(shown: str, ask: Ask) -> str:
     return password
 
 
-def sign(key: minisign.SecretKey, data: bytes, epoch: int) -> bytes:
-    """Return a file that signs what SHA256SUMS holds; the time in it is `epoch`, seconds since 1970.
+def sign(key: minisign.SecretKey, data: bytes, epoch: int, name: str = SUMS) -> bytes:
+    """Return a file that signs what the file `name` holds; the time in it is `epoch`, seconds since 1970.
 
     Raises UserError for a key that is damaged: one whose halves do not belong together.
     """
-    comment = f"timestamp:{epoch}\tfile:{SUMS}\thashed"
+    comment = f"timestamp:{epoch}\tfile:{name}\thashed"
     signature = key.sign(data, untrusted_comment=COMMENT, trusted_comment=comment)
     try:
         key.get_public_key().verify(data, signature)
     except minisign.VerifyError as e:
         raise UserError("the secret key is damaged: what it signs does not verify") from e
     return bytes(signature) + b"\n"
+
+
+def sign_plainly(key: minisign.SecretKey, data: bytes) -> tuple[str, bytes]:
+    """Return how a key is called, and ed25519's signature of some bytes themselves, as others than minisign read it.
+
+    What minisign signs with the same key are 64 bytes of BLAKE2b: nobody takes one for the other, for what is signed
+    here says what it is (see `dsse`).
+    """
+    # two algorithms and a checksum's, salt and limits of scrypt, then the key's number, then the key, of which the
+    # first half is RFC 8032's: https://jedisct1.github.io/minisign/#secret-key-format
+    raw = base64.b64decode(bytes(key).split(b"\n")[1])
+    return key_name(raw[54:62]), Ed25519PrivateKey.from_private_bytes(raw[62:94]).sign(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A secret key that signs at a time, in seconds since 1970."""
+
+    key: minisign.SecretKey
+    epoch: int
+
+    def minisign(self, data: bytes, name: str) -> bytes:
+        """Return the file that signs what the file `name` holds."""
+        return sign(self.key, data, self.epoch, name)
+
+    def plainly(self, data: bytes) -> tuple[str, bytes]:
+        """Return how the key is called, and the signature of some bytes themselves."""
+        return sign_plainly(self.key, data)
 
 
 # Public keys
@@ -134,8 +165,8 @@ def read_signature(text: bytes) -> minisign.Signature:
     return signature
 
 
-def check_signature(key: minisign.PublicKey, data: bytes, text: bytes) -> str:
-    """Return how the key is called that signed what SHA256SUMS holds; raises Refused where that is not `key`."""
+def check_signature(key: minisign.PublicKey, data: bytes, text: bytes, name: str = SUMS) -> str:
+    """Return how the key is called that signed what the file `name` holds; raises Refused where that is not `key`."""
     signature = read_signature(text)
     mine, its = _number(bytes(key.to_base64())), _number(bytes(signature).split(b"\n")[1])
     if its != mine:
@@ -143,8 +174,39 @@ def check_signature(key: minisign.PublicKey, data: bytes, text: bytes) -> str:
     try:
         key.verify(data, signature)
     except minisign.VerifyError as e:
-        raise Refused(f"it does not sign this {SUMS} with key {mine}") from e
+        raise Refused(f"it does not sign this {name} with key {mine}") from e
     return mine
+
+
+def check_plainly(key: minisign.PublicKey, data: bytes, name: str, signature: bytes) -> None:
+    """Raise Refused unless `signature` is ed25519's of some bytes by `key`, which is called `name` there."""
+    raw = base64.b64decode(key.to_base64())
+    mine = key_name(raw[2:10])
+    if name != mine:
+        raise Refused(f"it was signed with key {name[:100]!a}, and the public key is {mine}")
+    try:
+        Ed25519PublicKey.from_public_bytes(raw[10:]).verify(signature, data)
+    except InvalidSignature as e:
+        raise Refused(f"it is not signed with key {mine}") from e
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What is known of signatures: the key that must have made them, None where their form alone is looked at."""
+
+    key: minisign.PublicKey | None = None
+
+    def minisign(self, data: bytes, text: bytes, name: str) -> str:
+        """Return how the key is called that signed the file `name`, "" where that is not known; raises Refused."""
+        if self.key:
+            return check_signature(self.key, data, text, name)
+        read_signature(text)
+        return ""
+
+    def plainly(self, data: bytes, name: str, signature: bytes) -> None:
+        """Raise Refused unless the signature of some bytes themselves is the key's, where that is known."""
+        if self.key:
+            check_plainly(self.key, data, name, signature)
 
 
 # Making keys

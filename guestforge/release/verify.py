@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,22 +10,16 @@ from typing import Final
 from guestforge.core.errors import UserError
 from guestforge.core.files import open_regular
 from guestforge.core.progress import bar
-from guestforge.release.components import bill_of
+from guestforge.release.beside import Beside, Judge, judged, misnamed
 from guestforge.release.contents import read_archive
 from guestforge.release.documents import LIMIT as DOCUMENT
 from guestforge.release.documents import Manifest, Refused
 from guestforge.release.errors import UnverifiedError
-from guestforge.release.names import NAME, SIGNATURE, SUFFIX, SUMS, archive_of, sboms_of
-from guestforge.release.sbom import require_of
+from guestforge.release.names import NAME, SIGNATURE, SUFFIX, SUMS
 from guestforge.release.sums import LIMIT, read_sums
 
 MAX_FILES: Final = 1000
 HINT: Final = "do not use it; fetch it again from whoever published it"
-
-# Takes what is signed and a signature, returns who signed it; raises Refused.
-CheckSignature = Callable[[bytes, bytes], str]
-# Takes a signature, raises Refused for what is none.
-ReadSignature = Callable[[bytes], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +31,8 @@ class Verified:
     unchecked: tuple[str, ...]
 
 
-def verify_release(directory: Path, read_signature: ReadSignature, check_signature: CheckSignature | None) -> Verified:
-    """Verify a release. Without `check_signature` there is no key, and the form of a signature alone is looked at.
+def verify_release(directory: Path, judge: Judge, with_key: bool) -> Verified:
+    """Verify a release; `with_key` tells whether `judge` has a key, so that there must be signatures.
 
     Raises UserError for what is no release's directory, UnverifiedError that names each file in which something is
     wrong.
@@ -52,15 +46,17 @@ def verify_release(directory: Path, read_signature: ReadSignature, check_signatu
     if SIGNATURE in there:
         signature = _read(directory / SIGNATURE, LIMIT, problems)
         if signature is not None and sums_data is not None:
-            signed_by = _signer(sums_data, signature, read_signature, check_signature, problems)
-    elif check_signature:
+            signed_by = _signer(sums_data, signature, judge, problems)
+    elif with_key:
         problems[SIGNATURE] = "missing, and a key was given to check it with"
     digests = _sums(sums_data, problems)
     if SUMS not in problems:  # else it is not known which files there should be
         problems |= dict(_strangers(there, digests))
+        problems |= dict(misnamed(digests, SIGNATURE in there))
     here = {name: digests[name] for name in digests if name in there}
     manifests = _archives(directory, here, problems)
-    _sboms(directory, here, manifests, problems)
+    beside = Beside(digests, manifests, _texts(directory, here, problems), SIGNATURE in there)
+    problems = {**dict(judged(beside, judge)), **problems}
     problems |= dict(_versions(manifests))
     if problems:
         raise _unverified(directory, problems)
@@ -96,13 +92,9 @@ def _read(path: Path, limit: int, problems: dict[str, str]) -> bytes | None:
     return data
 
 
-def _signer(
-    data: bytes, signature: bytes, read: ReadSignature, check: CheckSignature | None, problems: dict[str, str]
-) -> str:
+def _signer(data: bytes, signature: bytes, judge: Judge, problems: dict[str, str]) -> str:
     try:
-        if check:
-            return check(data, signature)
-        read(signature)
+        return judge.minisign(data, signature, SUMS)
     except Refused as e:
         problems[SIGNATURE] = str(e)
     return ""
@@ -127,16 +119,6 @@ def _strangers(there: set[str], digests: Mapping[str, str]) -> Iterator[tuple[st
         yield name, f"missing, though {SUMS} names it"
     for name in there - digests.keys() - {SUMS, SIGNATURE}:
         yield name if NAME.fullmatch(name) else ascii(name), f"{SUMS} does not name it"
-    for name in digests:
-        archive = archive_of(name)
-        if archive is None:
-            yield name, "no file that this guestforge knows of a release"
-        elif archive not in digests:
-            yield name, f"{SUMS} does not name the archive that it is of, {archive}"
-        elif archive == name:
-            for file in sboms_of(name):
-                if file not in digests:
-                    yield file, f"missing: every archive has one, and {SUMS} does not name it"
 
 
 def _archives(directory: Path, digests: Mapping[str, str], problems: dict[str, str]) -> dict[str, Manifest]:
@@ -167,22 +149,16 @@ def _archive(path: Path, digest: str) -> Manifest | None:
     return found.manifest
 
 
-def _sboms(
-    directory: Path, digests: Mapping[str, str], manifests: Mapping[str, Manifest], problems: dict[str, str]
-) -> None:
-    """Note a problem for each SBOM that is not of the archive beside it, or not of what that one's manifest says."""
-    for name, digest in digests.items():
-        archive = archive_of(name)
-        if archive is None or archive == name or (data := _read(directory / name, DOCUMENT, problems)) is None:
-            continue
-        if hashlib.sha256(data).hexdigest() != digest:
+def _texts(directory: Path, digests: Mapping[str, str], problems: dict[str, str]) -> dict[str, bytes]:
+    """Return what each file that is no archive holds, of those that have their digests."""
+    texts = {}
+    for name in (name for name in sorted(digests) if not name.endswith(SUFFIX)):
+        data = _read(directory / name, DOCUMENT, problems)
+        if data is not None and hashlib.sha256(data).hexdigest() == digests[name]:
+            texts[name] = data
+        elif data is not None:
             problems[name] = f"its SHA-256 is not what {SUMS} says"
-        elif archive in manifests:  # else what is wrong with the archive is told
-            try:
-                bill = bill_of(manifests[archive], digests[archive])
-                require_of(data, name.removeprefix(archive.removesuffix(SUFFIX)), bill)
-            except Refused as e:
-                problems[name] = str(e)
+    return texts
 
 
 def _versions(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, str]]:
@@ -199,7 +175,7 @@ def _unchecked(signed: bool, signed_by: str) -> Iterator[str]:
     elif not signed_by:
         yield "its signature: no --public-key was given, and whoever changes all of it can't be seen"
     yield "that it is the newest release, and that it has all that its maker has released"
-    yield "that the files were built from the sources that the manifests name"
+    yield "that the files were built from what manifests, SBOMs and provenance name, and by which commit"
     yield "that the guests still pass: the reports say that they did (`./invoke check` boots them)"
 
 

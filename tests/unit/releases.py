@@ -15,9 +15,20 @@ from guestforge.release.archive import Stored
 from guestforge.release.bundle import make_bundle
 from guestforge.release.contents import read_archive
 from guestforge.release.errors import UnverifiedError
-from guestforge.release.names import CHECK_FILES, FILES_OF_A_GUEST, ROOTS, SUFFIX, SUMS, members, stem
+from guestforge.release.names import (
+    CHECK_FILES,
+    FILES_OF_A_GUEST,
+    ROOTS,
+    STATEMENT,
+    SUFFIX,
+    SUMS,
+    archive_of,
+    members,
+    stem,
+)
 from guestforge.release.proven import Proven
-from guestforge.release.sign import read_signature
+from guestforge.release.provenance import Checkout
+from guestforge.release.sign import Judge, Signer
 from guestforge.release.sums import sums_text
 from guestforge.release.verify import verify_release
 
@@ -76,6 +87,7 @@ def manifest(files, version=VERSION, arch=ARCH):
         "release": {
             "version": version, "checks": {name: facts(files[name]) for name in CHECK_FILES},
             "agent": {"sha256": facts(b"agent")["sha256"], "given": False, "go": "1.26.6", "modules": MODULES},
+            "recipe": {"kernel": {"fragments": ["a"], "more": 1.5}},
             "suites": {"source linux-source-6.12": "trixie", "package busybox": "bookworm"},
         },
     }  # fmt: skip
@@ -99,10 +111,14 @@ def proven(folder, version=VERSION, arch=ARCH, files=None):
     return Proven(arch, GUEST, version, {name: sources[name] for name in members()})
 
 
-def release(tmp_path, name="release", sign=None, epoch=0):
+CHECKOUTS = (Checkout("guestforge", "0123456789" * 4, True), Checkout("project", None, None))
+
+
+def release(tmp_path, name="release", key=None, epoch=0):
     """Make a release of one guest and return its directory."""
     place = tmp_path / name
-    assert make_bundle([proven(tmp_path / "store")], place, epoch, sign)
+    signer = Signer(key, epoch) if key else None
+    assert make_bundle([proven(tmp_path / "store")], place, epoch, signer, CHECKOUTS)
     return place
 
 
@@ -134,21 +150,35 @@ def read(data, name=ARCHIVE):
     return found.fault
 
 
-def verify(place, check=None):
-    return verify_release(place, read_signature, check)
+def verify(place, key=None):
+    return verify_release(place, Judge(key), with_key=key is not None)
+
+
+def digests(place):
+    """The SHA-256 of each file that sums name."""
+    names = [path.name for path in place.iterdir() if not path.name.startswith(SUMS)]
+    return {name: facts((place / name).read_bytes())["sha256"] for name in names}
+
+
+def stated(place):
+    """Have the provenance be of what is there."""
+    if (place / STATEMENT).exists():
+        said = json.loads((place / STATEMENT).read_text())
+        found = [(name, digest) for name, digest in sorted(digests(place).items()) if archive_of(name)]
+        said["subject"] = [{"name": name, "digest": {"sha256": digest}} for name, digest in found]
+        (place / STATEMENT).write_text(json_text(said))
 
 
 def summed(place):
-    """Write sums that are right for what is there."""
-    names = [path.name for path in place.iterdir() if not path.name.startswith(SUMS)]
-    sums = {name: facts((place / name).read_bytes())["sha256"] for name in names}
-    (place / SUMS).write_bytes(sums_text(sums))
+    """Write provenance and sums that are right for what is there."""
+    stated(place)
+    (place / SUMS).write_bytes(sums_text(digests(place)))
 
 
-def unverified(place, *said, check=None):
+def unverified(place, *said, key=None):
     """A release does not verify; each of these is in what is said of it."""
     with pytest.raises(UnverifiedError) as caught:
-        verify(place, check)
+        verify(place, key)
     assert caught.value.exit_code == 3
     for text in said:
         assert text in caught.value.report()

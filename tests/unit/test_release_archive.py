@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from releases import (
     ARCHIVE,
+    CHECKOUTS,
     ROOT,
     contents,
     facts,
@@ -101,7 +102,7 @@ def test_a_file_that_changed_since_it_was_made_is_not_packed(tmp_path, change):
     path = guest.files["initrd.img"].path
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match=r"initrd\.img in the store is not what was put there"):
-        make_bundle([guest], tmp_path / "release", 0, None)
+        make_bundle([guest], tmp_path / "release", 0, None, CHECKOUTS)
     assert [each.name for each in tmp_path.iterdir()] == ["store"]
 
 
@@ -348,7 +349,7 @@ said["artifacts"]["System.map"] = {{"sha256": state.hexdigest(), "size": size}}
 files = dict(guest.files)
 files["System.map"] = Stored(place / "big" / "System.map", FileFacts(state.hexdigest(), size))
 files[MANIFEST] = json.dumps(said).encode()
-make_bundle([replace(guest, files=files)], place / "release", 0, None)
+make_bundle([replace(guest, files=files)], place / "release", 0, None, ())
 verify(place / "release")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

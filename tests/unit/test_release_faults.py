@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from releases import proven, release, verify
+from releases import CHECKOUTS, proven, release, verify
 
 from guestforge.core.errors import UserError
 from guestforge.release.bundle import make_bundle
@@ -26,7 +26,7 @@ guest = proven(place / "store", files=files)
 print("ready", flush=True)
 def body():
     for number in range(100):
-        make_bundle([guest], place / "releases" / str(number), 0, None)
+        make_bundle([guest], place / "releases" / str(number), 0, None, ())
 sys.exit(_guarded(body))
 """
 
@@ -80,7 +80,7 @@ def test_what_a_killed_one_left_goes_with_the_next(tmp_path, maker):
         process.communicate()
         left = list((tmp_path / "releases").glob(".*"))
     name = left[0].name.split(".")[1]
-    make_bundle([proven(tmp_path / "other")], tmp_path / "releases" / name, 0, None)
+    make_bundle([proven(tmp_path / "other")], tmp_path / "releases" / name, 0, None, CHECKOUTS)
     assert not left[0].exists()
 
 
@@ -98,7 +98,7 @@ guest = proven(place / "store", files=contents(**{{"System.map": os.urandom(200_
 (place / "small").mkdir()
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + kib + "k", "none", place / "small"], check=True)
 try:
-    make_bundle([guest], place / "small" / "release", 0, None)
+    make_bundle([guest], place / "small" / "release", 0, None, ())
 except GuestforgeError as e:
     print(e.exit_code, e.report())
     print("left:", [path.name for path in (place / "small").iterdir()])
@@ -124,5 +124,5 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, kib):
 def test_a_place_that_cannot_be_made_is_the_user_s_mistake(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"File exists: .*/file"):
-        make_bundle([proven(tmp_path / "store")], tmp_path / "file" / "release", 0, None)
+        make_bundle([proven(tmp_path / "store")], tmp_path / "file" / "release", 0, None, CHECKOUTS)
     assert release(tmp_path)

@@ -10,6 +10,7 @@ from packageurl import PackageURL
 from releases import (
     ARCH,
     ARCHIVE,
+    CHECKOUTS,
     GUEST,
     MODULES,
     ROOT,
@@ -260,7 +261,7 @@ def test_a_manifest_that_names_no_source_is_not_packed(tmp_path):
     del said["steps"]["source linux-source-6.12"]
     object.__setattr__(guest, "files", {**guest.files, "manifest.json": json_text(said).encode()})
     with pytest.raises(Refused, match="names 0 sources"):
-        make_bundle([guest], tmp_path / "release", 0, None)
+        make_bundle([guest], tmp_path / "release", 0, None, CHECKOUTS)
     assert not (tmp_path / "release").exists()
 
 

@@ -58,7 +58,7 @@ def program(*words, **more):
 
 def test_minisign_verifies_what_we_sign(tmp_path, pair):
     key = load_secret_key(pair[0], nobody)
-    place = release(tmp_path, sign=lambda data: sign(key, data, 7))
+    place = release(tmp_path, key=key, epoch=7)
     argv = ("-V", "-p", f"{pair[0]}.pub", "-m", place / SUMS)
     done = program(*argv)
     assert done.returncode == 0
@@ -244,26 +244,23 @@ def test_any_bytes_are_no_signature(data):
 
 def test_a_signed_release_verifies_with_its_key_alone(tmp_path, pair, text):
     key = load_secret_key(pair[0], nobody)
-    place = release(tmp_path, sign=lambda data: sign(key, data, 0))
+    place = release(tmp_path, key=key)
 
-    def mine(data, signature):
-        return check_signature(pair[1], data, signature)
-
-    found = verify(place, mine)
+    found = verify(place, pair[1])
     assert found.signed_by in (pair[0].with_name("release.key.pub")).read_text()
     assert not any("sign" in line for line in found.unchecked)
     assert verify(place).unchecked[0].startswith("its signature: no --public-key")
     make_key(tmp_path / "other", lambda _: "")
     other = load_public_key(tmp_path / "other.pub")
-    unverified(place, f"{SIGNATURE}: it was signed with key", check=lambda *both: check_signature(other, *both))
+    unverified(place, f"{SIGNATURE}: it was signed with key", key=other)
     signature = (place / SIGNATURE).read_bytes()
     (place / SIGNATURE).write_bytes(text)
-    unverified(place, f"{SIGNATURE}: it does not sign this {SUMS}", check=mine)
+    unverified(place, f"{SIGNATURE}: it does not sign this {SUMS}", key=pair[1])
     (place / SIGNATURE).write_bytes(b"x")
     unverified(place, f"{SIGNATURE}: it is no signature")
     (place / SIGNATURE).unlink()
-    unverified(place, f"{SIGNATURE}: missing", check=mine)
+    unverified(place, f"{SIGNATURE}: missing", key=pair[1])
     (place / SIGNATURE).write_bytes(signature)
     sums = (place / SUMS).read_bytes()
     (place / SUMS).write_bytes(sums.replace(sums[:1], b"0" if sums[:1] != b"0" else b"1", 1))
-    unverified(place, f"{SIGNATURE}: it does not sign", "its SHA-256 is not", check=mine)
+    unverified(place, f"{SIGNATURE}: it does not sign", "its SHA-256 is not", key=pair[1])

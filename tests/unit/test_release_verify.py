@@ -7,7 +7,7 @@ import shutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from releases import ARCH, ARCHIVE, VERSION, facts, packed, proven, release, summed, unverified, verify
+from releases import ARCH, ARCHIVE, CHECKOUTS, VERSION, facts, packed, proven, release, summed, unverified, verify
 
 from guestforge.core.errors import UserError
 from guestforge.release.bundle import make_bundle
@@ -25,14 +25,14 @@ def test_a_release_verifies_and_says_what_that_does_not_show(tmp_path):
 
 def test_a_release_of_several(tmp_path):
     guests = [proven(tmp_path / "store"), proven(tmp_path / "other", arch="s390x")]
-    assert make_bundle(guests, tmp_path / "release", 0, None)
+    assert make_bundle(guests, tmp_path / "release", 0, None, CHECKOUTS)
     unverified(tmp_path / "release", "1 file of it", "s390x.tar.zst: check/", "is about 'x86_64 minimal")
 
 
 def test_what_is_there_with_the_same_content_is_left_alone(tmp_path):
     place = release(tmp_path)
     before = {path.name: path.stat().st_ino for path in place.iterdir()}
-    assert not make_bundle([proven(tmp_path / "store")], place, 0, None)
+    assert not make_bundle([proven(tmp_path / "store")], place, 0, None, CHECKOUTS)
     assert {path.name: path.stat().st_ino for path in place.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"store", "release"}
 
@@ -51,7 +51,7 @@ def test_what_is_there_with_other_content_is_refused_and_left_alone(tmp_path, ch
     change(place)
     before = {path.name: path.read_bytes() if path.is_file() else None for path in place.iterdir()}
     with pytest.raises(UserError, match="is there with other content"):
-        make_bundle([proven(tmp_path / "store")], place, 0, None)
+        make_bundle([proven(tmp_path / "store")], place, 0, None, CHECKOUTS)
     assert {path.name: path.read_bytes() if path.is_file() else None for path in place.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"store", "release"}
 
@@ -61,7 +61,7 @@ def test_a_file_or_a_link_in_its_place_is_refused(tmp_path, put):
     (tmp_path / "there").mkdir()
     put(tmp_path / "there" / "release")
     with pytest.raises(UserError, match="release"):
-        make_bundle([proven(tmp_path / "store")], tmp_path / "there" / "release", 0, None)
+        make_bundle([proven(tmp_path / "store")], tmp_path / "there" / "release", 0, None, CHECKOUTS)
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["release"]
 
 
@@ -126,7 +126,7 @@ def test_an_archive_under_another_name_is_refused(tmp_path):
 
 def test_archives_of_two_versions_are_no_release(tmp_path):
     place = release(tmp_path)
-    make_bundle([proven(tmp_path / "other", "1.2.4")], tmp_path / "two", 0, None)
+    make_bundle([proven(tmp_path / "other", "1.2.4")], tmp_path / "two", 0, None, CHECKOUTS)
     other = ARCHIVE.replace(VERSION, "1.2.4")
     shutil.copy(tmp_path / "two" / other, place)
     summed(place)
