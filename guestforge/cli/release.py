@@ -2,7 +2,7 @@
 
 import getpass
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import groupby
 from operator import itemgetter
@@ -20,6 +20,8 @@ from guestforge.project.option import options_of
 from guestforge.project.options import BuildOptions, CheckOptions, KeygenOptions, ReleaseOptions, VerifyOptions
 from guestforge.release.bundle import make_bundle, source_date_epoch
 from guestforge.release.checkouts import find_checkouts
+from guestforge.release.facts import told_of_proven, told_of_release
+from guestforge.release.notes import changes, find_template, render
 from guestforge.release.proven import NotProvenError, Proven, find_proven
 from guestforge.release.sign import Judge, Signer, load_public_key, load_secret_key, make_key
 from guestforge.release.verify import Verified, verify_release
@@ -32,9 +34,16 @@ def release(asked: ReleaseOptions, checks: CheckOptions) -> None:
     epoch = source_date_epoch()
     key = load_secret_key(asked.key, _ask)
     place = asked.output or asked.project.output / RELEASES / asked.version
+    before = told_of_release(asked.since) if asked.since else None
     proven = _all_proven(asked, checks)
+    template = find_template(asked.project.recipes)
+
+    def notes(sizes: Sequence[int]) -> bytes:
+        guests = [told_of_proven(guest, size) for guest, size in zip(proven, sizes, strict=True)]
+        return render(template, guests, changes(before, guests) if before else None)
+
     checkouts = find_checkouts(asked.project.root, HOST)
-    new = make_bundle(proven, place, epoch, Signer(key, epoch) if key else None, checkouts)
+    new = make_bundle(proven, place, epoch, Signer(key, epoch) if key else None, checkouts, notes=notes)
     say(f"{place}: {'' if new else 'there already, with the same content: '}{_listed(proven)}")
     if not key:
         say("it is not signed: --key names a key, and `./invoke release.keygen FILE` makes one")

@@ -31,6 +31,7 @@ TEST_NEEDS: Final = (
     Need("gpg-agent", tool="gpg-agent"),  # signs; gpg only recommends it
     Need("cpio", tool="cpio"),
     Need("minisign", tool="minisign"),
+    Need("git", tool="git"),
     SECCOMP,
     *image.NEEDS,
 )

@@ -271,6 +271,7 @@ class ReleaseOptions(TargetOptions):
     mirror: str | None = option("a Debian mirror instead of the host's", text_or_none)
     agent: Path | None = option("a binary that takes the place of our agent", _file)
     output: Path | None = option("the release's directory (default: the project's output/releases/VERSION)", path)
+    since: Path | None = option("an earlier release's directory: the notes tell what has changed since", path)
     key: Path | None = option("a file with the secret key to sign with (default: $GUESTFORGE_RELEASE_KEY)", path)
 
 

@@ -1,4 +1,4 @@
-"""Judges what stands beside the archives: their SBOMs, and the provenance of all."""
+"""Judges what stands beside the archives: their SBOMs, and the provenance of all. Release notes are for people."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from guestforge.release.components import bill_of
 from guestforge.release.documents import Manifest, Refused
 from guestforge.release.dsse import opened
-from guestforge.release.names import ENVELOPE, MINISIG, STATEMENT, SUFFIX, SUMS, archive_of, sboms_of
+from guestforge.release.names import ENVELOPE, MINISIG, NOTES, STATEMENT, SUFFIX, SUMS, archive_of, sboms_of
 from guestforge.release.provenance import require_true
 from guestforge.release.sbom import require_of
 
@@ -42,7 +42,7 @@ def misnamed(digests: Mapping[str, str], signed: bool) -> Iterator[Problem]:
     """Yield a problem for each file that SHA256SUMS names and a release has not, or does not name and every one has."""
     for name in digests:
         archive = archive_of(name)
-        if archive is None and name not in OTHERS:
+        if archive is None and name not in {NOTES, *OTHERS}:
             yield name, "no file that this guestforge knows of a release"
         elif archive and archive not in digests:
             yield name, f"{SUMS} does not name the archive that it is of, {archive}"
@@ -62,6 +62,8 @@ def judged(beside: Beside, judge: Judge) -> Iterator[Problem]:
     """Yield what is wrong with each file whose digest is right."""
     for name, data in beside.texts.items():
         try:
+            if name == NOTES:
+                continue
             if name in OTHERS:
                 _judge_provenance(name, data, beside, judge)
             else:

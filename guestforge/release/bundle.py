@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,7 +16,7 @@ from guestforge.release.archive import Stored, write_archive
 from guestforge.release.components import bill_of
 from guestforge.release.documents import read_manifest
 from guestforge.release.dsse import envelope
-from guestforge.release.names import ENVELOPE, MINISIG, SIGNATURE, STATEMENT, SUFFIX, SUMS, stem
+from guestforge.release.names import ENVELOPE, MINISIG, NOTES, SIGNATURE, STATEMENT, SUFFIX, SUMS, stem
 from guestforge.release.proven import Proven
 from guestforge.release.provenance import Checkout, statement
 from guestforge.release.sbom import sboms
@@ -25,6 +25,8 @@ from guestforge.release.tar import MAX_EPOCH
 
 EPOCH: Final = "SOURCE_DATE_EPOCH"  # https://reproducible-builds.org/specs/source-date-epoch/
 CHOICE: Final = "give --output"
+
+Notes = Callable[[Sequence[int]], bytes]  # from the sizes of the archives, in bytes and in their order, to the notes
 
 
 class Signer(Protocol):
@@ -46,21 +48,29 @@ def source_date_epoch() -> int:
 
 
 def make_bundle(
-    proven: Sequence[Proven], place: Path, epoch: int, signer: Signer | None, checkouts: tuple[Checkout, ...]
+    proven: Sequence[Proven],
+    place: Path,
+    epoch: int,
+    signer: Signer | None,
+    checkouts: tuple[Checkout, ...],
+    *,
+    notes: Notes | None = None,
 ) -> bool:
     """Make the directory `place` of a release; return False where it is there already, with the same content.
 
     Raises UserError where something else is there, BuildError for a full disk. Nothing of it is to be seen then.
     """
     with disk_errors(place.parent, CHOICE), _beside(place) as made:
-        files, manifests = {}, {}
+        files, manifests, sizes = {}, {}, []
         for guest in proven:
             name = stem(guest.guest, guest.version, guest.arch)
             packed = _pack(guest, name, made, epoch)
+            sizes.append(packed.size)
             manifests[name + SUFFIX] = manifest = read_manifest(guest.manifest)
             files[name + SUFFIX] = packed.sha256
             files |= _written(made, sboms(bill_of(manifest, packed.sha256), epoch))
         files |= _written(made, _provenance(statement(manifests, files, checkouts), signer))
+        files |= _written(made, {NOTES: notes(sizes)} if notes else {})
         sums = sums_text(files)
         _written(made, {SUMS: sums, **({SIGNATURE: signer.minisign(sums, SUMS)} if signer else {})})
         sync_tree(made)

@@ -6,7 +6,9 @@ something else ends the reading, so that what is packed to be endless costs noth
 
 import hashlib
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import IO, Final, cast
 
 import zstandard
@@ -20,6 +22,7 @@ from guestforge.release.documents import LIMIT, Manifest, Refused, read_manifest
 from guestforge.release.names import SUFFIX, members, stem
 
 CHUNK: Final = 256 * 1024
+NONE: Final[Mapping[str, int]] = MappingProxyType({})
 MAX_WINDOW: Final = 32 * 1024 * 1024  # bytes that whoever uncompresses must keep; ours need 4 MiB
 
 
@@ -32,12 +35,17 @@ class Contents:
     fault: str = ""
 
 
-def read_archive(file: IO[bytes], name: str, shown: Bar) -> Contents:
-    """Read an archive that has a name to its end."""
+def read_archive(
+    file: IO[bytes], name: str, shown: Bar, wanted: Mapping[str, int] = NONE, texts: dict[str, bytes] | None = None
+) -> Contents:
+    """Read an archive that has a name to its end.
+
+    Into `texts` go the contents of those files that are `wanted`, which may have so many bytes.
+    """
     source = _Digested(file, shown)
     manifest, fault = None, ""
     try:
-        manifest = _read(source, name)
+        manifest = _read(source, name, wanted, {} if texts is None else texts)
     except Refused as e:
         fault = str(e)
     except zstandard.ZstdError as e:
@@ -107,7 +115,7 @@ class _Plain:
             raise Refused("something follows its end")
 
 
-def _read(source: _Digested, name: str) -> Manifest:
+def _read(source: _Digested, name: str, wanted: Mapping[str, int], texts: dict[str, bytes]) -> Manifest:
     plain = _Plain(source)
     root = name.removesuffix(SUFFIX)
     data, epoch = _first(plain, f"{root}/{MANIFEST}")
@@ -118,15 +126,15 @@ def _read(source: _Digested, name: str) -> Manifest:
     for member in members()[1:]:
         facts = manifest.files()[member]
         _require_header(plain, f"{root}/{member}", facts.size, epoch, seen)
-        if member.endswith(f"/{REPORT}"):
-            report = plain.exactly(facts.size)
-            digest = hashlib.sha256(report).hexdigest()
+        if facts.size <= wanted.get(member, LIMIT if member.endswith(f"/{REPORT}") else -1):
+            texts[member] = plain.exactly(facts.size)
+            digest = hashlib.sha256(texts[member]).hexdigest()
         else:
-            report, digest = None, plain.digest(facts.size)
+            digest = plain.digest(facts.size)
         if digest != facts.sha256:
             raise Refused(f"{member} does not have the SHA-256 that {MANIFEST} says")
-        if report is not None:
-            require_passed(report, member, manifest)
+        if member.endswith(f"/{REPORT}"):
+            require_passed(texts[member], member, manifest)
         plain.require(tar.padding(facts.size), f"what follows {member} up to the next block is not zero")
         seen.add(f"{root}/{member}")
     _require_nothing_more(plain, seen)

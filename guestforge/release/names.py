@@ -16,6 +16,7 @@ SUMS: Final = "SHA256SUMS"
 # https://github.com/in-toto/attestation/blob/main/spec/v1/bundle.md#file-naming-convention
 ENVELOPE: Final = "provenance.intoto.jsonl"  # where there is a key: an envelope has at least one signature
 STATEMENT: Final = "provenance.json"  # where there is none
+NOTES: Final = "RELEASE-NOTES.md"
 SUFFIX: Final = ".tar.zst"
 MINISIG: Final = ".minisig"
 SIGNATURE: Final = SUMS + MINISIG

@@ -41,6 +41,12 @@ class Proven:
         assert isinstance(found, bytes)  # it is made for the archive, and not a file of the store
         return found
 
+    def stored(self, name: str) -> Stored:
+        """Return a file of the store."""
+        found = self.files[name]
+        assert isinstance(found, Stored), name
+        return found
+
 
 class NotProvenError(Exception):
     """A guest may not be released; `problems` has a line for each reason."""

@@ -15,7 +15,7 @@ from guestforge.release.contents import read_archive
 from guestforge.release.documents import LIMIT as DOCUMENT
 from guestforge.release.documents import Manifest, Refused
 from guestforge.release.errors import UnverifiedError
-from guestforge.release.names import NAME, SIGNATURE, SUFFIX, SUMS
+from guestforge.release.names import NAME, NOTES, SIGNATURE, SUFFIX, SUMS
 from guestforge.release.sums import LIMIT, read_sums
 
 MAX_FILES: Final = 1000
@@ -176,6 +176,7 @@ def _unchecked(signed: bool, signed_by: str) -> Iterator[str]:
         yield "its signature: no --public-key was given, and whoever changes all of it can't be seen"
     yield "that it is the newest release, and that it has all that its maker has released"
     yield "that the files were built from what manifests, SBOMs and provenance name, and by which commit"
+    yield f"what {NOTES} tells people"
     yield "that the guests still pass: the reports say that they did (`./invoke check` boots them)"
 
 

@@ -18,7 +18,7 @@ from guestforge.core.store import Store
 from guestforge.manifest import MANIFEST
 from guestforge.pipeline import Pipeline
 from guestforge.project.options import BuildOptions, CheckOptions, ReleaseOptions, VerifyOptions
-from guestforge.release.names import ROOTS, members
+from guestforge.release.names import NOTES, ROOTS, members
 from guestforge.release.proven import NotProvenError, find_proven
 from guestforge.rootfs.gomodules import BUILD
 from guestforge.rootfs.parts import Parts
@@ -64,7 +64,9 @@ def guest(tmp_path, monkeypatch):
         evaluation = evaluation or Evaluation(Store(tmp_path / "cache"))
         pipeline = Pipeline(arch, BuildOptions(output=tmp_path / "out"), evaluation)
         facts = json.dumps(kernel).encode()
-        made = {name: fake_step(name, dict.fromkeys(files, facts), arch=arch.name) for name, files in FILES.items()}
+        contents = {name: dict.fromkeys(files, facts) for name, files in FILES.items()}
+        contents["kernel"]["config"] = b"CONFIG_A=y\n"
+        made = {name: fake_step(name, files, arch=arch.name) for name, files in contents.items()}
         source = replace(fake_step("source", {}), inputs=lambda _: RESOLVED)
         made["kernel"] = replace(made["kernel"], uses={"source": Use(source)})
         pipeline.steps = replace(pipeline.steps, **made, parts=Parts(agent_step(pipeline.steps.agent)))
@@ -75,6 +77,7 @@ def guest(tmp_path, monkeypatch):
                     "schema": 1, "arch": arch.name, "guest": "minimal", "artifact": booted, "verdict": "pass",
                     "digests": pipeline.booted_digests(booted), "checks": [{"name": "kernel-up", "status": "pass"}],
                 }  # fmt: skip
+                report |= {"accelerator": "tcg", "phases": {"agent_ready": 1.5}, "measurements": {}}
                 reports(report)
                 for name in CHECKED:
                     (out / name).write_text(json.dumps(report))
@@ -204,3 +207,23 @@ def test_a_release_of_two_architectures_verifies(pipelines, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "minimal for s390x, 12 files, all checks passed" in said
     assert "not checked: who made it" in said
+    notes = (tmp_path / "release" / NOTES).read_text()
+    assert "| minimal | s390x | image | tcg | unknown | 1.50 s | unknown | unknown |" in notes
+    assert "Since" not in notes
+
+
+def test_the_notes_tell_what_has_changed_since(pipelines, tmp_path):
+    pipelines(X86_64, S390X)
+    cli.release(asked(tmp_path), CHECKS)
+    new = ReleaseOptions(arches=(X86_64,), version="1.0.1", output=tmp_path / "new", since=tmp_path / "release")
+    cli.release(new, CHECKS)
+    notes = (tmp_path / "new" / NOTES).read_text()
+    assert "## Since 1.0.0" in notes
+    assert "minimal s390x is no longer there." in notes
+    assert "### minimal for x86_64" in notes
+    assert "- option" not in notes
+
+
+def test_an_earlier_release_that_is_none_is_told_before_anything_is_looked_for(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        cli.release(asked(tmp_path, since=tmp_path / "none"), CHECKS)
