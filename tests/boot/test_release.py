@@ -1,16 +1,22 @@
 """A release of what was really built and booted: made twice, signed, verified, and changed anywhere."""
 
+import json
 import random
 import subprocess
 
 import pytest
 from conftest import arches
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from spdx_tools.spdx.parser.parse_anything import parse_file
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from guestforge.cli import release as cli
 from guestforge.core.progress import Bar
 from guestforge.project.options import CheckOptions, KeygenOptions, ReleaseOptions, VerifyOptions
 from guestforge.release.errors import UnverifiedError
-from guestforge.release.names import SIGNATURE, SUMS
+from guestforge.release.names import ENVELOPE, MINISIG, NOTES, SBOMS, SIGNATURE, SUMS, stem
+from guestforge.rootfs.gomodules import go_program
 
 CHANGES = 200
 
@@ -45,13 +51,39 @@ def test_a_release_of_all_architectures(place, capsys):
     one, two = make(place, "one", arches()), make(place, "two", arches())
     files = {path.name: path.read_bytes() for path in one.iterdir()}
     assert files == {path.name: path.read_bytes() for path in two.iterdir()}
-    assert len(files) == len(arches()) + 2
+    assert len(files) == 3 * len(arches()) + 5  # archive and SBOMs of each; notes, sums, provenance, two signatures
     subprocess.run(["sha256sum", "--quiet", "--strict", "-c", SUMS], cwd=one, check=True)
-    subprocess.run(["minisign", "-V", "-p", place / "key.pub", "-m", one / SUMS, "-x", one / SIGNATURE], check=True)
+    for signed in (SUMS, ENVELOPE):
+        argv = ["minisign", "-V", "-p", place / "key.pub", "-m", one / signed, "-x", one / f"{signed}{MINISIG}"]
+        subprocess.run(argv, check=True)
     verify(one, place)
     said = capsys.readouterr().out
     assert all(f"minimal for {arch.name}, 12 files, all checks passed" in said for arch in arches())
     assert "not checked: its signature" not in said
+    for arch in arches():
+        assert f"| minimal | {arch.name} | image | " in (one / NOTES).read_text()
+
+
+@pytest.mark.boot
+@pytest.mark.timeout(900)
+def test_sboms_of_all_architectures_have_all_that_the_agent_says_of_itself(place, pipeline):
+    made = make(place, "boms", arches())
+    for arch in arches():
+        cyclonedx, spdx = (made / f"{stem('minimal', '1.0.0', arch.name)}{suffix}" for suffix in SBOMS)
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(cyclonedx.read_text()) is None
+        assert validate_full_spdx_document(parse_file(str(spdx))) == []
+        agent = pipeline(arch.name).agent.file("agent")
+        done = subprocess.run([go_program(), "version", "-m", agent], capture_output=True, text=True, check=True)
+        modules = {tuple(line.split()[1:]) for line in done.stdout.splitlines() if line.split()[:1] == ["dep"]}
+        components = json.loads(cyclonedx.read_text())["components"]
+        listed = [row for row in components if row["bom-ref"].startswith("module:")]
+        assert len(listed) > 10
+        assert {(row["name"], row["version"], *sums(row)) for row in listed} == modules
+        assert [row["name"] for row in listed if not row.get("licenses")] == []
+
+
+def sums(row):
+    return [each["value"] for each in row["properties"] if each["name"] == "guestforge:go-sum"]
 
 
 @pytest.mark.boot
