@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import tarfile
 
 import pytest
@@ -182,3 +183,9 @@ def unverified(place, *said, key=None):
     assert caught.value.exit_code == 3
     for text in said:
         assert text in caught.value.report()
+
+
+def peak_kib():
+    """The most memory that this program has had: getrusage(2) knows that of the one which started it as well."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[1])

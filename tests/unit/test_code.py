@@ -94,7 +94,7 @@ def test_an_edit_makes_just_the_steps_stale_that_it_has_a_part_in(steps, copied,
 
 
 def test_every_package_is_in_the_table():
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"testing"}  # to which nothing leads
     assert packages == {module.split(".")[1] for module in STALE if module.count(".") >= 2}
 
 
