@@ -117,6 +117,22 @@ def release_verify(asked: VerifyOptions) -> None:
 
 
 @job()
+def publish(asked: PublishOptions) -> None:
+    """Verify a release, and bring it to a directory, an OCI registry or GitHub."""
+    from guestforge.cli import publish
+
+    publish.publish(asked)
+
+
+@job()
+def fetch(asked: FetchOptions) -> None:
+    """Fetch a release from where it was published, verify it, and lay it out as output/ is."""
+    from guestforge.cli import publish
+
+    publish.fetch(asked)
+
+
+@job()
 def release_keygen(asked: KeygenOptions) -> None:
     """Make a key to sign releases with, and the public one to verify them with."""
     from guestforge.cli import release
@@ -191,6 +207,7 @@ bench.add_task(bench_boot, "boot")
 bench.add_task(bench_storage, "storage")
 
 namespace = Collection(
-    build, kernel, agent, rootfs, initrd, image, check, conform, run, releases, why, test, doctor, clean, bench
+    build, kernel, agent, rootfs, initrd, image, check, conform, run, releases, publish, fetch, why, test, doctor, clean,
+    bench,
 )
 judge(namespace)

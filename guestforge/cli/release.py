@@ -53,7 +53,7 @@ def verify(asked: VerifyOptions) -> None:
     """Verify a release, and say what of it that does not show."""
     key = load_public_key(asked.public_key) if asked.public_key else None
     found = verify_release(asked.directory, Judge(key), with_key=key is not None)
-    print(_verified(found))
+    print(describe(found))
 
 
 def keygen(asked: KeygenOptions) -> None:
@@ -123,7 +123,8 @@ def _listed(proven: Iterable[Proven]) -> str:
     return ", ".join(f"{one.guest} for {one.arch}" for one in proven)
 
 
-def _verified(found: Verified) -> str:
+def describe(found: Verified) -> str:
+    """Return what a verified release is, and what of it was not checked."""
     lines = [
         f"{name}: {manifest.guest} for {manifest.arch}, {len(manifest.files()) + 1} files, all checks passed"
         for name, manifest in found.manifests.items()

@@ -32,6 +32,7 @@ TEST_NEEDS: Final = (
     Need("cpio", tool="cpio"),
     Need("minisign", tool="minisign"),
     Need("git", tool="git"),
+    Need("docker-registry", tool="docker-registry"),
     SECCOMP,
     *image.NEEDS,
 )

@@ -3,4 +3,4 @@
 from typing import Final
 
 # The modules that other packages may import.
-FACE: Final[tuple[str, ...]] = ("image",)
+FACE: Final[tuple[str, ...]] = ("document", "image")

@@ -283,6 +283,46 @@ class VerifyOptions:
     public_key: Path | None = option("a file with the public key that must have signed it", path)
 
 
+def _plain_http() -> Any:  # noqa: ANN401 - as of `option`
+    return option("speak http to a registry on another machine: whoever is between can read and change all")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOptions:
+    """A release to be published, and where."""
+
+    directory: Path = option("the release's directory", path, place=True)
+    to: str = option(
+        "file:/path, oci://host[:port]/repository:tag or github:owner/repository",
+        text,
+        otherwise=_required("--to", "file:/path, oci://host[:port]/repository:tag or github:owner/repository"),
+        default="",
+    )
+    public_key: Path | None = option("a file with the public key that must have signed it", path)
+    plain_http: bool = _plain_http()
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions(ProjectOptions):
+    """A release to be fetched, and where it goes."""
+
+    source: str = option(
+        "file:/path, oci://host[:port]/repository:tag or github:owner/repository[@version]",
+        text,
+        place=True,
+        default="",
+    )
+    output: Path = option(
+        "where artifacts go (default: the project's output/)",
+        path,
+        otherwise=lambda before: before["project"].output,
+        default=OUTPUT,
+    )
+    public_key: Path | None = option("a file with the public key that must have signed it", path)
+    lock: Path | None = option("a file with the digests that it must have; written where it is not there", path)
+    plain_http: bool = _plain_http()
+
+
 @dataclass(frozen=True, slots=True)
 class KeygenOptions:
     """Where a new key goes."""
@@ -321,8 +361,8 @@ class SelftestOptions:
 
 RECORDS: Final = (
     StepOptions, TargetOptions, BuildOptions, DebugOptions, MakeOptions, CheckOptions, ProofOptions, TerminalOptions,
-    ContainerOptions, ConformOptions, ReleaseOptions, VerifyOptions, KeygenOptions, CleanOptions, BenchOptions,
-    HostBenchOptions, SelftestOptions,
+    ContainerOptions, ConformOptions, ReleaseOptions, VerifyOptions, PublishOptions, FetchOptions, KeygenOptions,
+    CleanOptions, BenchOptions, HostBenchOptions, SelftestOptions,
 )  # fmt: skip
 OPTIONS: Final = {declared.name: declared for record in RECORDS for declared in options_of(record).values()}
 LISTS: Final = frozenset(name for name, declared in OPTIONS.items() if declared.many or declared.each)

@@ -10,4 +10,16 @@ write and `sbom` compares; `provenance` says where a release comes from (`checko
 from typing import Final
 
 # The modules that other packages may import.
-FACE: Final[tuple[str, ...]] = ("bundle", "checkouts", "facts", "notes", "proven", "sign", "verify")
+FACE: Final[tuple[str, ...]] = (
+    "bundle",
+    "checkouts",
+    "contents",
+    "documents",
+    "facts",
+    "names",
+    "notes",
+    "proven",
+    "sign",
+    "sums",
+    "verify",
+)

@@ -6,9 +6,9 @@ something else ends the reading, so that what is packed to be endless costs noth
 
 import hashlib
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import partial
 from typing import IO, Final, cast
 
 import zstandard
@@ -22,7 +22,6 @@ from guestforge.release.documents import LIMIT, Manifest, Refused, read_manifest
 from guestforge.release.names import SUFFIX, members, stem
 
 CHUNK: Final = 256 * 1024
-NONE: Final[Mapping[str, int]] = MappingProxyType({})
 MAX_WINDOW: Final = 32 * 1024 * 1024  # bytes that whoever uncompresses must keep; ours need 4 MiB
 
 
@@ -35,17 +34,22 @@ class Contents:
     fault: str = ""
 
 
-def read_archive(
-    file: IO[bytes], name: str, shown: Bar, wanted: Mapping[str, int] = NONE, texts: dict[str, bytes] | None = None
-) -> Contents:
+Take = Callable[[str, bytes], None]  # takes a member's name and its next bytes, in their order
+
+
+def _leave(_name: str, _data: bytes) -> None:
+    """Take nothing."""
+
+
+def read_archive(file: IO[bytes], name: str, shown: Bar, take: Take = _leave) -> Contents:
     """Read an archive that has a name to its end.
 
-    Into `texts` go the contents of those files that are `wanted`, which may have so many bytes.
+    `take` is given what the members hold, before it is known whether all of the archive is as it should be.
     """
     source = _Digested(file, shown)
     manifest, fault = None, ""
     try:
-        manifest = _read(source, name, wanted, {} if texts is None else texts)
+        manifest = _read(source, name, take)
     except Refused as e:
         fault = str(e)
     except zstandard.ZstdError as e:
@@ -95,12 +99,13 @@ class _Plain:
         self.place += size
         return data
 
-    def digest(self, size: int) -> str:
-        """Return the SHA-256 of the next bytes."""
+    def digest(self, size: int, take: Callable[[bytes], None]) -> str:
+        """Return the SHA-256 of the next bytes, and have them taken."""
         state = hashlib.sha256()
         while size:
             data = self.exactly(min(CHUNK, size))
             state.update(data)
+            take(data)
             size -= len(data)
         return state.hexdigest()
 
@@ -115,26 +120,28 @@ class _Plain:
             raise Refused("something follows its end")
 
 
-def _read(source: _Digested, name: str, wanted: Mapping[str, int], texts: dict[str, bytes]) -> Manifest:
+def _read(source: _Digested, name: str, take: Take) -> Manifest:
     plain = _Plain(source)
     root = name.removesuffix(SUFFIX)
     data, epoch = _first(plain, f"{root}/{MANIFEST}")
     manifest = read_manifest(data)
+    take(MANIFEST, data)
     if root != stem(manifest.guest, manifest.release.version, manifest.arch):
         raise Refused(f"{MANIFEST} is that of {stem(manifest.guest, manifest.release.version, manifest.arch)}")
     seen = {f"{root}/{MANIFEST}"}
     for member in members()[1:]:
         facts = manifest.files()[member]
         _require_header(plain, f"{root}/{member}", facts.size, epoch, seen)
-        if facts.size <= wanted.get(member, LIMIT if member.endswith(f"/{REPORT}") else -1):
-            texts[member] = plain.exactly(facts.size)
-            digest = hashlib.sha256(texts[member]).hexdigest()
+        if member.endswith(f"/{REPORT}"):
+            report = plain.exactly(facts.size)
+            take(member, report)
+            digest = hashlib.sha256(report).hexdigest()
         else:
-            digest = plain.digest(facts.size)
+            report, digest = None, plain.digest(facts.size, partial(take, member))
         if digest != facts.sha256:
             raise Refused(f"{member} does not have the SHA-256 that {MANIFEST} says")
-        if member.endswith(f"/{REPORT}"):
-            require_passed(texts[member], member, manifest)
+        if report is not None:
+            require_passed(report, member, manifest)
         plain.require(tar.padding(facts.size), f"what follows {member} up to the next block is not zero")
         seen.add(f"{root}/{member}")
     _require_nothing_more(plain, seen)
@@ -172,3 +179,8 @@ def _require_nothing_more(plain: _Plain, seen: set[str]) -> None:
         raise Refused(tar.fault(block, "the end", None, seen))
     plain.require(ending[tar.BLOCK :], "something else than zeros is in its end")
     plain.require_end()
+
+
+def is_archive(name: str) -> bool:
+    """Whether a name is that of an archive."""
+    return name.endswith(SUFFIX)

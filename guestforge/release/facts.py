@@ -96,11 +96,16 @@ def told_of_release(directory: Path) -> tuple[Told, ...]:
 
 def _told_of_archive(path: Path) -> Told:
     texts: dict[str, bytes] = {}
+
+    def take(name: str, data: bytes) -> None:
+        if len(texts.get(name, b"")) < WANTED.get(name, 0):
+            texts[name] = texts.get(name, b"") + data
+
     file = open_regular(path)
     if file is None:
         raise Refused(f"{path.name} is no file any more")
     with file, bar(f"reading {path.name}", path.stat().st_size, "B") as shown:
-        found = read_archive(file, path.name, shown, WANTED, texts)
+        found = read_archive(file, path.name, shown, take)
     if found.manifest is None:
         raise Refused(f"{path.name}: {found.fault}")
     return told(found.manifest, texts, found.facts.size)
