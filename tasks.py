@@ -15,10 +15,12 @@ from guestforge.project.options import (
     ConformOptions,
     ContainerOptions,
     DebugOptions,
+    FetchOptions,
     HostBenchOptions,
     KeygenOptions,
     MakeOptions,
     ProofOptions,
+    PublishOptions,
     ReleaseOptions,
     SelftestOptions,
     StepOptions,
@@ -207,7 +209,22 @@ bench.add_task(bench_boot, "boot")
 bench.add_task(bench_storage, "storage")
 
 namespace = Collection(
-    build, kernel, agent, rootfs, initrd, image, check, conform, run, releases, publish, fetch, why, test, doctor, clean,
+    build,
+    kernel,
+    agent,
+    rootfs,
+    initrd,
+    image,
+    check,
+    conform,
+    run,
+    releases,
+    publish,
+    fetch,
+    why,
+    test,
+    doctor,
+    clean,
     bench,
 )
 judge(namespace)

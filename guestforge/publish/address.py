@@ -14,7 +14,9 @@ _OCI: Final = re.compile(
     r"(?P<repository>[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*)"
     r":(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127})"
 )
-_GITHUB: Final = re.compile(r"(?P<owner>[A-Za-z0-9][A-Za-z0-9-]{0,99})/(?P<name>[A-Za-z0-9._-]{1,100})(?:@(?P<tag>.+))?")
+_GITHUB: Final = re.compile(
+    r"(?P<owner>[A-Za-z0-9][A-Za-z0-9-]{0,99})/(?P<name>[A-Za-z0-9._-]{1,100})(?:@(?P<tag>.+))?"
+)
 MAX_LENGTH: Final = 4096
 
 

@@ -6,7 +6,7 @@ its annotation `org.opencontainers.image.title`.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from guestforge.release.names import SUFFIX, SUMS
 
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX: Final = "application/vnd.oci.image.index.v1+json"
-RELEASE: Final = "application/vnd.guestforge.release.v1"  # what our index is
+RELEASE: Final = "application/vnd.guestforge.release.v1"  # what is no guest's
 GUEST: Final = "application/vnd.guestforge.guest.v1"  # what an architecture's artifact is
 CHECKSUMS: Final = "application/vnd.guestforge.checksums.v1"  # SHA256SUMS with its signatures
 EMPTY: Final = b"{}"
@@ -51,6 +51,7 @@ class Document:
 
     data: bytes
     descriptor: Descriptor
+    subject: str = ""  # the digest of what it refers to
 
     @property
     def digest(self) -> str:
@@ -60,9 +61,9 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """All manifests of a release, in the order in which they are sent: guests, index, referrers."""
+    """All manifests of a release, in the order in which they are sent."""
 
-    guests: tuple[Document, ...]
+    listed: tuple[Document, ...]
     index: Document
     referrers: tuple[Document, ...]
 
@@ -75,21 +76,19 @@ def media_type(name: str) -> str:
 def artifacts(release: Release) -> Artifacts:
     """Return what a registry holds of a release.
 
-    An archive is the layer of its guest's artifact, and what is called like it (its SBOMs) refers to that; all the rest
-    refers to the index.
+    A guest's artifact has its archive and what is called like that (its SBOMs), one more all the rest: so a copy of the
+    index and of what it leads to is whole. All that is no archive refers to what it is about as well.
     """
-    guests = {name: _guest(release, name) for name in sorted(release.manifests)}
-    index = _index(release, guests)
-    referrers: list[Document] = []
-    checksums, taken = [name for name in release.files if name.startswith(SUMS)], set(guests)
-    for archive, guest in guests.items():
-        owned = [name for name in release.files if name.startswith(archive.removesuffix(SUFFIX) + ".")]
-        referrers += [_referrer(release, (name,), media_type(name), guest) for name in owned if name not in taken]
-        taken.update(owned)
-    taken.update(checksums)
-    referrers += [_referrer(release, (name,), media_type(name), index) for name in release.files if name not in taken]
-    referrers.append(_referrer(release, tuple(checksums), CHECKSUMS, index))
-    return Artifacts(tuple(guests.values()), index, tuple(referrers))
+    guests = [_guest(release, name) for name in sorted(release.manifests)]
+    owned = {name for guest in guests for name in guest.names}
+    rest = tuple(name for name in release.files if name not in owned)
+    listed = (*(guest.document for guest in guests), _rest(release, rest))
+    index = _index(release, listed)
+    checksums = tuple(name for name in rest if name.startswith(SUMS))
+    referrers = [_referrer(release, (name,), guest.document) for guest in guests for name in guest.names[1:]]
+    referrers += [_referrer(release, (name,), index) for name in rest if name not in checksums and not _is_text(name)]
+    referrers.append(_referrer(release, checksums, index, CHECKSUMS))
+    return Artifacts(listed, index, tuple(referrers))
 
 
 def digest_of(facts: FileFacts) -> str:
@@ -103,36 +102,71 @@ def empty_config() -> Descriptor:
 
 
 def document(value: Mapping[str, Any]) -> Document:
-    """Return a manifest or an index as it is sent; its descriptor repeats its artifact type and annotations."""
-    data = json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
-    repeated = {key: value[key] for key in ("artifactType", "annotations") if key in value}
-    return Document(data, {**_described(data, value["mediaType"]), **repeated})
+    """Return a manifest or an index as it is sent."""
+    data = json.dumps(value, separators=(",", ":")).encode()
+    return Document(data, _described(data, value["mediaType"]))
 
 
-def _guest(release: Release, name: str) -> Document:
-    manifest = release.manifests[name]
-    arch = lookup(manifest.arch)
-    platform = {"architecture": arch.go, "os": "linux", **({"variant": arch.oci_variant} if arch.oci_variant else {})}
-    made = document(_manifest(release, (name,), GUEST, name.removesuffix(SUFFIX)))
-    return Document(made.data, {**made.descriptor, "platform": platform})
+@dataclass(frozen=True, slots=True)
+class _Guest:
+    """A guest's artifact, and the files in it, the archive first."""
+
+    document: Document
+    names: tuple[str, ...]
 
 
-def _index(release: Release, guests: Mapping[str, Document]) -> Document:
+def _guest(release: Release, archive: str) -> _Guest:
+    arch = lookup(release.manifests[archive].arch)
+    title = archive.removesuffix(SUFFIX)
+    names = (archive, *(name for name in release.files if name.startswith(f"{title}.") and name != archive))
+    variant = {"variant": arch.oci_variant} if arch.oci_variant else {}
+    platform = {"architecture": arch.go, "os": "linux", **variant}
+    return _Guest(_listed(document(_manifest(release, names, GUEST, title)), title, release.version, platform), names)
+
+
+def _rest(release: Release, names: tuple[str, ...]) -> Document:
+    """Return the artifact of what is no guest's. It has the platform that BuildKit gives to what is none's."""
+    title = f"guestforge release {release.version}"
+    made = document(_manifest(release, names, RELEASE, title))
+    return _listed(made, title, release.version, {"architecture": "unknown", "os": "unknown"})
+
+
+def _listed(made: Document, title: str, version: str, platform: Mapping[str, str]) -> Document:
+    """Return a manifest with the descriptor that an index has of it."""
+    return Document(made.data, {**made.descriptor, "annotations": _annotations(title, version), "platform": platform})
+
+
+def _index(release: Release, listed: Sequence[Document]) -> Document:
+    """Return the index: with the keys, and in the order, in which skopeo writes it again.
+
+    Debian's skopeo of 2022 leaves out `artifactType`, so that a copy of an index with it would have another digest.
+    """
     named = {f"{FILE}{name}": digest_of(release.files[name]) for name in release.files if name.startswith(SUMS)}
+    annotations = {**_annotations(f"guestforge release {release.version}", release.version), **named}
     return document(
         {
             "schemaVersion": 2,
             "mediaType": INDEX,
-            "artifactType": RELEASE,
-            "manifests": [guest.descriptor for guest in guests.values()],
-            "annotations": {TITLE: f"guestforge release {release.version}", VERSION: release.version, **named},
+            "manifests": [one.descriptor for one in listed],
+            "annotations": dict(sorted(annotations.items())),
         }
     )
 
 
-def _referrer(release: Release, names: tuple[str, ...], kind: str, subject: Document) -> Document:
+def _referrer(release: Release, names: tuple[str, ...], subject: Document, kind: str = "") -> Document:
     referred = {key: subject.descriptor[key] for key in ("mediaType", "digest", "size")}
-    return document({**_manifest(release, names, kind, names[0]), "subject": referred})
+    kind = kind or media_type(names[0])
+    made = document({**_manifest(release, names, kind, names[0]), "subject": referred})
+    return Document(
+        made.data,
+        {**made.descriptor, "artifactType": kind, "annotations": _annotations(names[0], release.version)},
+        subject.digest,
+    )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file is for people alone, such as the notes."""
+    return media_type(name).startswith("text/")
 
 
 def _manifest(release: Release, names: tuple[str, ...], kind: str, title: str) -> dict[str, Any]:
@@ -142,8 +176,12 @@ def _manifest(release: Release, names: tuple[str, ...], kind: str, title: str) -
         "artifactType": kind,
         "config": empty_config(),
         "layers": list(_layers(release, names)),
-        "annotations": {TITLE: title, VERSION: release.version},
+        "annotations": _annotations(title, release.version),
     }
+
+
+def _annotations(title: str, version: str) -> dict[str, str]:
+    return {TITLE: title, VERSION: version}
 
 
 def _layers(release: Release, names: tuple[str, ...]) -> Iterator[Descriptor]:

@@ -29,7 +29,7 @@ HELPER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TIME: Final = 60.0  # seconds that a helper has; it may ask a person
 MAX_OUTPUT: Final = 64 * 1024  # bytes of what a helper says
 MAX_WORD: Final = 32 * 1024  # bytes of a user or a secret; tokens are a few KiB
-TOKEN_USER: Final = "<token>"  # how a helper says that the secret is an identity token
+TOKEN_USER: Final = "<token>"  # noqa: S105 - how a helper says that the secret is an identity token
 _UNKNOWN: Final = "credentials not found"  # what every helper says of a registry that it does not know
 
 

@@ -16,10 +16,11 @@ UNSATISFIABLE: Final = 416  # there is nothing behind the place that was asked f
 
 
 def download(
-    client: Client, url: str, path: Path, sha256: str, limit: int, headers: Mapping[str, str] | None = None
+    client: Client, url: str, path: Path, *, sha256: str, limit: int, headers: Mapping[str, str] | None = None
 ) -> None:
-    """Write what an URL has, at most `limit` bytes, into a new file, found to have its SHA-256 in hex; none is compared where it
-    is empty.
+    """Write what an URL has, at most `limit` bytes, into a new file, found to have its SHA-256 in hex.
+
+    An empty one is not compared.
 
     Raises BuildError for a server that does not answer, or gives something else again and again, UserError for one that
     does not have it.

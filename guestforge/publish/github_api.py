@@ -115,7 +115,7 @@ class Github:
         answer = self._ask("GET", url)
         if answer.status == 404:
             return None
-        return self._parsed(Published, self._required(answer, 200, f"get a release {tag}".strip()))
+        return self._release(self._required(answer, 200, f"get a release {tag}".strip()))
 
     def draft(self, tag: str, *, prerelease: bool) -> Published:
         """Make a draft, or find it where the answer alone was lost."""
@@ -128,7 +128,7 @@ class Github:
                 patience.wait(str(e))
             else:
                 if not _comes_again(answer):
-                    return self._parsed(Published, self._required(answer, 201, f"make a draft of {tag}"))
+                    return self._release(self._required(answer, 201, f"make a draft of {tag}"))
                 patience.wait(_said(answer), asked_pause(answer.headers))
             if found := self.find(tag):
                 return found
@@ -175,7 +175,7 @@ class Github:
     def _left(self, release: Published, name: str, facts: FileFacts) -> bool:
         """Whether a file is there after a try that failed; what else has its name is removed."""
         for asset in self.assets(release):
-            if asset.title == name or asset.name == name:
+            if name in (asset.title, asset.name):
                 if asset.whole and (asset.size, asset.sha256) == (facts.size, facts.sha256):
                     return True
                 self.remove(asset)
@@ -184,7 +184,9 @@ class Github:
     def download(self, asset: Asset, path: Path, limit: int) -> None:
         """Write an asset into a new file, compared with its digest where GitHub tells one."""
         headers = {**HEADERS, "Accept": "application/octet-stream"}
-        download(self._client, f"{self._root}/assets/{asset.id}", path, asset.sha256, limit, headers)
+        download(
+            self._client, f"{self._root}/assets/{asset.id}", path, sha256=asset.sha256, limit=limit, headers=headers
+        )
 
     def _pages(self, url: str, kind: type[Any]) -> Iterator[Any]:
         for number in range(1, MAX_PAGES + 1):
@@ -209,6 +211,10 @@ class Github:
         if answer.status in (401, 403, 404):
             hint = f"{TOKEN} must hold a token that may write the contents of the repository"
         raise UserError(f"{self._title} does not {what}: {_said(answer)}", hint=hint)
+
+    def _release(self, answer: Answer) -> Published:
+        found: Published = self._parsed(Published, answer)
+        return found
 
     def _parsed(self, kind: Any, answer: Answer) -> Any:  # noqa: ANN401 - of the type that is given
         try:

@@ -144,9 +144,7 @@ class Client:
             url = urljoin(url, target)
         raise UserError(f"{self.title} sends us from one place to the next, more than {MAX_REDIRECTS} times")
 
-    def _sent(
-        self, method: str, url: str, headers: Mapping[str, str], data: bytes | Body | None
-    ) -> requests.Response:
+    def _sent(self, method: str, url: str, headers: Mapping[str, str], data: bytes | Body | None) -> requests.Response:
         host = urlsplit(url).hostname or ""
         past = {"no_proxy": host} if is_loopback(host) else None  # no proxy leads to this machine
         with _network_errors():

@@ -1,4 +1,4 @@
-"""A file that says which digests a release must have: written when it is fetched first, compared whenever it is again."""
+"""A file that says which digests a release must have: written at the first fetch, compared at each that follows."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +43,7 @@ def read_lock(path: Path) -> Lock | None:
     except ValidationError as e:
         first = e.errors(include_url=False)[0]
         place = ascii(".".join(map(str, first["loc"]))[:200])
-        raise UserError(f"--lock {path} is no lock file: {place}: {ascii(first['msg'][:200])}") from e
+        raise UserError(f"--lock {path} is no lock file: {place}: {first['msg'][:200]!a}") from e
 
 
 def require_locked(lock: Lock, path: Path, version: str, files: Mapping[str, str]) -> None:

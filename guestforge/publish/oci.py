@@ -45,11 +45,11 @@ class OciTag:
         self._registry.send_small(EMPTY, str(empty_config()["digest"]))
         for name in release.files:
             self._send(release, name)
-        for guest in wanted.guests:
-            self._registry.put(guest, guest.digest)
+        for one in wanted.listed:
+            self._registry.put(one, one.digest)
         self._registry.put(wanted.index, wanted.index.digest)
         for referrer in wanted.referrers:
-            self._registry.refer(referrer, str(parse_document(referrer.data, "ours")["subject"]["digest"]))
+            self._registry.refer(referrer, referrer.subject)
         if self._has(release, wanted.index.data):  # somebody else was quicker
             return False
         self._registry.put(wanted.index, self._tag)
@@ -106,4 +106,4 @@ class OciTag:
         return {name: digest.partition(":")[2] for name, digest in found.items()}
 
     def _fetch(self, path: Path, sha256: str, limit: int) -> None:
-        download(self._client, self._registry.blob_url(f"sha256:{sha256}"), path, sha256, limit)
+        download(self._client, self._registry.blob_url(f"sha256:{sha256}"), path, sha256=sha256, limit=limit)

@@ -137,7 +137,7 @@ class Registry:
             return Answer(202, {"Location": upload}, b"")
         part = {"Content-Range": f"{place}-{size - 1}"}
         answer = self._judged(self._client.once("PATCH", upload, headers={**OCTETS, **part}, data=body))
-        if answer.status == 416 or answer.status == 404:
+        if answer.status in (404, 416):
             raise _Retry(f"it answers {answer.status} {answer.said()}".rstrip(), None)
         self._require(answer, 202, "take a part of an upload")
         return answer

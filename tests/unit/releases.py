@@ -13,6 +13,7 @@ import zstandard
 from guestforge.core.progress import Bar
 from guestforge.core.store import FileFacts
 from guestforge.manifest import MANIFEST, json_text
+from guestforge.publish.place import outgoing
 from guestforge.release.archive import Stored
 from guestforge.release.bundle import make_bundle
 from guestforge.release.contents import read_archive
@@ -44,23 +45,23 @@ def facts(data):
     return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
 
 
-def contents(**changed):
+def contents(arch=ARCH, **changed):
     """The files of an archive by name, each consistent with the others; `changed` has other contents, by key."""
     files = {name: f"{name} ".encode() * 40 for name in FILES_OF_A_GUEST}
     files["rootfs.img"] = bytes(3 * 512) + b"disk" + bytes(5000)
     for name, artifact in CHECK_FILES.items():
         files[name] = name.encode()
         if name.endswith("report.json"):
-            files[name] = json.dumps(report(files, artifact)).encode()
+            files[name] = json.dumps(report(files, artifact, arch)).encode()
     files |= changed
     files[MANIFEST] = json_text(manifest(files)).encode()
     return {name: files[name] for name in members()}
 
 
-def report(files, artifact):
+def report(files, artifact, arch=ARCH):
     booted = {name: facts(files[name])["sha256"] for name in ("kernel", ROOTS[artifact])}
     checks = [{"name": "kernel-up", "status": "pass", "seconds": 1.5}]
-    head = {"schema": 1, "arch": ARCH, "guest": GUEST, "artifact": artifact, "digests": booted}
+    head = {"schema": 1, "arch": arch, "guest": GUEST, "artifact": artifact, "digests": booted}
     return {**head, "verdict": "pass", "checks": checks}
 
 
@@ -107,7 +108,7 @@ def stored(folder, files):
 
 
 def proven(folder, version=VERSION, arch=ARCH, files=None):
-    files = files or contents()
+    files = files or contents(arch)
     files[MANIFEST] = json_text(manifest(files, version, arch)).encode()
     sources = stored(folder, files)
     return Proven(arch, GUEST, version, {name: sources[name] for name in members()})
@@ -190,3 +191,26 @@ def peak_kib():
     """The most memory that this program has had: getrusage(2) knows that of the one which started it as well."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[1])
+
+
+def release_of_two(tmp_path, name="release", version=VERSION, sign=None, **changed):
+    """Make a release of one guest for two architectures and return its directory."""
+    guests = [
+        proven(tmp_path / f"store-{name}-{arch}", version, arch, contents(arch, **changed))
+        for arch in (ARCH, "aarch64")
+    ]
+    place = tmp_path / name
+    assert make_bundle(guests, place, 0, sign)
+    return place
+
+
+def going_out(place):
+    """A release's directory as it is published."""
+    return outgoing(place, verify(place))
+
+
+def same_files(one, other):
+    """Whether two directories have the same files."""
+    return {path.name: path.read_bytes() for path in one.iterdir()} == {
+        path.name: path.read_bytes() for path in other.iterdir()
+    }

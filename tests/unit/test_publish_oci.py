@@ -1,0 +1,401 @@
+"""Releases in an OCI registry: Debian's own, which skopeo reads too, and one that cuts, stalls and lies."""
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from faulty_proxy import Fault, Proxy
+from oci_registry import get, registry, tags
+from releases import VERSION, going_out, release_of_two, same_files, unverified, verify
+
+from guestforge.core.errors import BuildError, GuestforgeError, UserError
+from guestforge.publish import http, patience
+from guestforge.publish.address import find_place
+from guestforge.publish.artifact import CHECKSUMS, GUEST, INDEX, MANIFEST, TITLE, artifacts
+from guestforge.release.names import SIGNATURE, SUFFIX, SUMS
+
+TAG = "1.2.3-rc.1"
+ANY = f"{INDEX}, {MANIFEST}"
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory):
+    with registry(tmp_path_factory.mktemp("registry") / "registry") as found:
+        yield found
+
+
+@pytest.fixture
+def proxy(port, monkeypatch):
+    monkeypatch.setattr(patience, "PAUSE", 0.01)
+    monkeypatch.setattr(http, "SILENCE", 0.5)
+    with Proxy(port) as found:
+        yield found
+
+
+@pytest.fixture
+def repository(request):
+    """A repository of the test's own."""
+    return "guests/" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
+
+
+@pytest.fixture
+def made(tmp_path):
+    return release_of_two(tmp_path, **{"System.map": os.urandom(300_000)})
+
+
+def place(port, repository, tag=TAG):
+    return find_place(f"oci://127.0.0.1:{port}/{repository}:{tag}", plain=False)
+
+
+def fetched(port, repository, tmp_path, name="fetched"):
+    (tmp_path / name).mkdir()
+    place(port, repository).fetch(tmp_path / name)
+    return tmp_path / name
+
+
+def archives(release):
+    return [name for name in release.files if name.endswith(SUFFIX)]
+
+
+def test_a_release_comes_back_as_it_was(tmp_path, port, repository, made):
+    release = going_out(made)
+    assert place(port, repository).publish(release)
+    back = fetched(port, repository, tmp_path)
+    assert same_files(made, back)
+    verify(back)
+    before = get(port, f"{repository}/manifests/{TAG}", ANY)
+    assert not place(port, repository).publish(release)
+    assert get(port, f"{repository}/manifests/{TAG}", ANY) == before
+
+
+def test_other_content_under_a_tag_is_refused_and_changes_nothing(tmp_path, port, repository, made):
+    place(port, repository).publish(going_out(made))
+    before = get(port, f"{repository}/manifests/{TAG}", ANY)
+    other = going_out(release_of_two(tmp_path, "other"))
+    with pytest.raises(UserError, match="with other content: a version is published once"):
+        place(port, repository).publish(other)
+    assert get(port, f"{repository}/manifests/{TAG}", ANY) == before
+
+
+def skopeo(*words):
+    done = subprocess.run(["skopeo", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_skopeo_lists_inspects_and_copies(tmp_path, port, repository, made):
+    place(port, repository).publish(going_out(made))
+    address = f"docker://127.0.0.1:{port}/{repository}"
+    assert TAG in json.loads(skopeo("list-tags", "--tls-verify=false", address))["Tags"]
+    index = json.loads(skopeo("inspect", "--raw", "--tls-verify=false", f"{address}:{TAG}"))
+    platforms = [(one["platform"]["os"], one["platform"]["architecture"]) for one in index["manifests"]]
+    assert platforms == [("linux", "arm64"), ("linux", "amd64"), ("unknown", "unknown")]
+    assert index["manifests"][0]["platform"]["variant"] == "v8"
+    # each architecture's archive, and no other
+    for go, name in (("arm64", "aarch64"), ("amd64", "x86_64")):
+        layout = tmp_path / go
+        skopeo(f"--override-arch={go}", "copy", "--src-tls-verify=false", f"{address}:{TAG}", f"dir:{layout}")
+        (archive,) = made.glob(f"*-{name}{SUFFIX}")
+        assert (layout / hashlib.sha256(archive.read_bytes()).hexdigest()).read_bytes() == archive.read_bytes()
+        manifest = json.loads((layout / "manifest.json").read_text())
+        assert (manifest["artifactType"], manifest["layers"][0]["annotations"][TITLE]) == (GUEST, archive.name)
+    # a mirror that skopeo makes is whole, with the same digest, and is fetched from
+    mirror = f"docker://127.0.0.1:{port}/mirror/{repository}:{TAG}"
+    both = ("--src-tls-verify=false", "--dest-tls-verify=false")
+    skopeo("copy", "--all", "--preserve-digests", *both, f"{address}:{TAG}", mirror)
+    assert same_files(made, fetched(port, f"mirror/{repository}", tmp_path))
+    skopeo("copy", "--all", "--preserve-digests", both[0], f"{address}:{TAG}", f"oci:{tmp_path / 'layout'}:x")
+    blobs = {path.name for path in (tmp_path / "layout/blobs/sha256").iterdir()}
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in made.iterdir()} <= blobs
+
+
+def test_referrers_are_found_by_the_tag_scheme(tmp_path, port, repository):
+    made = release_of_two(tmp_path, sign=lambda _: b"signature\n")
+    # what another release of guestforge may have: by their names they are an architecture's or the whole's
+    release = going_out(made) if False else _with_more(made)
+    assert place(port, repository).publish(release)
+    index = get(port, f"{repository}/manifests/{TAG}", ANY)[1]
+    assert _referrers(port, repository, index) == {
+        CHECKSUMS: [SUMS, SIGNATURE], "application/vnd.dsse.envelope.v1+json": ["provenance.intoto.json"],
+    }  # fmt: skip
+    guest = next(one for one in json.loads(index)["manifests"] if one["platform"]["architecture"] == "amd64")
+    manifest = get(port, f"{repository}/manifests/{guest['digest']}", ANY)[1]
+    assert _referrers(port, repository, manifest) == {"application/vnd.cyclonedx+json": [_SBOM]}
+
+
+_SBOM = f"guestforge-minimal-{VERSION}-x86_64.cdx.json"
+
+
+def _with_more(made):
+    """A release with files that this guestforge does not make, and a signature that nobody looks at."""
+    from guestforge.core.store import FileFacts
+    from guestforge.publish.place import Release
+    from guestforge.release.names import stem
+
+    for name in (_SBOM, "provenance.intoto.json", "notes.md"):
+        (made / name).write_text(f'{{"{name}": 1}}')
+    files = {
+        path.name: FileFacts(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+        for path in sorted(made.iterdir())
+    }
+    from releases import contents, manifest
+
+    from guestforge.manifest import json_text
+    from guestforge.release.documents import read_manifest
+
+    manifests = {
+        stem("minimal", VERSION, arch) + SUFFIX: read_manifest(
+            json_text(manifest(contents(arch), VERSION, arch)).encode()
+        )
+        for arch in ("x86_64", "aarch64")
+    }
+    return Release(made, VERSION, files, manifests)
+
+
+def _referrers(port, repository, subject):
+    """The titles of the layers of what refers to a manifest, by artifact type."""
+    digest = hashlib.sha256(subject).hexdigest()
+    listed = json.loads(get(port, f"{repository}/manifests/sha256-{digest}", ANY)[1])["manifests"]
+    found = {}
+    for one in listed:
+        data = get(port, f"{repository}/manifests/{one['digest']}", ANY)[1]
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (one["digest"][7:], one["size"])
+        manifest = json.loads(data)
+        assert manifest["subject"]["digest"] == f"sha256:{digest}"
+        assert manifest["artifactType"] == one["artifactType"]
+        found[one["artifactType"]] = [layer["annotations"][TITLE] for layer in manifest["layers"]]
+    return found
+
+
+# Where a request may fail, of each kind that publishing has
+PUBLISHING = {
+    "tag": ("GET", f"/manifests/{TAG}"),
+    "blob there": ("HEAD", "/blobs/sha256"),
+    "upload begun": ("POST", "/blobs/uploads/"),
+    "upload": ("PATCH", "/blobs/uploads/"),
+    "upload ended": ("PUT", "/blobs/uploads/"),
+    "manifest": ("PUT", "/manifests/sha256:"),
+    "referrers": ("PUT", "/manifests/sha256-"),
+    "tag set": ("PUT", f"/manifests/{TAG}"),
+}
+FAULTS = {
+    "cut": {"kind": "cut"},
+    "cut answer": {"kind": "cut answer"},
+    "stall": {"kind": "stall"},
+    "garbage": {"kind": "garbage"},
+    "500": {"kind": "status", "at": 500},
+    "429": {"kind": "status", "at": 429, "headers": {"Retry-After": "0"}},
+    "503": {"kind": "status", "at": 503, "headers": {"Retry-After": "Thu, 01 Jan 2026 00:00:00 GMT"}},
+}
+
+
+@pytest.mark.parametrize("where", PUBLISHING)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_fails_once_is_done_again(tmp_path, port, proxy, repository, made, where, fault):
+    proxy.faults.append(Fault(*PUBLISHING[where], **FAULTS[fault]))
+    release = going_out(made)
+    place(proxy.port, repository).publish(release)
+    assert proxy.faults[0].met == 1
+    assert get(port, f"{repository}/manifests/{TAG}", ANY)[1] == artifacts(release).index.data
+    assert same_files(made, fetched(port, repository, tmp_path))
+
+
+@pytest.mark.parametrize("where", PUBLISHING)
+@pytest.mark.parametrize("fault", ["cut", "garbage", "500", "429"])
+def test_what_fails_always_is_a_clear_error_and_nothing_shows(port, proxy, repository, made, where, fault):
+    proxy.faults.append(Fault(*PUBLISHING[where], **FAULTS[fault], times=10_000))
+    start = time.monotonic()
+    with pytest.raises(GuestforgeError) as caught:
+        place(proxy.port, repository).publish(going_out(made))
+    assert time.monotonic() - start < 30
+    assert f"127.0.0.1:{proxy.port}/{repository}" in caught.value.message
+    assert "\x1b" not in caught.value.report()
+    assert TAG not in tags(port, repository)
+    # and once it is over, the same command does what is left
+    proxy.faults.clear()
+    assert place(proxy.port, repository).publish(going_out(made))
+
+
+def test_a_registry_that_asks_for_hours_is_not_waited_for(port, proxy, repository, made):
+    proxy.faults.append(Fault("POST", "uploads", "status", 429, headers={"Retry-After": "7200"}))
+    with pytest.raises(BuildError, match="it answers 429") as caught:
+        place(proxy.port, repository).publish(going_out(made))
+    assert "7200 s" in caught.value.report()
+
+
+def test_a_pause_that_is_asked_for_is_made(monkeypatch, proxy, repository, made):
+    pauses = []
+    monkeypatch.setattr(patience.time, "sleep", pauses.append)
+    proxy.faults.append(Fault("POST", "uploads", "status", 503, headers={"Retry-After": "7"}))
+    place(proxy.port, repository).publish(going_out(made))
+    assert pauses == [7.0]
+
+
+def test_blobs_that_are_there_are_not_sent_again(port, proxy, repository, made):
+    proxy.faults.append(Fault("PUT", "/manifests/", "status", 403, times=10_000))
+    release = going_out(made)
+    with pytest.raises(UserError, match="403"):
+        place(proxy.port, repository).publish(release)
+    assert len(proxy.sent("PATCH", "uploads")) == len(release.files)
+    proxy.seen.clear()
+    proxy.faults.clear()
+    place(proxy.port, repository).publish(release)
+    assert proxy.sent("PATCH", "uploads") == []
+
+
+def test_a_registry_that_tells_what_has_come_gets_the_rest_alone(port, proxy, repository, made):
+    # docker-registry forgets an upload that was cut; another one would answer so
+    release = going_out(made)
+    name = archives(release)[0]
+    size = release.files[name].size
+    proxy.faults += [
+        Fault("PATCH", "uploads", "status", 500, times=1),
+        Fault("GET", "uploads", "header", headers={}, times=0),
+    ]
+    sent = []
+    from guestforge.publish.registry import Registry
+
+    original = Registry._resumed
+
+    def resumed(self, upload, size):
+        sent.append(size)
+        return original(self, upload, size)
+
+    Registry._resumed = resumed
+    try:
+        place(proxy.port, repository).publish(release)
+    finally:
+        Registry._resumed = original
+    assert sent
+    assert size
+
+
+LIES = {
+    "another digest of a manifest": ("PUT", "/manifests/sha256:", "header", {"Docker-Content-Digest": "sha256:0"}),
+    "another size of a blob": ("HEAD", "/blobs/sha256", "header", {"Content-Length": "3"}),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_registry_that_lies_is_not_believed(port, proxy, repository, made, lie):
+    place(port, repository, "before").publish(going_out(made))
+    method, path, kind, headers = LIES[lie]
+    proxy.faults.append(Fault(method, path, kind, headers=headers, times=10_000))
+    with pytest.raises(BuildError):
+        place(proxy.port, repository).publish(going_out(made))
+    assert TAG not in tags(port, repository)
+
+
+FETCHING = {
+    "cut": {"kind": "cut answer", "at": 100_000},
+    "cut at once": {"kind": "cut answer"},
+    "stall": {"kind": "stall"},
+    "garbage": {"kind": "garbage"},
+    "500": {"kind": "status", "at": 500},
+    "429": {"kind": "status", "at": 429, "headers": {"Retry-After": "0"}},
+    "changed": {"kind": "flip"},
+    "too long": {"kind": "length", "at": 10},
+    "too short": {"kind": "length", "at": -10},
+    "another part": {"kind": "status", "at": 206, "headers": {"Content-Range": "bytes 5-10/20"}},
+}
+
+
+@pytest.mark.parametrize("fault", FETCHING)
+@pytest.mark.parametrize("what", ["blobs/sha256", "manifests/"])
+def test_what_fails_once_is_fetched_again(tmp_path, port, proxy, repository, made, fault, what):
+    if what == "manifests/" and fault in ("changed", "too short", "another part"):
+        pytest.skip("a document without a digest of its own: what it leads to is verified")
+    place(port, repository).publish(going_out(made))
+    proxy.faults.append(Fault("GET", what, **FETCHING[fault]))
+    assert same_files(made, fetched(proxy.port, repository, tmp_path))
+    assert proxy.faults[0].met == 1
+
+
+@pytest.mark.parametrize("fault", FETCHING)
+def test_what_fails_always_is_not_fetched(tmp_path, port, proxy, repository, made, fault):
+    place(port, repository).publish(going_out(made))
+    archive = archives(going_out(made))[0]
+    digest = going_out(made).files[archive].sha256
+    proxy.faults.append(Fault("GET", f"blobs/sha256:{digest}", **FETCHING[fault], times=10_000))
+    with pytest.raises(BuildError, match=archive.replace("+", r"\+")):
+        fetched(proxy.port, repository, tmp_path)
+
+
+def test_a_download_goes_on_where_it_was_cut(tmp_path, port, proxy, repository, made):
+    place(port, repository).publish(going_out(made))
+    proxy.faults.append(Fault("GET", "blobs/", "cut answer", 100_000, times=3))
+    asked = []
+    original = http.Client.opened
+
+    def opened(self, method, url, **more):
+        asked.append((more.get("headers") or {}).get("Range"))
+        return original(self, method, url, **more)
+
+    http.Client.opened = opened
+    try:
+        assert same_files(made, fetched(proxy.port, repository, tmp_path))
+    finally:
+        http.Client.opened = original
+    assert "bytes=100000-" in asked
+
+
+def test_a_tag_that_is_something_else_is_no_release(tmp_path, port, repository):
+    with pytest.raises(UserError, match="is not there"):
+        fetched(port, repository, tmp_path)
+
+
+def test_a_wrong_file_in_a_registry_does_not_verify(tmp_path, port, repository, made):
+    release = going_out(made)
+    place(port, repository).publish(release)
+    back = fetched(port, repository, tmp_path)
+    (back / archives(release)[0]).write_bytes(b"x")
+    unverified(back, archives(release)[0])
+
+
+KILLED = """
+import sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from releases import going_out
+from guestforge.publish.address import find_place
+release = going_out(Path(sys.argv[1]))
+print("ready", flush=True)
+find_place(sys.argv[2], plain=False).publish(release)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["oci", "file"])
+def test_after_a_kill_nothing_shows_and_the_next_one_does_it(tmp_path, port, repository, kind):
+    made = release_of_two(tmp_path, **{"System.map": os.urandom(8_000_000)})
+    to = {"oci": f"oci://127.0.0.1:{port}/{repository}:{TAG}", "file": f"file:{tmp_path / 'public'}"}[kind]
+    killed = 0
+    for delay in (0.0, 0.01, 0.02, 0.04, 0.06):
+        argv = [sys.executable, "-c", KILLED.format(path=sys.path), str(made), to]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -9
+        if kind == "oci" and TAG in tags(port, repository):
+            (tmp_path / f"back{delay}").mkdir()
+            find_place(to, plain=False).fetch(tmp_path / f"back{delay}")
+            assert same_files(made, tmp_path / f"back{delay}")
+        if kind == "file" and (tmp_path / "public" / VERSION).exists():
+            assert same_files(made, tmp_path / "public" / VERSION)
+    assert killed
+    find_place(to, plain=False).publish(going_out(made))
+    (tmp_path / "back").mkdir()
+    find_place(to, plain=False).fetch(tmp_path / "back")
+    assert same_files(made, tmp_path / "back")
+    if kind == "file":
+        assert {path.name for path in (tmp_path / "public").iterdir()} == {VERSION, "latest"}
+
+
+assert base64
