@@ -12,6 +12,7 @@ from guestforge.core.progress import Bar, bar
 from guestforge.publish.http import AGAIN, Client, NetworkError, read_paced
 from guestforge.publish.patience import Patience, asked_pause
 
+MAX_PARTS: Final = 3  # tries to get the rest, before all is asked for
 UNSATISFIABLE: Final = 416  # there is nothing behind the place that was asked for
 
 
@@ -41,6 +42,7 @@ def download(
                         continue
                     download.take(response)
             except NetworkError as e:
+                download.fail()
                 patience.wait(str(e))
                 continue
             if sha256 in ("", download.digest()):
@@ -60,10 +62,17 @@ class _Download:
         self._state = hashlib.sha256()
         self._size = 0
         self._most = 0  # that has ever come
+        self._failed = 0  # tries since more of it came than ever
 
     def range(self) -> dict[str, str]:
         """Return the header that asks for the rest."""
         return {"Range": f"bytes={self._size}-"} if self._size else {}
+
+    def fail(self) -> None:
+        """Note a try that failed. After a few in which nothing came, it may be the asking for a part that fails."""
+        self._failed += 1
+        if self._failed >= MAX_PARTS:
+            self.restart()
 
     def restart(self) -> None:
         """Forget what has come."""
@@ -88,6 +97,7 @@ class _Download:
             self._shown.update(len(data))
             if self._size > self._most:
                 self._most = self._size
+                self._failed = 0
                 self._patience.progressed()
 
     def digest(self) -> str:
