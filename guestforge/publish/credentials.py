@@ -141,6 +141,9 @@ def _output(program: str, given: bytes, runtime: Runtime) -> tuple[int, bytes]:
             said += data
             if len(said) > MAX_OUTPUT:
                 raise UserError(f"{program} says more than {MAX_OUTPUT} bytes")
-            if not data and (code := process.wait(max(end - time.monotonic(), 0.1))) is not None:
-                return code, said
+            if not data:
+                code = process.wait(max(end - time.monotonic(), 0.1))
+                if code is not None:
+                    return code, said
+                break
         raise UserError(f"{program} did not answer within {TIME:g} s")

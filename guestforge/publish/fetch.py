@@ -10,6 +10,7 @@ from guestforge.core.scratch import scratch_directory
 from guestforge.publish.layout import require_ours, settle, unpack
 from guestforge.publish.lock import read_lock, require_locked, write_lock
 from guestforge.publish.place import Place, outgoing
+from guestforge.release.names import SUFFIX
 from guestforge.release.verify import Verified
 
 Verify = Callable[[Path], Verified]
@@ -26,7 +27,7 @@ class Fetched:
 def fetch_release(place: Place, output: Path, verify: Verify, lock: Path | None) -> Fetched:
     """Fetch a release, verify it, compare it with the lock, and then lay it out below `output`, a guest at a time.
 
-    Nothing is changed there before all of it is known to be good.
+    Nothing is changed there before all of it is unpacked, and known to be good.
     """
     locked = read_lock(lock) if lock else None
     with disk_errors(output, "give --output"):
@@ -43,10 +44,11 @@ def fetch_release(place: Place, output: Path, verify: Verify, lock: Path | None)
             places = {name: output / one.arch / one.guest for name, one in release.manifests.items()}
             for target in places.values():
                 require_ours(target)
+            for name in places:
+                unpack(release.path(name), digests[name], scratch / name.removesuffix(SUFFIX))
+                release.path(name).unlink()
             for name, target in places.items():
-                made = scratch / name
-                unpack(release.path(name), digests[name], made)
-                settle(made, target)
+                settle(scratch / name.removesuffix(SUFFIX), target)
     if lock and not locked:
         write_lock(lock, release.version, digests)
         say(f"{lock}: the digests of {release.version}, which the next fetch is compared with")

@@ -42,6 +42,7 @@ STALE = {
     "guestforge.core.progress": set(),
     "guestforge.oci.image": set(),
     "guestforge.project.bounds": set(),
+    "guestforge.publish.http": set(),
     "guestforge.release.components": set(),
     "guestforge.cli.render": set(),
     "guestforge.rootfs.agent": {*PROGRAMS},
