@@ -7,7 +7,20 @@ import shutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from releases import ARCH, ARCHIVE, CHECKOUTS, VERSION, facts, packed, proven, release, summed, unverified, verify
+from releases import (
+    ARCH,
+    ARCHIVE,
+    CHECKOUTS,
+    VERSION,
+    contents,
+    facts,
+    packed,
+    proven,
+    release,
+    summed,
+    unverified,
+    verify,
+)
 
 from guestforge.core.errors import UserError
 from guestforge.release.bundle import make_bundle
@@ -24,7 +37,8 @@ def test_a_release_verifies_and_says_what_that_does_not_show(tmp_path):
 
 
 def test_a_release_of_several(tmp_path):
-    guests = [proven(tmp_path / "store"), proven(tmp_path / "other", arch="s390x")]
+    # the second one has the first one's reports
+    guests = [proven(tmp_path / "store"), proven(tmp_path / "other", arch="s390x", files=contents())]
     assert make_bundle(guests, tmp_path / "release", 0, None, CHECKOUTS)
     unverified(tmp_path / "release", "1 file of it", "s390x.tar.zst: check/", "is about 'x86_64 minimal")
 
