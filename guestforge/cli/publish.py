@@ -1,6 +1,5 @@
 """`./invoke publish` and `fetch`: what they are asked for, and what they say."""
 
-from functools import partial
 from pathlib import Path
 
 from guestforge.cli.release import describe
@@ -9,7 +8,7 @@ from guestforge.project.options import FetchOptions, PublishOptions
 from guestforge.publish.address import find_place
 from guestforge.publish.fetch import Verify, fetch_release
 from guestforge.publish.place import outgoing
-from guestforge.release.sign import check_signature, load_public_key, read_signature
+from guestforge.release.sign import Judge, load_public_key
 from guestforge.release.verify import verify_release
 
 
@@ -32,5 +31,4 @@ def fetch(asked: FetchOptions) -> None:
 
 def _verifier(public_key: Path | None) -> Verify:
     key = load_public_key(public_key) if public_key else None
-    check = partial(check_signature, key) if key else None
-    return lambda directory: verify_release(directory, read_signature, check)
+    return lambda directory: verify_release(directory, Judge(key), with_key=key is not None)

@@ -193,14 +193,14 @@ def peak_kib():
     return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[1])
 
 
-def release_of_two(tmp_path, name="release", version=VERSION, sign=None, **changed):
+def release_of_two(tmp_path, name="release", version=VERSION, key=None, **changed):
     """Make a release of one guest for two architectures and return its directory."""
     guests = [
         proven(tmp_path / f"store-{name}-{arch}", version, arch, contents(arch, **changed))
         for arch in (ARCH, "aarch64")
     ]
     place = tmp_path / name
-    assert make_bundle(guests, place, 0, sign)
+    assert make_bundle(guests, place, 0, Signer(key, 0) if key else None, CHECKOUTS)
     return place
 
 

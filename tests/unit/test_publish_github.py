@@ -106,7 +106,7 @@ def test_a_draft_is_gone_on_with(hub, proxy, made):
         place().publish(going_out(made))
     assert hub.published() == {}
     (draft,) = hub.releases.values()
-    first, second, third = list(draft["assets"].values())
+    first, second, third, *_ = list(draft["assets"].values())
     first["state"] = "starter"
     second["digest"] = "sha256:" + "0" * 64
     draft["assets"][999] = {**third, "id": 999, "name": "stranger", "label": "stranger"}

@@ -12,21 +12,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from faulty_proxy import Fault, Proxy
 from oci_registry import get, registry, tags
-from releases import VERSION, contents, going_out, manifest, release_of_two, same_files, unverified, verify
+from releases import VERSION, going_out, release_of_two, same_files, unverified, verify
 
 from guestforge.core.errors import BuildError, GuestforgeError, UserError
 from guestforge.core.progress import Bar
-from guestforge.core.store import FileFacts
-from guestforge.manifest import json_text
 from guestforge.publish import http, patience
 from guestforge.publish.address import find_place
 from guestforge.publish.artifact import CHECKSUMS, GUEST, INDEX, MANIFEST, TITLE, artifacts
 from guestforge.publish.credentials import Credentials
-from guestforge.publish.place import Release
 from guestforge.publish.registry import Registry
 from guestforge.publish.token import RegistryAuth
-from guestforge.release.documents import read_manifest
-from guestforge.release.names import SIGNATURE, SUFFIX, SUMS, stem
+from guestforge.release.names import ENVELOPE, SIGNATURE, SUFFIX, SUMS
+from guestforge.release.sign import load_secret_key, make_key
 
 TAG = "1.2.3-rc.1"
 SLOW = pytest.mark.slow
@@ -124,38 +121,23 @@ def test_skopeo_lists_inspects_and_copies(tmp_path, port, repository, made):
     assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in made.iterdir()} <= blobs
 
 
-def test_referrers_are_found_by_the_tag_scheme(tmp_path, port, repository):
-    made = release_of_two(tmp_path, sign=lambda _: b"signature\n")
-    # what another release of guestforge may have: by their names they are an architecture's or the whole's
-    release = _with_more(made)
-    assert place(port, repository).publish(release)
+def test_referrers_are_found_by_the_tag_scheme(tmp_path, port, repository, monkeypatch):
+    monkeypatch.setenv("GUESTFORGE_RELEASE_KEY_PASSWORD", "")
+    make_key(tmp_path / "key", lambda _: "")
+    made = release_of_two(tmp_path, key=load_secret_key(tmp_path / "key", lambda _: ""))
+    assert place(port, repository).publish(going_out(made))
     index = get(port, f"{repository}/manifests/{TAG}", ANY)[1]
     assert _referrers(port, repository, index) == {
-        CHECKSUMS: [SUMS, SIGNATURE], "application/vnd.dsse.envelope.v1+json": ["provenance.intoto.json"],
-    }  # fmt: skip
+        CHECKSUMS: [SUMS, SIGNATURE],
+        "application/vnd.dsse.envelope.v1+json": [ENVELOPE],
+        "application/vnd.minisign.signature": [f"{ENVELOPE}.minisig"],
+    }
     guest = next(one for one in json.loads(index)["manifests"] if one["platform"]["architecture"] == "amd64")
     manifest = get(port, f"{repository}/manifests/{guest['digest']}", ANY)[1]
-    assert _referrers(port, repository, manifest) == {"application/vnd.cyclonedx+json": [_SBOM]}
-
-
-_SBOM = f"guestforge-minimal-{VERSION}-x86_64.cdx.json"
-
-
-def _with_more(made):
-    """A release with files that this guestforge does not make, and a signature that nobody looks at."""
-    for name in (_SBOM, "provenance.intoto.json", "notes.md"):
-        (made / name).write_text(f'{{"{name}": 1}}')
-    files = {
-        path.name: FileFacts(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
-        for path in sorted(made.iterdir())
-    }
-    manifests = {
-        stem("minimal", VERSION, arch) + SUFFIX: read_manifest(
-            json_text(manifest(contents(arch), VERSION, arch)).encode()
-        )
-        for arch in ("x86_64", "aarch64")
-    }
-    return Release(made, VERSION, files, manifests)
+    name = f"guestforge-minimal-{VERSION}-x86_64"
+    assert _referrers(port, repository, manifest) == {
+        "application/vnd.cyclonedx+json": [f"{name}.cdx.json"], "application/spdx+json": [f"{name}.spdx.json"],
+    }  # fmt: skip
 
 
 def _referrers(port, repository, subject):
@@ -373,7 +355,9 @@ def test_what_fails_always_is_not_fetched(tmp_path, port, proxy, repository, mad
 
 def test_a_download_goes_on_where_it_was_cut(tmp_path, port, proxy, repository, made):
     place(port, repository).publish(going_out(made))
-    proxy.faults.append(Fault("GET", "blobs/", "cut answer", 100_000, times=3))
+    archive = archives(going_out(made))[0]
+    digest = going_out(made).files[archive].sha256
+    proxy.faults.append(Fault("GET", f"blobs/sha256:{digest}", "cut answer", 100_000, times=3))
     asked = []
     original = http.Client.opened
 
