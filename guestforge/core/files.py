@@ -114,6 +114,25 @@ def open_regular(name: str | Path, dir_fd: int | None = None) -> IO[bytes] | Non
         os.close(found)
 
 
+def read_text(path: Path, most: int, what: str, *, name: str | None = None) -> str:
+    """Return the text of a user's file that may have `most` bytes; `what` it should be, and its name in messages.
+
+    Raises UserError for what can't be read, is larger, or is not UTF-8.
+    """
+    shown = name or str(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as e:
+        raise UserError(f"{shown}: {e.strerror}") from e
+    if len(data) > most:
+        raise UserError(f"{shown}: larger than {most} bytes; this is no {what}")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as e:
+        raise UserError(f"{shown}: byte {e.start} is not UTF-8", hint=f"a {what} is UTF-8 text") from e
+
+
 def digest_file(path: Path) -> str:
     """Return a file's SHA-256 in hex; nothing is read of its holes."""
     with path.open("rb", buffering=0) as file:
@@ -217,7 +236,13 @@ def remove(path: Path) -> None:
 
 
 def remove_tree(root: Path) -> None:
-    """Remove a directory and all below it, read-only directories too: a kernel's source is kept in such."""
-    for directory, _, _ in os.walk(root):
-        Path(directory).chmod(0o700)
+    """Remove a directory and all below it, those too that we may not write or even list.
+
+    A kernel's source is kept in the former; what unpacks an image and is interrupted may leave the latter.
+    """
+    root.chmod(0o700)
+    for directory, names, _ in os.walk(root):  # lists a directory once its parent's turn here is over
+        for path in (Path(directory, name) for name in names):
+            if not path.is_symlink():
+                path.chmod(0o700)
     shutil.rmtree(root)

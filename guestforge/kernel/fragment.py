@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.core.errors import UserError
+from guestforge.core.files import read_text
 from guestforge.kernel.dotconfig import format_line, parse_line, same_value
 from guestforge.project.layout import FRAGMENTS
 
@@ -21,7 +22,10 @@ MAX_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An option that a fragment asks for: the value as it spells it (`n` for not set), and where it asks."""
+    """An option that a fragment asks for: the value as it spells it (`n` for not set), and where it asks.
+
+    `line` is 0 where it is no fragment that asks; `file` then is the whole place.
+    """
 
     option: str
     value: str
@@ -31,7 +35,7 @@ class Request:
     @property
     def place(self) -> str:
         """Where it is asked for, `file:line`."""
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 def compose(names: Iterable[str], folder: str, roots: Sequence[Path] = OURS) -> tuple[Request, ...]:
@@ -61,16 +65,7 @@ def composed_text(requests: Iterable[Request]) -> str:
 def read_fragment(path: Path, base: Path) -> list[Request]:
     """Read a fragment's requests; its name in messages is relative to `base`. Raises UserError."""
     name = path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise UserError(f"{name}: {e.strerror}") from e
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{name}: larger than {MAX_BYTES} bytes; this is no fragment")
-    try:
-        return parse_fragment(data.decode(), name)
-    except UnicodeDecodeError as e:
-        raise UserError(f"{name}: byte {e.start} is not UTF-8") from e
+    return parse_fragment(read_text(path, MAX_BYTES, "fragment", name=name), name)
 
 
 def parse_fragment(text: str, name: str) -> list[Request]:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from guestforge.core.errors import UserError
+from guestforge.core.files import read_text
 from guestforge.project.layout import RECIPES
 from guestforge.project.models import Guest, Kernel, Model, Rootfs
 
@@ -74,17 +75,7 @@ def parse(model: type[M], text: str, where: str) -> M:
 
 def load_file(model: type[M], path: Path) -> M:
     """Read a TOML file of a model; raises UserError for what is wrong with it."""
-    try:
-        raw = path.read_bytes()
-    except OSError as e:
-        raise UserError(f"{path}: {e.strerror}") from e
-    if len(raw) > MAX_BYTES:
-        raise UserError(f"{path}: larger than {MAX_BYTES} bytes; this is no recipe")
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: byte {e.start} is not UTF-8", hint="TOML files are UTF-8") from e
-    return parse(model, text, str(path))
+    return parse(model, read_text(path, MAX_BYTES, "recipe"), str(path))
 
 
 def _missing(model: type[Model], name: str, recipes: Folders, paths: list[Path]) -> UserError:

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -277,6 +279,40 @@ def test_read_only_directories_are_removed(tmp_path):
         directory.chmod(0o555)
     remove_tree(tmp_path / "tree")
     assert list(tmp_path.iterdir()) == []
+
+
+REMOVE = """
+import os, sys
+from pathlib import Path
+from guestforge.core.files import remove_tree
+if os.getuid() == 0:  # only now: the checkout may lie where nobody but root may look
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+tree = Path(sys.argv[1])
+inner = tree / "list" / "closed"
+inner.mkdir(parents=True)
+(inner / "file").write_text("x")
+(inner / "below").mkdir()
+(tree / "link").symlink_to("/")
+for directory in (inner / "below", inner, inner.parent, tree):
+    directory.chmod(0)
+try:
+    list(tree.iterdir())
+except PermissionError:
+    remove_tree(tree)
+"""
+
+
+def test_directories_that_their_owner_may_not_list_are_removed():
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own directories are closed to other users
+        place = Path(directory)
+        place.chmod(0o777)
+        env = {"PATH": os.defpath, "PYTHONPATH": str(Path(files_module.__file__).parents[2])}
+        argv = [sys.executable, "-c", REMOVE, place / "tree"]
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=place, env=env, check=False)
+        left = list(place.iterdir())
+    assert (done.returncode, done.stderr, left) == (0, "", [])
 
 
 def test_what_an_older_version_holds_is_left_alone(store):
