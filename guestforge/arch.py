@@ -16,6 +16,15 @@ OpenFlags = Literal["generic", "arm64", "powerpc"]
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """One way to pack the bootable file, under recipes' name of it."""
+
+    name: str
+    option: str  # asks Kconfig for it; empty where the file is there whatever is asked
+    path: str  # the file below the build directory
+
+
+@dataclass(frozen=True, slots=True)
 class Arch:
     """One architecture, under every name that a tool has for it, and the machine that QEMU gives it."""
 
@@ -26,6 +35,7 @@ class Arch:
     cross_prefix: str  # make CROSS_COMPILE=, the GNU triplet and a dash
     kernel_target: str  # the make target of the bootable file
     kernel_path: str  # that file below the build directory
+    kernel_packings: tuple[Packing, ...]  # the ways to pack it, the default first; none where it is always as linked
     # other tools' names
     debian: str
     debian_compiler: str  # the package with the (cross) compiler
@@ -62,6 +72,11 @@ class Arch:
     block_driver: str  # the agent's driver of a virtio disk
     kernel_log_start: str  # a line of the console that every boot begins with
 
+    def kernel_file(self, compression: str | None) -> str:
+        """Return the bootable file below the build directory, packed as a recipe says, None being the default."""
+        chosen = compression or (self.kernel_packings[0].name if self.kernel_packings else None)
+        return next((each.path for each in self.kernel_packings if each.name == chosen), self.kernel_path)
+
     @property
     def native(self) -> bool:
         """Whether this is the architecture of the host."""
@@ -70,6 +85,13 @@ class Arch:
 
 _SERIAL = ("-serial", "chardev:console")
 
+
+def _bzimage(path: str, *options: tuple[str, str]) -> tuple[Packing, ...]:
+    return tuple(Packing(name, f"CONFIG_KERNEL_{option}", path) for name, option in options)
+
+
+_COMPRESSED = (("lz4", "LZ4"), ("zstd", "ZSTD"), ("gzip", "GZIP"), ("xz", "XZ"))  # docs/figures.md compares them
+
 X86_64 = Arch(
     name="x86_64",
     aliases=("amd64", "x86-64", "x64"),
@@ -77,6 +99,11 @@ X86_64 = Arch(
     cross_prefix="x86_64-linux-gnu-",
     kernel_target="bzImage",
     kernel_path="arch/x86/boot/bzImage",
+    kernel_packings=(
+        *_bzimage("arch/x86/boot/bzImage", *_COMPRESSED),
+        # what the bzImage would unpack: an ELF file with the entry point of PVH
+        Packing("none", "", "arch/x86/boot/compressed/vmlinux.bin"),
+    ),
     debian="amd64",
     debian_compiler="gcc-x86-64-linux-gnu",
     debian_qemu="qemu-system-x86",
@@ -119,6 +146,7 @@ AARCH64 = Arch(
     cross_prefix="aarch64-linux-gnu-",
     kernel_target="Image",
     kernel_path="arch/arm64/boot/Image",
+    kernel_packings=(),
     debian="arm64",
     debian_compiler="gcc-aarch64-linux-gnu",
     debian_qemu="qemu-system-arm",
@@ -159,6 +187,7 @@ PPC64LE = Arch(
     cross_prefix="powerpc64le-linux-gnu-",
     kernel_target="vmlinux",  # SLOF, the firmware of pseries, boots no zImage
     kernel_path="vmlinux",
+    kernel_packings=(),
     debian="ppc64el",
     debian_compiler="gcc-powerpc64le-linux-gnu",
     debian_qemu="qemu-system-ppc",
@@ -200,6 +229,7 @@ S390X = Arch(
     cross_prefix="s390x-linux-gnu-",
     kernel_target="bzImage",
     kernel_path="arch/s390/boot/bzImage",
+    kernel_packings=_bzimage("arch/s390/boot/bzImage", *_COMPRESSED, ("none", "UNCOMPRESSED")),
     debian="s390x",
     debian_compiler="gcc-s390x-linux-gnu",
     debian_qemu="qemu-system-misc",

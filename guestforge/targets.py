@@ -66,7 +66,7 @@ def guest_steps(store: Store, arch: Arch, options: BuildOptions, jobs: Jobserver
         rootfs=rootfs,
         kernel=kernel,
         parts=parts,
-        initrd=initrd_step(arch, rootfs, parts, kernel),
+        initrd=initrd_step(arch, rootfs, parts, kernel, guest.initrd),
         image=image_step(arch, rootfs, parts, guest.image),
         probe=program_step(store, arch, PROBE, jobs),
         conform=program_step(store, arch, CONFORM, jobs),

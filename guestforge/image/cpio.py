@@ -4,7 +4,6 @@ Format: https://docs.kernel.org/driver-api/early-userspace/buffer-format.html
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -123,22 +122,3 @@ def _copy(source: Path, size: int, out: IO[bytes]) -> int:
 def _write(out: IO[bytes], data: bytes) -> int:
     out.write(data)
     return len(data)
-
-
-def compression_for(config: Mapping[str, str]) -> str:
-    """Return the best compression that a kernel of this final configuration unpacks.
-
-    `config` maps option names (with CONFIG_) to values. Raises UserError where it has none that we can write.
-    """
-    for option, compression in (("CONFIG_RD_ZSTD", "zstd"), ("CONFIG_RD_GZIP", "gzip")):
-        if config.get("CONFIG_BLK_DEV_INITRD") == "y" and config.get(option) == "y":
-            return compression
-    if config.get("CONFIG_BLK_DEV_INITRD") != "y":
-        raise UserError(
-            "the kernel boots no initrd: its configuration lacks CONFIG_BLK_DEV_INITRD",
-            hint="add the fragment `initrd` to the kernel's recipe",
-        )
-    raise UserError(
-        "the kernel unpacks no initrd that we write: its configuration has neither CONFIG_RD_ZSTD nor CONFIG_RD_GZIP",
-        hint="add the fragment `initrd` to the kernel's recipe, or one of the two options to a fragment",
-    )

@@ -24,6 +24,7 @@ from guestforge.kernel.dotconfig import Config, read_dotconfig
 from guestforge.kernel.estimate import expected_objects
 from guestforge.kernel.fragment import OURS, Request, compose, composed_text
 from guestforge.kernel.make import ENVIRONMENT, Make, build_argv
+from guestforge.kernel.packing import with_packing
 from guestforge.kernel.toolchain import Toolchain, identify, kernel_needs
 from guestforge.kernel.verify import verify
 from guestforge.project.models import Kernel
@@ -38,9 +39,10 @@ FINISHED = "finished"  # in a build directory: a whole build has ended there, so
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a kernel is made from."""
+    """All that a kernel is made from; `file` is the bootable one below the build directory."""
 
     arch: Arch
+    file: str
     base: str
     requests: tuple[Request, ...]
     toolchain: Toolchain
@@ -58,9 +60,11 @@ def kernel_step(
     missing compiler, before anything is fetched, and BuildError for everything that fails later.
     """
 
+    file = arch.kernel_file(recipe.compression)
+
     @cache
     def requests() -> tuple[Request, ...]:
-        return compose(recipe.fragments, arch.name, fragments)
+        return with_packing(compose(recipe.fragments, arch.name, fragments), arch, recipe.compression)
 
     @cache
     def toolchain(runtime: Runtime) -> Toolchain:
@@ -68,7 +72,7 @@ def kernel_step(
 
     def inputs(runtime: Runtime) -> dict[str, Any]:
         return {
-            "target": [arch.kernel_arch, arch.cross_prefix, arch.kernel_target, arch.kernel_path],
+            "target": [arch.kernel_arch, arch.cross_prefix, arch.kernel_target, file],
             "base": recipe.base,
             "request": hashlib.sha256(composed_text(requests()).encode()).hexdigest(),
             "compiler": toolchain(runtime).compiler,
@@ -77,7 +81,7 @@ def kernel_step(
 
     def make(out: Path, used: Used, runtime: Runtime) -> None:
         tree = kernel_tree(used["source"])
-        _build(store, Plan(arch, recipe.base, requests(), toolchain(runtime), tree, jobs, runtime), out)
+        _build(store, Plan(arch, file, recipe.base, requests(), toolchain(runtime), tree, jobs, runtime), out)
 
     return Step(
         STEP,
@@ -105,7 +109,7 @@ def _build(store: Store, plan: Plan, out: Path) -> None:
         objects = _compile(make, plan.jobs, _expected(make, config, changed), log)
         # what make itself asks of Kconfig while it builds must not have changed what we verified
         verify(plan.requests, read_dotconfig(workspace / CONFIG), plan.source.path, plan.arch.kernel_arch)
-        _copy_out(make, out)
+        _copy_out(plan, make, out)
         _write_facts(out, plan, make, time.monotonic() - start, objects)
 
 
@@ -154,8 +158,8 @@ def _expected(make: Make, config: Config, changed: bool) -> int | None:
     return max(whole - there, 1)
 
 
-def _copy_out(make: Make, out: Path) -> None:
-    files = {KERNEL: make.arch.kernel_path, CONFIG_COPY: CONFIG, SYSTEM_MAP: "System.map"}
+def _copy_out(plan: Plan, make: Make, out: Path) -> None:
+    files = {KERNEL: plan.file, CONFIG_COPY: CONFIG, SYSTEM_MAP: "System.map"}
     for name, path in files.items():
         if not (make.build / path).is_file():
             raise BuildError(f"make {make.arch.kernel_target} ended well but made no {path}")

@@ -4,6 +4,7 @@ to know: what a tool said of itself is kept until the tool's file changes."""
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from guestforge.arch import Arch
 from guestforge.core.errors import UserError
@@ -23,6 +24,10 @@ class Toolchain:
     linker: str
 
 
+# What Kbuild packs the bootable file with; it takes gzip too, which every Debian has.
+PACKERS: Final = (("lz4", "lz4"), ("zstd", "zstd"), ("xz-utils", "xz"))
+
+
 def kernel_needs(arch: Arch) -> tuple[Need, ...]:
     """Return what compiling a kernel of an architecture needs.
 
@@ -39,7 +44,7 @@ def kernel_needs(arch: Arch) -> tuple[Need, ...]:
         Need("bc", tool="bc"),
         Need("perl", tool="perl"),
         Need("libelf-dev", file="/usr/include/gelf.h"),  # objtool
-        Need("zstd", tool="zstd"),  # CONFIG_KERNEL_ZSTD
+        *(Need(package, tool=tool) for package, tool in PACKERS if arch.kernel_packings),
     )
 
 

@@ -42,6 +42,9 @@ class Kernel(Model):
     base: Literal["allnoconfig", "tinyconfig", "defconfig"] = Field(
         "allnoconfig", description="the make target whose configuration the fragments are laid on"
     )
+    compression: Literal["lz4", "zstd", "gzip", "xz", "none"] | None = Field(
+        None, description="how the bootable file is packed, where the architecture's unpacks itself; lz4 if not given"
+    )
     fragments: tuple[Name, ...] = Field(
         min_length=1, description="fragments of kernel-configs/common and, where there, of the architecture's folder"
     )
@@ -57,6 +60,14 @@ class Rootfs(Model):
     )
     suite: Name = Field("bookworm", description="the Debian suite that the packages come from")
     links: dict[str, str] = Field({}, description="symbolic links to add: absolute path in the guest, and its target")
+
+
+class Initrd(Model):
+    """The initrd."""
+
+    compression: Literal["lz4", "zstd", "gzip", "none"] | None = Field(
+        None, description="how it is compressed; without it the first of these that the kernel unpacks"
+    )
 
 
 class Image(Model):
@@ -79,5 +90,6 @@ class Guest(Model):
     description: str = Field(description="one line for people")
     kernel: Name = Field(description="a recipe of recipes/kernels")
     rootfs: Name = Field(description="a recipe of recipes/rootfs")
+    initrd: Initrd = Field(Initrd(compression=None), description="the initrd")
     image: Image = Field(Image(size_mib=None), description="the disk image")
     boot: Boot = Field(Boot(memory_mib=256, cpus=1, kernel_args=()), description="the machine that it is booted on")

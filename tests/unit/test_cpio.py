@@ -1,6 +1,7 @@
 import gzip
 import io
 import os
+import random
 import stat
 import struct
 import subprocess
@@ -16,9 +17,10 @@ from guestforge.core.cache import TAG
 from guestforge.core.errors import BuildError, UserError
 from guestforge.core.graph import Evaluation
 from guestforge.core.store import Store
-from guestforge.image import cpio
+from guestforge.image import compress, cpio
+from guestforge.image.compress import COMPRESSIONS, compressed, compression_for
 from guestforge.image.initrd_step import INITRD, initrd_step
-from guestforge.project.models import Rootfs
+from guestforge.project.models import Initrd, Rootfs
 from guestforge.rootfs.tree import Device, Directory, File, Symlink, Tree, file_type
 from guestforge.testing.fake_steps import fake_kernel, fake_parts
 from tests.unit.trees import trees
@@ -29,7 +31,7 @@ FIELDS = (
     "inode", "mode", "uid", "gid", "nlink", "mtime", "size",
     "devmajor", "devminor", "rmajor", "rminor", "namesize", "check",
 )  # fmt: skip
-CONFIG = {"CONFIG_BLK_DEV_INITRD": "y", "CONFIG_RD_ZSTD": "y", "CONFIG_RD_GZIP": "y"}
+CONFIG = {"CONFIG_BLK_DEV_INITRD": "y", "CONFIG_RD_LZ4": "y", "CONFIG_RD_ZSTD": "y", "CONFIG_RD_GZIP": "y"}
 
 
 def archive(tree, **options):
@@ -119,6 +121,8 @@ def test_a_source_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatc
 UNPACK = {
     "zstd": lambda data: zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read(),
     "gzip": gzip.decompress,
+    "lz4": lambda data: subprocess.run(["lz4", "-dc"], input=data, capture_output=True, check=True).stdout,
+    "none": bytes,
 }
 
 
@@ -138,21 +142,57 @@ def test_gzip_has_neither_name_nor_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "compression"),
-    [({}, "zstd"), ({"CONFIG_RD_ZSTD": "n"}, "gzip"), ({"CONFIG_RD_GZIP": "n"}, "zstd")],
+    ("missing", "compression"),
+    [
+        ((), "lz4"),
+        (("CONFIG_RD_LZ4",), "zstd"),
+        (("CONFIG_RD_LZ4", "CONFIG_RD_ZSTD"), "gzip"),
+        (("CONFIG_RD_LZ4", "CONFIG_RD_ZSTD", "CONFIG_RD_GZIP"), "none"),
+    ],
 )
-def test_the_kernels_configuration_decides_the_compression(options, compression):
-    assert cpio.compression_for(CONFIG | options) == compression
+def test_without_a_wish_the_kernels_configuration_decides(missing, compression):
+    assert compression_for(without(missing)) == compression
 
 
-@pytest.mark.parametrize("missing", [("CONFIG_BLK_DEV_INITRD",), ("CONFIG_RD_ZSTD", "CONFIG_RD_GZIP")])
-def test_a_kernel_that_unpacks_none_is_told_which_option_it_lacks(missing):
-    with pytest.raises(UserError, match=r".*".join(missing)):
-        cpio.compression_for({key: value for key, value in CONFIG.items() if key not in missing})
+@pytest.mark.parametrize("wanted", COMPRESSIONS)
+def test_what_is_wanted_is_taken_if_the_kernel_unpacks_it(wanted):
+    assert compression_for(CONFIG, wanted) == wanted
 
 
-def initrd_entry(store, config, agent=b"agent"):
-    return Evaluation(store).entry(initrd_step(ARCH, Rootfs(), fake_parts(agent), fake_kernel(config)))
+@pytest.mark.parametrize(
+    ("wanted", "missing", "others"), [("lz4", "CONFIG_RD_LZ4", "zstd, gzip, none"), ("zstd", "CONFIG_RD_ZSTD", "lz4")]
+)
+def test_a_kernel_that_does_not_unpack_what_is_wanted_lacks_an_option_that_is_named(wanted, missing, others):
+    with pytest.raises(UserError, match=rf"initrd\.compression: .*lacks {missing}") as caught:
+        compression_for(without([missing]), wanted)
+    assert f"{missing}=y" in caught.value.hint
+    assert others in caught.value.hint
+
+
+@pytest.mark.parametrize("wanted", [None, "none"])
+def test_a_kernel_that_boots_no_initrd_is_told_which_option_it_lacks(wanted):
+    with pytest.raises(UserError, match="CONFIG_BLK_DEV_INITRD"):
+        compression_for(without(["CONFIG_BLK_DEV_INITRD"]), wanted)
+
+
+def without(options):
+    return {key: value for key, value in CONFIG.items() if key not in options}
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 5007])
+def test_the_lz4_program_unpacks_blocks_of_any_number(size, monkeypatch):
+    monkeypatch.setattr(compress, "LZ4_BLOCK", 1000)
+    data = random.Random(size).randbytes(size)
+    out = io.BytesIO()
+    with compressed(out, "lz4") as stream:
+        stream.write(data[:5])
+        stream.write(data[5:])
+    assert UNPACK["lz4"](out.getvalue()) == data
+
+
+def initrd_entry(store, config, agent=b"agent", compression=None):
+    initrd = Initrd(compression=compression)
+    return Evaluation(store).entry(initrd_step(ARCH, Rootfs(), fake_parts(agent), fake_kernel(config), initrd))
 
 
 def test_the_step_makes_it_once_and_anew_for_another_compression(tmp_path):
@@ -161,6 +201,7 @@ def test_the_step_makes_it_once_and_anew_for_another_compression(tmp_path):
     assert first.files[INITRD].size > 100
     assert initrd_entry(store, CONFIG).reused
     assert not initrd_entry(store, {**CONFIG, "CONFIG_RD_ZSTD": "n"}).reused
+    assert initrd_entry(store, CONFIG, compression="none").path.joinpath(INITRD).read_bytes()[:6] == b"070701"
     assert not initrd_entry(store, CONFIG, b"another agent").reused
 
 

@@ -32,6 +32,7 @@ from guestforge.testing.runtimes import Noting
 FAKE = Path(__file__).parents[1] / "fake_kernel"
 SOURCE = DebianSource(kind="debian", package="linux-source-6.12", suite="trixie", version=None)
 DATE = 1_700_000_000
+PACKED = "CONFIG_KERNEL_LZ4=y\n" if host().kernel_packings else ""
 
 
 def copy_fake(out, _used, _runtime):
@@ -55,8 +56,8 @@ class Setting:
         (self.fragments / "common").mkdir(parents=True, exist_ok=True)
         (self.fragments / "common" / f"{name}.conf").write_text(text)
 
-    def build(self, *names, base="allnoconfig", jobs=2, runtime=HOST):
-        recipe = Kernel(source=SOURCE, base=base, fragments=("base", *names))
+    def build(self, *names, base="allnoconfig", jobs=2, runtime=HOST, compression=None):
+        recipe = Kernel(source=SOURCE, base=base, compression=compression, fragments=("base", *names))
         step = kernel_step(self.store, host(), recipe, FAKE_SOURCE, jobs=Jobserver(jobs), fragments=[self.fragments])
         return Evaluation(self.store, runtime).entry(step)
 
@@ -76,12 +77,20 @@ def setting(tmp_path):
 def test_a_kernel_is_built_verified_and_reused(setting):
     entry = setting.build()
     assert {"kernel", "config", "System.map", "kernel.json"} <= set(entry.files)
-    assert (entry.path / "config").read_text() == "CONFIG_FUSE=y\n"
+    assert (entry.path / "config").read_text() == f"CONFIG_FUSE=y\n{PACKED}"
     facts = json.loads((entry.path / "kernel.json").read_text())
     assert facts["release"] == "6.12.0-fake"
     assert facts["objects"] == 3
     assert facts["size"] == entry.files["kernel"].size
     assert setting.build().reused
+
+
+@pytest.mark.skipif(not host().kernel_packings, reason="the host's kernel is not packed")
+def test_the_recipe_says_how_it_is_packed(setting):
+    setting.build()
+    entry = setting.build(compression="zstd")
+    assert not entry.reused
+    assert (entry.path / "config").read_text() == "CONFIG_FUSE=y\nCONFIG_KERNEL_ZSTD=y\n"
 
 
 def test_time_and_place_do_not_show_in_the_kernel(tmp_path):
@@ -143,12 +152,12 @@ def test_a_config_that_somebody_touched_is_made_again(setting, monkeypatch):
     setting.build()
     (setting.workspace / ".config").write_text("CONFIG_BROKEN=y\n")
     monkeypatch.setattr(graph, "code_digest", lambda *modules: "another" if modules else code_digest())
-    assert (setting.build().path / "config").read_text() == "CONFIG_FUSE=y\n"
+    assert (setting.build().path / "config").read_text() == f"CONFIG_FUSE=y\n{PACKED}"
 
 
 def test_a_base_that_takes_no_request_has_it_laid_over(setting):
     entry = setting.build(base="defconfig")
-    assert (entry.path / "config").read_text() == "CONFIG_FROM_BASE=y\nCONFIG_FUSE=y\n"
+    assert (entry.path / "config").read_text() == f"CONFIG_FROM_BASE=y\nCONFIG_FUSE=y\n{PACKED}"
     assert setting.configured() == ["defconfig", "olddefconfig"]
 
 
@@ -236,7 +245,7 @@ def test_two_builds_of_different_kernels_at_once_both_succeed(setting):
 
     run_all([build, lambda: build("more")])
     assert not failures
-    assert configs == {(): "CONFIG_FUSE=y\n", ("more",): "CONFIG_EXTRA=y\nCONFIG_FUSE=y\n"}
+    assert configs == {(): f"CONFIG_FUSE=y\n{PACKED}", ("more",): f"CONFIG_EXTRA=y\nCONFIG_FUSE=y\n{PACKED}"}
 
 
 def run_all(targets):

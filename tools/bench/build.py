@@ -24,6 +24,7 @@ from guestforge.kernel.configure import CONFIG, configure
 from guestforge.kernel.dotconfig import format_line, parse_line, read_dotconfig
 from guestforge.kernel.fragment import COMMON, compose
 from guestforge.kernel.make import ENVIRONMENT, Make, build_argv, configure_argv
+from guestforge.kernel.packing import with_packing
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP
 from guestforge.kernel.toolchain import identify
 from guestforge.pipeline import Pipeline, guest_needs
@@ -137,7 +138,8 @@ class Bench:
         directory = self._scratch / "configured"
         directory.mkdir(exist_ok=True)
         make = Make(self._arch, self._tree.path, directory, self._tree.date, HOST)
-        requests = compose(self._recipe.fragments, self._arch.name, [self._fragments])
+        fragments = compose(self._recipe.fragments, self._arch.name, [self._fragments])
+        requests = with_packing(fragments, self._arch, self._recipe.compression)
         configure(make, self._recipe.base, requests, identify(self._store.cache, self._arch, HOST), self._log)
         return directory / CONFIG
 
@@ -148,7 +150,7 @@ class Bench:
         if ours != theirs:
             differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
             raise BuildError(f"make built another configuration than our step: {', '.join(differing[:10])}")
-        if digest_file(entry / KERNEL) != digest_file(self._plain.build / self._arch.kernel_path):
+        if digest_file(entry / KERNEL) != digest_file(self._plain.build / self._arch.kernel_file(self._recipe.compression)):
             raise BuildError(
                 "make built another kernel than our step, from the same source and configuration",
                 hint="a build that is not reproducible: docs/kernels.md says what is pinned",
