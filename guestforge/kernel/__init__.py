@@ -3,4 +3,4 @@
 from typing import Final
 
 # The modules that other packages may import.
-FACE: Final[tuple[str, ...]] = ("configure", "dotconfig", "fragment", "make", "step", "toolchain")
+FACE: Final[tuple[str, ...]] = ("configure", "dotconfig", "fragment", "make", "packing", "step", "toolchain")

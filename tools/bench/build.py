@@ -150,7 +150,9 @@ class Bench:
         if ours != theirs:
             differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
             raise BuildError(f"make built another configuration than our step: {', '.join(differing[:10])}")
-        if digest_file(entry / KERNEL) != digest_file(self._plain.build / self._arch.kernel_file(self._recipe.compression)):
+        if digest_file(entry / KERNEL) != digest_file(
+            self._plain.build / self._arch.kernel_file(self._recipe.compression)
+        ):
             raise BuildError(
                 "make built another kernel than our step, from the same source and configuration",
                 hint="a build that is not reproducible: docs/kernels.md says what is pinned",
