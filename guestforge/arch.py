@@ -90,7 +90,7 @@ def _bzimage(path: str, *options: tuple[str, str]) -> tuple[Packing, ...]:
     return tuple(Packing(name, f"CONFIG_KERNEL_{option}", path) for name, option in options)
 
 
-_COMPRESSED = (("lz4", "LZ4"), ("zstd", "ZSTD"), ("gzip", "GZIP"), ("xz", "XZ"))  # docs/figures.md compares them
+_COMPRESSED = (("lz4", "LZ4"), ("zstd", "ZSTD"), ("gzip", "GZIP"), ("xz", "XZ"))  # docs/compressions.md compares them
 
 X86_64 = Arch(
     name="x86_64",

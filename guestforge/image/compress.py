@@ -1,4 +1,4 @@
-"""Compression of an initrd, with the same result on every run; docs/figures.md compares them."""
+"""Compression of an initrd, with the same result on every run; docs/compressions.md compares them."""
 
 import contextlib
 import gzip

@@ -21,7 +21,7 @@ HEAD: Final = """\
 # Figures
 
 Written by `./invoke bench.build`, `./invoke bench.boot` and `./invoke bench.storage`, each its own section; nothing
-here is written by hand.
+here is written by hand. [compressions.md](compressions.md) compares what kernels and initrds can be packed with.
 Run them on a machine that does nothing else: `bench.build` takes two kernel builds and a dozen small ones for each
 architecture (`--arch`), about half an hour on two processors, and 1 GB below the cache directory while it runs;
 `bench.boot` and `bench.storage` take a few minutes and reuse what has been built.
