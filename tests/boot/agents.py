@@ -6,7 +6,8 @@ from pathlib import Path
 
 from guestforge.core.cache import user_cache
 from guestforge.core.run import run
-from guestforge.image.cpio import compression_for, write_initrd
+from guestforge.image.compress import compression_for
+from guestforge.image.cpio import write_initrd
 from guestforge.kernel.dotconfig import read_dotconfig
 from guestforge.kernel.step import CONFIG_COPY
 from guestforge.rootfs.agent import AGENT, go_environment
