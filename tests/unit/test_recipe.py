@@ -103,6 +103,17 @@ def test_recipe_that_is_not_text(tmp_path):
         load.load_guest("bad", [tmp_path])
 
 
+def test_a_recipe_may_have_a_mebibyte_and_no_more(tmp_path):
+    (tmp_path / "guests").mkdir()
+    path = tmp_path / "guests" / "long.toml"
+    text = 'description = "x"\nkernel = "k"\nrootfs = "r"\n'
+    path.write_text(text + "#" * (load.MAX_BYTES - len(text)))
+    assert load.load_guest("long", [tmp_path]).kernel == "k"
+    path.write_text(path.read_text() + "#")
+    with pytest.raises(UserError, match=r"long\.toml: larger than 1048576 bytes; this is no recipe"):
+        load.load_guest("long", [tmp_path])
+
+
 @given(st.text())
 def test_any_text_is_a_recipe_or_a_users_error(text):
     with contextlib.suppress(UserError):
