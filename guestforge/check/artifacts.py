@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from guestforge.arch import Arch
+from guestforge.project.options import Artifact
 
 # Seconds that one check may take before the guest counts as hung; nothing healthy comes near them.
 DEFAULT_TIMEOUT = {"tcg": 60.0, "kvm": 20.0}
@@ -16,8 +17,8 @@ class GuestArtifacts:
 
     `kernel_release` is what `make kernelrelease` said: the console must name that kernel. `probe` is the static
     program that is run in containers on the storage under test. `own_agent`: the agent is ours, of which every storage
-    is asked; another one is judged by those that it has drivers for. `digests` has the SHA-256 of what is booted, by
-    its name in the output directory.
+    is asked; another one is judged by those that it has drivers for. `digests` has the SHA-256 of kernel, initrd and
+    image by the names of their files, of what is known of them.
     """
 
     arch: Arch
@@ -32,3 +33,9 @@ class GuestArtifacts:
     kernel_args: tuple[str, ...] = ()
     own_agent: bool = True
     digests: Mapping[str, str] = field(default_factory=dict)
+
+    def booted(self, artifact: Artifact) -> dict[str, str]:
+        """Return the digests of the files that are booted with an artifact, by their names."""
+        files = (self.kernel, {"initrd": self.initrd, "image": self.image}[artifact])
+        names = {file.name for file in files if file}
+        return {name: digest for name, digest in self.digests.items() if name in names}

@@ -98,7 +98,7 @@ class Boot:
             measurements=self.measurements,
             qemu=guest.qemu if guest else Qemu("unknown", ()),
             storages=tuple(storage.check for storage in self.storages),
-            digests=self.machine.artifacts.digests,
+            digests=self.machine.artifacts.booted(self.machine.artifact),
         )
 
     @cached_property

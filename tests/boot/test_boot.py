@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -26,8 +27,9 @@ pytestmark = [pytest.mark.boot, pytest.mark.timeout(180)]
 # docs/checks.md: every key of report.json, and the types of its value
 NUMBER = (int, float)
 REPORT = {
-    "schema": int, "arch": str, "guest": str, "artifact": str, "accelerator": str, "accelerator_reason": str,
-    "verdict": str, "storages": list, "checks": list, "phases": dict, "measurements": dict, "qemu": dict,
+    "schema": int, "arch": str, "guest": str, "artifact": str, "digests": dict, "accelerator": str,
+    "accelerator_reason": str, "verdict": str, "storages": list, "checks": list, "phases": dict,
+    "measurements": dict, "qemu": dict,
 }  # fmt: skip
 CHECK = {"name": str, "status": str, "seconds": NUMBER, "detail": str, "served_by": (str, type(None)), "excused": bool}
 PHASES = dict.fromkeys(("qemu_start", "kernel_up", "agent_ready", "done"), NUMBER)
@@ -78,6 +80,8 @@ def test_report_is_as_documented(boot, arch_row):
     assert_shape(written["measurements"], MEASUREMENTS)
     assert_shape(written["qemu"], QEMU)
     assert (written["schema"], written["arch"], written["verdict"]) == (1, arch_row.name, "pass")
+    assert {*written["digests"]} == {"kernel", {"initrd": "initrd.img", "image": "rootfs.img"}[written["artifact"]]}
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in written["digests"].values())
     assert written["checks"] == json.loads(json.dumps(report.to_json()["checks"]))
 
 
