@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch
@@ -51,9 +52,7 @@ def release(asked: ReleaseOptions, checks: CheckOptions) -> None:
 
 def verify(asked: VerifyOptions) -> None:
     """Verify a release, and say what of it that does not show."""
-    key = load_public_key(asked.public_key) if asked.public_key else None
-    found = verify_release(asked.directory, Judge(key), with_key=key is not None)
-    print(describe(found))
+    print(describe(verify_release(asked.directory, judge_of(asked.public_key))))
 
 
 def keygen(asked: KeygenOptions) -> None:
@@ -121,6 +120,11 @@ def _command(built: BuildOptions, checks: CheckOptions) -> str:
 
 def _listed(proven: Iterable[Proven]) -> str:
     return ", ".join(f"{one.guest} for {one.arch}" for one in proven)
+
+
+def judge_of(public_key: Path | None) -> Judge:
+    """Return who judges signatures: with the key in a file, where there is one."""
+    return Judge(load_public_key(public_key) if public_key else None)
 
 
 def describe(found: Verified) -> str:

@@ -8,12 +8,13 @@ from typing import Final
 import semver
 
 from guestforge.core.errors import UserError
-from guestforge.core.files import digest_file, disk_errors, open_regular, sync_directory, sync_tree
+from guestforge.core.files import disk_errors, sync_directory, sync_tree
 from guestforge.core.progress import Bar, bar
 from guestforge.core.scratch import scratch_directory
-from guestforge.publish.place import Release, refused
+from guestforge.publish.place import Release, opened, refused
 from guestforge.release.documents import MAX_FILE
 from guestforge.release.names import NAME, SUMS
+from guestforge.release.sums import digests_of
 from guestforge.release.verify import MAX_FILES
 
 LATEST: Final = "latest"
@@ -41,8 +42,8 @@ class Directory:
         """Whether a release is there; raises UserError where something else is."""
         if not os.path.lexists(place):
             return False
-        there = place.is_dir() and not place.is_symlink() and _digests(place)
-        if there != {name: facts.sha256 for name, facts in release.files.items()}:
+        there = place.is_dir() and not place.is_symlink() and digests_of(place)
+        if there != release.digests:
             raise refused(str(self._path), release.version)
         return True
 
@@ -102,19 +103,10 @@ def _newer(version: str, than: str) -> bool:
     return (not one.prerelease, one) > (not other.prerelease, other)
 
 
-def _digests(directory: Path) -> dict[str, str]:
-    return {
-        path.name: digest_file(path) if path.is_file() and not path.is_symlink() else "" for path in directory.iterdir()
-    }
-
-
 def _copied(source: Path, target: Path, shown: Bar) -> str:
     """Copy a file to a new one and return the SHA-256 of what was copied."""
-    file = open_regular(source)
-    if file is None:
-        raise UserError(f"{source} is no file, or a link to one")
     state, size = hashlib.sha256(), 0
-    with file, target.open("xb") as out:
+    with opened(source) as file, target.open("xb") as out:
         while data := file.read(CHUNK):
             out.write(data)
             state.update(data)

@@ -1,6 +1,5 @@
 """The consumer's side: a release fetched, verified, and laid out as an output directory is."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from guestforge.publish.layout import require_ours, settle, unpack
 from guestforge.publish.lock import read_lock, require_locked, write_lock
 from guestforge.publish.place import Place, outgoing
 from guestforge.release.names import SUFFIX
-from guestforge.release.verify import Verified
-
-Verify = Callable[[Path], Verified]
+from guestforge.release.sign import Judge
+from guestforge.release.verify import Verified, verify_release
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +22,7 @@ class Fetched:
     guests: tuple[Path, ...]
 
 
-def fetch_release(place: Place, output: Path, verify: Verify, lock: Path | None) -> Fetched:
+def fetch_release(place: Place, output: Path, judge: Judge, lock: Path | None) -> Fetched:
     """Fetch a release, verify it, compare it with the lock, and then lay it out below `output`, a guest at a time.
 
     Nothing is changed there before all of it is unpacked, and known to be good.
@@ -36,9 +34,9 @@ def fetch_release(place: Place, output: Path, verify: Verify, lock: Path | None)
             directory = scratch / "release"
             directory.mkdir()
             place.fetch(directory)
-            verified = verify(directory)
+            verified = verify_release(directory, judge)
             release = outgoing(directory, verified)
-            digests = {name: facts.sha256 for name, facts in release.files.items()}
+            digests = release.digests
             if lock and locked:
                 require_locked(locked, lock, release.version, digests)
             places = {name: output / one.arch / one.guest for name, one in release.manifests.items()}

@@ -6,18 +6,19 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from guestforge.core.errors import BuildError, UserError
-from guestforge.core.files import open_regular
 from guestforge.core.progress import bar
 from guestforge.core.store import FileFacts
 from guestforge.publish.body import Body
 from guestforge.publish.download import download
-from guestforge.publish.http import AGAIN, Answer, Client, NetworkError
+from guestforge.publish.http import AGAIN, Answer, Client, NetworkError, Origin, origin
 from guestforge.publish.patience import Patience, asked_pause
+from guestforge.publish.place import opened
+from guestforge.release.documents import first_fault
 
 TOKEN: Final = "GITHUB_TOKEN"  # noqa: S105 - a variable's name
 URL: Final = "GITHUB_API_URL"  # which GitHub's Actions set too
@@ -70,17 +71,17 @@ class Asset(_Value):
 
 
 class _Token:
-    """The token of the environment, for GitHub's own places alone."""
+    """The token of the environment, for GitHub's own origins alone."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self) -> None:
         self.token = os.environ.get(TOKEN, "").strip()
         if self.token and not (self.token.isascii() and self.token.isprintable()):
             raise UserError(f"{TOKEN} is no token: there is something else than letters in it")
-        self.places = {_place(url)}
+        self.origins: set[Origin] = set()
 
     def header(self, url: str) -> str | None:
         """Return what goes into Authorization for an URL."""
-        return f"Bearer {self.token}" if self.token and _place(url) in self.places else None
+        return f"Bearer {self.token}" if self.token and origin(url) in self.origins else None
 
     def renew(self, _: str) -> bool:
         """Return False: there is no other token."""
@@ -92,11 +93,16 @@ class Github:
 
     def __init__(self, repository: str) -> None:
         url = (os.environ.get(URL) or DEFAULT_URL).rstrip("/")
-        self._auth = _Token(url)
+        self._auth = _Token()
         self._client = Client(f"github:{repository}", self._auth)
-        self._client.require_allowed(url)
+        self._trust(url)
         self._root = f"{url}/repos/{repository}/releases"
         self._title = f"github:{repository}"
+
+    def _trust(self, url: str) -> None:
+        """Have the token be told to where an URL is; raises UserError for one that we do not speak to."""
+        self._client.require_allowed(url)
+        self._auth.origins.add(origin(url))
 
     def require_token(self) -> None:
         """Raise UserError where there is no token."""
@@ -129,7 +135,7 @@ class Github:
             else:
                 if not _comes_again(answer):
                     return self._release(self._required(answer, 201, f"make a draft of {tag}"))
-                patience.wait(_said(answer), asked_pause(answer.headers))
+                patience.wait(answer.line(), asked_pause(answer.headers))
             if found := self.find(tag):
                 return found
 
@@ -150,14 +156,10 @@ class Github:
     def upload(self, release: Published, path: Path, name: str, facts: FileFacts) -> None:
         """Upload a file; what a try that was cut left of it is removed before the next."""
         url = release.upload_url.partition("{")[0]
-        self._client.require_allowed(url)
-        self._auth.places.add(_place(url))
+        self._trust(url)
         url = f"{url}?{urlencode({'name': name, 'label': name})}"
         patience = Patience(f"{self._title}: {name}")
-        file = open_regular(path)
-        if file is None:
-            raise UserError(f"{path} is no file, or a link to one")
-        with file, bar(f"publishing {name}", facts.size, "B") as shown:
+        with opened(path) as file, bar(f"publishing {name}", facts.size, "B") as shown:
             while True:
                 body = Body(file, 0, facts.size, shown) if facts.size else b""
                 try:
@@ -168,7 +170,7 @@ class Github:
                     if not _comes_again(answer) and answer.status != 422:  # 422: one of that name is there
                         self._required(answer, 201, f"take {name}")
                         return
-                    patience.wait(_said(answer), asked_pause(answer.headers))
+                    patience.wait(answer.line(), asked_pause(answer.headers))
                 if self._left(release, name, facts):
                     return
 
@@ -210,7 +212,7 @@ class Github:
         hint = None
         if answer.status in (401, 403, 404):
             hint = f"{TOKEN} must hold a token that may write the contents of the repository"
-        raise UserError(f"{self._title} does not {what}: {_said(answer)}", hint=hint)
+        raise UserError(f"{self._title} does not {what}: {answer.line()}", hint=hint)
 
     def _release(self, answer: Answer) -> Published:
         found: Published = self._parsed(Published, answer)
@@ -220,21 +222,10 @@ class Github:
         try:
             return TypeAdapter(kind).validate_json(answer.data)
         except ValidationError as e:
-            first: Any = e.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))[:200]
-            raise BuildError(f"{self._title} answers what is no release: {place!a}: {first['msg'][:200]!a}") from e
+            raise BuildError(f"{self._title} answers what is no release: {first_fault(e)}") from e
 
 
 def _comes_again(answer: Answer) -> bool:
     """Whether an answer asks to come again: a limit of GitHub's is a 403 as well as a 429."""
     limited = answer.status == 403 and asked_pause(answer.headers) is not None
     return limited or answer.status in AGAIN
-
-
-def _said(answer: Answer) -> str:
-    return f"it answers {answer.status} {answer.said()}".rstrip()
-
-
-def _place(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc

@@ -55,6 +55,10 @@ class Answer:
         text = self.data[:MAX_SHOWN].decode("utf-8", "replace")
         return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
+    def line(self) -> str:
+        """Return the status and those words, as an error has them."""
+        return f"it answers {self.status} {self.said()}".rstrip()
+
 
 class NetworkError(Exception):
     """A try failed in a way in which the next one may succeed."""
@@ -68,6 +72,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+Origin = tuple[str, str | None, int | None]
+
+
+def origin(url: str) -> Origin:
+    """Return the scheme, host and port of an URL, by which credentials are kept apart."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 class Client:
@@ -104,7 +117,7 @@ class Client:
                 patience.wait(str(e))
                 continue
             if answer.status in AGAIN or (again and again(answer)):
-                patience.wait(f"it answers {answer.status} {answer.said()}".rstrip(), asked_pause(answer.headers))
+                patience.wait(answer.line(), asked_pause(answer.headers))
                 continue
             return answer
 

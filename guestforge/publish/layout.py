@@ -54,24 +54,18 @@ class _Files:
             self._end()
             path = self._root / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file, self._name = path.open("xb", buffering=0), name
+            self._file, self._name = path.open("xb"), name
         for start in range(0, len(data), BLOCK):
             piece = data[start : start + BLOCK]
             if piece == ZEROS:
                 self._file.seek(BLOCK, os.SEEK_CUR)
             else:
-                _write(self._file, piece)
+                self._file.write(piece)
 
     def _end(self) -> None:
         if self._file:
             with self._file as file:
                 file.truncate(file.tell())  # it may end with a hole
-
-
-def _write(file: IO[bytes], data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
 
 
 def require_ours(place: Path) -> None:

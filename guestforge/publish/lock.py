@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from guestforge.core.errors import UserError
 from guestforge.core.files import open_regular
 from guestforge.manifest import write_json
-from guestforge.release.documents import Digest, Name
+from guestforge.release.documents import Digest, Name, first_fault
 
 LIMIT: Final = 1024 * 1024  # bytes; a release of a thousand files takes 200 KiB
 SHOWN: Final = 20  # files in an error
@@ -41,9 +41,7 @@ def read_lock(path: Path) -> Lock | None:
     try:
         return Lock.model_validate_json(data)
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        place = ascii(".".join(map(str, first["loc"]))[:200])
-        raise UserError(f"--lock {path} is no lock file: {place}: {first['msg'][:200]!a}") from e
+        raise UserError(f"--lock {path} is no lock file: {first_fault(e)}") from e
 
 
 def require_locked(lock: Lock, path: Path, version: str, files: Mapping[str, str]) -> None:

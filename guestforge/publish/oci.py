@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.core.errors import UserError
-from guestforge.core.files import open_regular
 from guestforge.core.progress import bar, say
 from guestforge.oci.document import DIGEST, parse_document, part, word
 from guestforge.publish.artifact import EMPTY, FILE, artifacts, digest_of, empty_config
 from guestforge.publish.credentials import find_credentials
 from guestforge.publish.download import download
 from guestforge.publish.http import Client, is_loopback
-from guestforge.publish.place import Release, refused
+from guestforge.publish.place import Release, opened, refused
 from guestforge.publish.registry import Registry
 from guestforge.publish.token import RegistryAuth
 from guestforge.release.documents import MAX_FILE
@@ -67,10 +66,7 @@ class OciTag:
         if self._registry.has_blob(digest_of(facts), facts.size):
             say(f"{name}: there already")
             return
-        file = open_regular(release.path(name))
-        if file is None:
-            raise UserError(f"{release.path(name)} is no file, or a link to one")
-        with file, bar(f"publishing {name}", facts.size, "B") as shown:
+        with opened(release.path(name)) as file, bar(f"publishing {name}", facts.size, "B") as shown:
             self._registry.send_blob(file, name, digest_of(facts), facts.size, shown)
 
     def fetch(self, into: Path) -> None:

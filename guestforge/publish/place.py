@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from guestforge.core.errors import UserError
-from guestforge.core.files import digest_file
+from guestforge.core.files import digest_file, open_regular
 from guestforge.core.store import FileFacts
 from guestforge.release.documents import Manifest
 from guestforge.release.names import SUMS
-from guestforge.release.sums import read_sums, sums_text
+from guestforge.release.sums import read_sums
 from guestforge.release.verify import Verified
 
 
@@ -27,9 +27,10 @@ class Release:
         """Return where a file is."""
         return self.directory / name
 
-    def listing(self) -> bytes:
-        """Return the names and digests of all files, as SHA256SUMS has those of some: equal ones are equal releases."""
-        return sums_text({name: facts.sha256 for name, facts in self.files.items()})
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each file by its name."""
+        return {name: facts.sha256 for name, facts in self.files.items()}
 
 
 class Place(Protocol):
@@ -54,6 +55,14 @@ def outgoing(directory: Path, verified: Verified) -> Release:
     }
     version = next(iter(verified.manifests.values())).release.version
     return Release(directory, version, files, verified.manifests)
+
+
+def opened(path: Path) -> IO[bytes]:
+    """Open a file of a release; raises UserError for what is none, and for a link."""
+    file = open_regular(path)
+    if file is None:
+        raise UserError(f"{path} is no file, or a link to one")
+    return file
 
 
 def refused(where: str, version: str) -> UserError:

@@ -138,14 +138,14 @@ class Registry:
         part = {"Content-Range": f"{place}-{size - 1}"}
         answer = self._judged(self._client.once("PATCH", upload, headers={**OCTETS, **part}, data=body))
         if answer.status in (404, 416):
-            raise _Retry(f"it answers {answer.status} {answer.said()}".rstrip(), None)
+            raise _Retry(answer.line(), None)
         self._require(answer, 202, "take a part of an upload")
         return answer
 
     def _finish(self, upload: str, digest: str) -> Answer:
         answer = self._judged(self._client.once("PUT", self._with(upload, {"digest": digest}), headers=OCTETS))
         if answer.status in (400, 404, 416):  # what has come is not the blob: a part was lost
-            raise _Retry(f"it answers {answer.status} {answer.said()}".rstrip(), None)
+            raise _Retry(answer.line(), None)
         return answer
 
     def _resumed(self, upload: str, size: int) -> tuple[str, int]:
@@ -160,7 +160,7 @@ class Registry:
 
     def _judged(self, answer: Answer) -> Answer:
         if answer.status in AGAIN:
-            raise _Retry(f"it answers {answer.status} {answer.said()}".rstrip(), asked_pause(answer.headers))
+            raise _Retry(answer.line(), asked_pause(answer.headers))
         return answer
 
     def _next(self, answer: Answer, before: str) -> str:
@@ -184,7 +184,7 @@ class Registry:
         if answer.status in (401, 403):
             hint = "`docker login` writes credentials to Docker's config.json, which is read here"
             raise UserError(f"{title} refuses to {what}: {answer.status} {answer.said()}".rstrip(), hint=hint)
-        raise UserError(f"{title} does not {what}: it answers {answer.status} {answer.said()}".rstrip())
+        raise UserError(f"{title} does not {what}: {answer.line()}")
 
 
 class _Retry(Exception):

@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 from guestforge.core.errors import UserError
 from guestforge.oci.document import parse_document, word
 from guestforge.publish.credentials import Credentials
-from guestforge.publish.http import Client
+from guestforge.publish.http import Client, Origin, origin
 
 MAX_TOKEN: Final = 64 * 1024  # bytes; those of large clouds have a few thousand
 MAX_RENEWALS: Final = 50  # of one task: tokens live for a minute at least
@@ -19,12 +19,12 @@ _PARAMETER: Final = re.compile(r'([A-Za-z]+)\s*=\s*(?:"([^"\\]{0,4000})"|([^\s",
 
 
 class RegistryAuth:
-    """The credentials of one registry, for its own place alone. They are looked for when it asks."""
+    """The credentials of one registry, for its own origin alone. They are looked for when it asks."""
 
     def __init__(self, base: str, scope: str, find: Callable[[], Credentials], *, plain: bool) -> None:
         """`base` is the registry's URL; `scope` what a token is asked for that names none."""
         self._base = base
-        self._place = _place(base)
+        self._origin = origin(base)
         self._scope = scope
         self._find = find
         self._plain = plain
@@ -34,7 +34,7 @@ class RegistryAuth:
 
     def header(self, url: str) -> str | None:
         """Return what goes into Authorization for an URL."""
-        return self._header if _place(url) == self._place else None
+        return self._header if origin(url) == self._origin else None
 
     def renew(self, challenge: str) -> bool:
         """Do what a refusal asks for; False where we can't, or have done it."""
@@ -80,22 +80,17 @@ class RegistryAuth:
 
 
 class _Fixed:
-    """A header for whatever is asked: of one client, which asks one place."""
+    """A header for whatever is asked: of one client, which asks one origin."""
 
     def __init__(self, value: str | None) -> None:
         self._value = value
-        self._place: tuple[str, str | None, int | None] | None = None
+        self._origin: Origin | None = None
 
     def header(self, url: str) -> str | None:
-        """Return the header for the first place that is asked, and nothing for where that one sends us."""
-        self._place = self._place or _place(url)
-        return self._value if _place(url) == self._place else None
+        """Return the header for the first origin that is asked, and nothing for where that one sends us."""
+        self._origin = self._origin or origin(url)
+        return self._value if origin(url) == self._origin else None
 
     def renew(self, _: str) -> bool:
         """Return False: there is nothing else to say."""
         return False
-
-
-def _place(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)

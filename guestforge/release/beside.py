@@ -20,6 +20,10 @@ Problem = tuple[str, str]  # a file, and what is wrong with it
 class Judge(Protocol):
     """Whoever judges signatures: with a key, or by their form alone."""
 
+    @property
+    def has_key(self) -> bool:
+        """Whether there is a key, so that there must be signatures."""
+
     def minisign(self, data: bytes, text: bytes, name: str) -> str:
         """Return how the key is called that signed the file `name`, "" where that is not known; raises Refused."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from guestforge.core.errors import UserError
-from guestforge.core.files import digest_file, disk_errors, sync_directory, sync_tree
+from guestforge.core.files import disk_errors, sync_directory, sync_tree
 from guestforge.core.progress import bar, human, say
 from guestforge.core.scratch import scratch_directory
 from guestforge.core.store import FileFacts
@@ -20,7 +20,7 @@ from guestforge.release.names import ENVELOPE, MINISIG, NOTES, SIGNATURE, STATEM
 from guestforge.release.proven import Proven
 from guestforge.release.provenance import Checkout, statement
 from guestforge.release.sbom import sboms
-from guestforge.release.sums import sums_text
+from guestforge.release.sums import digests_of, sums_text
 from guestforge.release.tar import MAX_EPOCH
 
 EPOCH: Final = "SOURCE_DATE_EPOCH"  # https://reproducible-builds.org/specs/source-date-epoch/
@@ -114,7 +114,7 @@ def _pack(guest: Proven, name: str, made: Path, epoch: int) -> FileFacts:
 
 def _move(made: Path, place: Path) -> bool:
     if place.is_dir() and not place.is_symlink() and any(place.iterdir()):
-        if _contents(place) != _contents(made):
+        if digests_of(place) != digests_of(made):
             raise UserError(
                 f"{place} is there with other content: a version is made once",
                 hint="give another --version, or another --output",
@@ -123,11 +123,3 @@ def _move(made: Path, place: Path) -> bool:
     made.rename(place)  # an empty directory gives way, anything else does not
     sync_directory(place.parent)
     return True
-
-
-def _contents(directory: Path) -> dict[str, str | None]:
-    """Return the SHA-256 of each file, None for what is none."""
-    return {
-        path.name: digest_file(path) if path.is_file() and not path.is_symlink() else None
-        for path in directory.iterdir()
-    }

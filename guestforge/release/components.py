@@ -98,10 +98,10 @@ def _kernel(draft: _Draft, manifest: Manifest, whole: str) -> str:
     sha256 = manifest.artifacts[KERNEL].sha256
     found = Component("kernel", "system", "linux", manifest.versions.kernel, sha256, LINUX)
     kernel = draft.add(found, (whole, "contains"))
-    sources = [(role, step.inputs) for role, step in manifest.steps.items() if role.partition(" ")[0] == "source"]
+    sources = manifest.read_by("source")
     if len(sources) != 1:
         raise Refused(f"the manifest names {len(sources)} sources of the kernel")
-    role, source = sources[0]
+    ((role, source),) = sources.items()
     found = _debian("source", source, manifest.release.suites.get(role))
     comment = "the patches that Debian applies to it, and none of guestforge's"
     draft.add(replace(found, kind="source", licence=LINUX, comment=comment), (kernel, "made from"))
@@ -146,10 +146,8 @@ def _agent(draft: _Draft, manifest: Manifest, roots: list[str]) -> str:
 
 
 def _packages(manifest: Manifest) -> Iterator[Component]:
-    for role, step in sorted(manifest.steps.items()):
-        if role.partition(" ")[0] == "package":
-            suite = manifest.release.suites.get(role)
-            yield _debian(f"package:{role.partition(' ')[2]}", step.inputs, suite)
+    for role, package in manifest.read_by("package").items():
+        yield _debian(f"package:{role.partition(' ')[2]}", package, manifest.release.suites.get(role))
 
 
 def _tools(draft: _Draft, manifest: Manifest, kernel: str, agent: str, whole: str) -> None:

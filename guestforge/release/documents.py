@@ -109,6 +109,10 @@ class Manifest(Document):
     artifacts: dict[str, Facts]
     release: Released
 
+    def read_by(self, kind: str) -> dict[str, Package]:
+        """Return what the steps of a kind read, by the steps: `source linux-source-6.12` is of the kind `source`."""
+        return {role: step.inputs for role, step in sorted(self.steps.items()) if role.partition(" ")[0] == kind}
+
     def files(self) -> dict[str, Facts]:
         """Return the facts of all files besides the manifest itself."""
         return {**self.artifacts, **self.release.checks}
@@ -189,6 +193,11 @@ def parsed(model: type[D], data: bytes, name: str) -> D:
     try:
         return model.model_validate_json(data)
     except ValidationError as e:
-        first: Any = e.errors(include_url=False)[0]
-        place = ascii(".".join(map(str, first["loc"]))[:200])
-        raise Refused(f"{name}: {place if first['loc'] else 'it'}: {ascii(first['msg'][:200])[1:-1]}") from e
+        raise Refused(f"{name}: {first_fault(e)}") from e
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return where a document is wrong first, and how: bounded, and in letters that no terminal obeys."""
+    first: Any = error.errors(include_url=False)[0]
+    place = ascii(".".join(map(str, first["loc"]))[:200]) if first["loc"] else "it"
+    return f"{place}: {ascii(first['msg'][:200])[1:-1]}"

@@ -55,9 +55,8 @@ def told(manifest: Manifest, texts: Mapping[str, bytes], archive: int) -> Told:
 
     Raises Refused and BuildError for files that are not what they should be.
     """
-    inputs = {f"{role} ": step.inputs for role, step in manifest.steps.items()}
-    source = next(one for role, one in inputs.items() if role.startswith("source "))
-    packages = [one for role, one in inputs.items() if role.startswith("package ")]
+    source = next(iter(manifest.read_by("source").values()))
+    packages = manifest.read_by("package").values()
     versions = manifest.versions
     return Told(
         guest=manifest.guest,
@@ -87,7 +86,7 @@ def told_of_release(directory: Path) -> tuple[Told, ...]:
 
     Raises as `verify_release` does, and UserError for one that holds what notes can't be made of.
     """
-    found = verify_release(directory, Judge(), with_key=False)
+    found = verify_release(directory, Judge())
     try:
         return tuple(_told_of_archive(directory / name) for name in found.manifests)
     except (Refused, BuildError, OSError) as e:

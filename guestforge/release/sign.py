@@ -196,6 +196,11 @@ class Judge:
 
     key: minisign.PublicKey | None = None
 
+    @property
+    def has_key(self) -> bool:
+        """Whether there is a key."""
+        return self.key is not None
+
     def minisign(self, data: bytes, text: bytes, name: str) -> str:
         """Return how the key is called that signed the file `name`, "" where that is not known; raises Refused."""
         if self.key:

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
+from guestforge.core.files import digest_file
 from guestforge.release.documents import Refused
 from guestforge.release.names import DIGEST, NAME, SUMS
 
@@ -14,6 +16,14 @@ LINE: Final = re.compile(rf"({DIGEST.pattern})  ({NAME.pattern})")
 def sums_text(digests: Mapping[str, str]) -> bytes:
     """Return the file that says which SHA-256 each file has."""
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
+
+
+def digests_of(directory: Path) -> dict[str, str | None]:
+    """Return the SHA-256 of what is in a directory by its names; None for what is no file, and for links."""
+    return {
+        path.name: digest_file(path) if path.is_file() and not path.is_symlink() else None
+        for path in directory.iterdir()
+    }
 
 
 def read_sums(data: bytes) -> dict[str, str]:

@@ -31,8 +31,8 @@ class Verified:
     unchecked: tuple[str, ...]
 
 
-def verify_release(directory: Path, judge: Judge, with_key: bool) -> Verified:
-    """Verify a release; `with_key` tells whether `judge` has a key, so that there must be signatures.
+def verify_release(directory: Path, judge: Judge) -> Verified:
+    """Verify a release, which must have signatures where `judge` has a key.
 
     Raises UserError for what is no release's directory, UnverifiedError that names each file in which something is
     wrong.
@@ -47,7 +47,7 @@ def verify_release(directory: Path, judge: Judge, with_key: bool) -> Verified:
         signature = _read(directory / SIGNATURE, LIMIT, problems)
         if signature is not None and sums_data is not None:
             signed_by = _signer(sums_data, signature, judge, problems)
-    elif with_key:
+    elif judge.has_key:
         problems[SIGNATURE] = "missing, and a key was given to check it with"
     digests = _sums(sums_data, problems)
     if SUMS not in problems:  # else it is not known which files there should be

@@ -5,7 +5,9 @@ import http.client
 import re
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import Loopback
 
 HOP = {"connection", "transfer-encoding", "keep-alive"}
 
@@ -34,6 +36,17 @@ class Fault:
         return True
 
 
+# What goes wrong with any server, once or always: arguments of Fault.
+USUAL = {
+    "cut": {"kind": "cut", "at": 100_000},
+    "cut answer": {"kind": "cut answer"},
+    "stall": {"kind": "stall"},
+    "garbage": {"kind": "garbage"},
+    "500": {"kind": "status", "at": 500},
+    "429": {"kind": "status", "at": 429, "headers": {"Retry-After": "0"}},
+}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 30
@@ -42,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _any(self):
-        proxy = self.server.proxy
+        proxy = self.server.owner
         length = int(self.headers.get("Content-Length", 0))
         fault = next((one for one in proxy.faults if one.meets(self.command, self.path)), None)
         proxy.seen.append((self.command, self.path, length))
@@ -69,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             length -= len(data)
 
     def _forward(self, fault, kind, length):
-        upstream = http.client.HTTPConnection("127.0.0.1", self.server.proxy.target, timeout=30)
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.owner.target, timeout=30)
         with contextlib.closing(upstream):
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
@@ -115,8 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
 
-class Proxy:
+class Proxy(Loopback):
     """The proxy to a port of this machine, while its block lasts."""
+
+    handler = _Handler
 
     def __init__(self, target):
         self.target = target
@@ -124,21 +139,9 @@ class Proxy:
         self.seen = []
         self.over = threading.Event()
 
-    def __enter__(self):
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # it cuts others, and is cut
-        self._server.proxy = self
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
+    def __exit__(self, *raised):
         self.over.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__exit__(*raised)
 
     def sent(self, method, path):
         """The bytes of each request with a method to a path."""

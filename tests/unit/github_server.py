@@ -7,9 +7,10 @@ import hashlib
 import itertools
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from loopback import Loopback
 
 TOKEN = "ghs_test"
 ROOT = "/repos/owner/guests/releases"
@@ -25,7 +26,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _any(self):
         parts = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        self.hub = self.server.hub
+        self.hub = self.server.owner
         length = int(self.headers.get("Content-Length", 0))
         self.may_write = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         for method, pattern, answer in ROUTES:
@@ -148,8 +149,10 @@ ROUTES = (
 )
 
 
-class Hub:
+class Hub(Loopback):
     """The server, while its block lasts. `elsewhere` is the port of a proxy before its storage."""
+
+    handler = _Handler
 
     def __init__(self):
         self.numbers = itertools.count(1)
@@ -157,21 +160,6 @@ class Hub:
         self.tells_digests = True
         self.elsewhere = 0
         self.storage_saw = []
-
-    def __enter__(self):
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # it is cut
-        self._server.hub = self
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     def published(self):
         """What everybody sees: the files of each release by its tag."""

@@ -154,7 +154,7 @@ def read(data, name=ARCHIVE):
 
 
 def verify(place, key=None):
-    return verify_release(place, Judge(key), with_key=key is not None)
+    return verify_release(place, Judge(key))
 
 
 def digests(place):

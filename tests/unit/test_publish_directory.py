@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from checkout import REPOSITORY
-from releases import ARCH, GUEST, VERSION, contents, going_out, release, release_of_two, same_files, verify
+from releases import ARCH, GUEST, VERSION, contents, going_out, release, release_of_two, same_files
 
 from guestforge.core.errors import UserError
 from guestforge.manifest import MANIFEST
@@ -16,6 +16,7 @@ from guestforge.publish.address import find_place
 from guestforge.publish.fetch import fetch_release
 from guestforge.release.errors import UnverifiedError
 from guestforge.release.names import SUFFIX, SUMS
+from guestforge.release.sign import Judge
 
 
 def place(path):
@@ -23,7 +24,7 @@ def place(path):
 
 
 def fetch(source, tmp_path, lock=None):
-    return fetch_release(place(source), tmp_path / "output", verify, lock)
+    return fetch_release(place(source), tmp_path / "output", Judge(), lock)
 
 
 def publish(tmp_path, version, name=None):
@@ -192,12 +193,12 @@ sys.path[:0] = {path!r}
 from guestforge.core.errors import GuestforgeError
 from guestforge.publish.fetch import fetch_release
 from guestforge.publish.address import find_place
-from releases import verify
+from guestforge.release.sign import Judge
 source, small, kib = sys.argv[1:]
 Path(small).mkdir()
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + kib + "k", "none", small], check=True)
 try:
-    fetch_release(find_place("file:" + source, plain=False), Path(small) / "output", verify, None)
+    fetch_release(find_place("file:" + source, plain=False), Path(small) / "output", Judge(), None)
 except GuestforgeError as e:
     print(e.exit_code, e.report())
     print("left:", [path.name for path in (Path(small) / "output").iterdir()])

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from faulty_proxy import Fault, Proxy
+from faulty_proxy import USUAL, Fault, Proxy
 from github_server import ROOT, TOKEN, Hub
 from releases import VERSION, going_out, release, release_of_two, same_files
 
@@ -125,12 +125,7 @@ PUBLISHING = {
     "published": ("PATCH", ROOT),
 }
 FAULTS = {
-    "cut": {"kind": "cut", "at": 100_000},
-    "cut answer": {"kind": "cut answer"},
-    "stall": {"kind": "stall"},
-    "garbage": {"kind": "garbage"},
-    "500": {"kind": "status", "at": 500},
-    "429": {"kind": "status", "at": 429, "headers": {"Retry-After": "0"}},
+    **USUAL,
     "limit": {"kind": "status", "at": 403, "headers": {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "0"}},
 }
 

@@ -10,7 +10,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from faulty_proxy import Fault, Proxy
+from faulty_proxy import USUAL, Fault, Proxy
 from oci_registry import get, registry, tags
 from releases import VERSION, going_out, release_of_two, same_files, unverified, verify
 
@@ -167,12 +167,7 @@ PUBLISHING = {
     "tag set": ("PUT", f"/manifests/{TAG}"),
 }
 FAULTS = {
-    "cut": {"kind": "cut", "at": 100_000},
-    "cut answer": {"kind": "cut answer"},
-    "stall": {"kind": "stall"},
-    "garbage": {"kind": "garbage"},
-    "500": {"kind": "status", "at": 500},
-    "429": {"kind": "status", "at": 429, "headers": {"Retry-After": "0"}},
+    **USUAL,
     "503": {"kind": "status", "at": 503, "headers": {"Retry-After": "Thu, 01 Jan 2026 00:00:00 GMT"}},
 }
 
