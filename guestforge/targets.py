@@ -26,28 +26,43 @@ from guestforge.sources.resolution import Archive
 
 
 @dataclass(frozen=True, slots=True)
-class GuestSteps:
-    """A guest's recipes and steps. No image holds `probe`, `conform` and `storagebench`: they are run in guests."""
+class BootSteps:
+    """What is booted of a guest, and the programs that are run in guests: no image holds these.
+
+    `own_agent`: the agent in it is ours, and none that a user gave.
+    """
 
     guest: Guest
-    rootfs: Rootfs
     kernel: Step
-    parts: Parts
     initrd: Step
     image: Step
     probe: Step
     conform: Step
     storagebench: Step
+    own_agent: bool
+
+    @property
+    def published(self) -> tuple[Step, ...]:
+        """The steps whose files are in the output directory."""
+        return (self.kernel, self.initrd, self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSteps(BootSteps):
+    """A guest's recipes and steps."""
+
+    rootfs: Rootfs
+    parts: Parts
 
     @property
     def agent(self) -> Step:
         """The step that makes the agent."""
         return self.parts.agent
 
-    @property
-    def published(self) -> tuple[Step, ...]:
-        """The steps whose files go into the output directory."""
-        return (self.kernel, self.initrd, self.image)
+
+def guest_programs(store: Store, arch: Arch, jobs: Jobserver) -> dict[str, Step]:
+    """Return the steps of the programs that are run in guests, by the fields of `BootSteps`."""
+    return {name: program_step(store, arch, name, jobs) for name in (PROBE, CONFORM, STORAGEBENCH)}
 
 
 def guest_steps(store: Store, arch: Arch, options: BuildOptions, jobs: Jobserver) -> GuestSteps:
@@ -68,9 +83,8 @@ def guest_steps(store: Store, arch: Arch, options: BuildOptions, jobs: Jobserver
         parts=parts,
         initrd=initrd_step(arch, rootfs, parts, kernel, guest.initrd),
         image=image_step(arch, rootfs, parts, guest.image),
-        probe=program_step(store, arch, PROBE, jobs),
-        conform=program_step(store, arch, CONFORM, jobs),
-        storagebench=program_step(store, arch, STORAGEBENCH, jobs),
+        own_agent=not options.agent,
+        **guest_programs(store, arch, jobs),
     )
 
 

@@ -4,9 +4,10 @@ import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from guestforge.arch import ARCHES
+from guestforge.bootable import Bootable
 from guestforge.cli.why import explain
 from guestforge.core.cache import clean as clean_cache
 from guestforge.core.cache import user_cache
@@ -40,50 +41,51 @@ from guestforge.vmm.needs import boot_needs
 
 CONFORM_JSON: Final = "conform.json"
 
-Work = Callable[[Pipeline], None]
-Goals = Callable[[Pipeline], tuple[Goal, ...]]
+G = TypeVar("G", bound=Bootable)
+Work = Callable[[G], None]
+Goals = Callable[[G], tuple[Goal, ...]]
 
 
 def build(built: BuildOptions, making: MakeOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Build everything, fill the output directory, and prove it."""
-    return _make(built, making, _guest_and_proofs(checks, proof))
+    return _make(_pipelines(built), making, _guest_and_proofs(checks, proof))
 
 
 def check(built: BuildOptions, making: MakeOptions, checks: CheckOptions, proof: ProofOptions) -> int:
-    """Boot and check what the recipe makes, which is built first where it has not been."""
-    return _make(built, making, _guest_and_proofs(checks, proof), proven_again=True)
+    """Boot and check a release that was fetched, or else what the recipe makes, built first where it has not been."""
+    return _make(_to_boot(built), making, _guest_and_proofs(checks, proof), proven_again=True)
 
 
 def conform(built: BuildOptions, making: MakeOptions, checks: CheckOptions, trial: ConformOptions) -> int:
     """Try on each storage of a guest what file systems promise, and print what is not kept everywhere."""
 
-    def work(pipeline: Pipeline) -> None:
+    def work(guest: Bootable) -> None:
         from guestforge.check import live
         from guestforge.conform.run import conform as run_conform
         from guestforge.conform.table import table
 
-        ensure(boot_needs(pipeline.arch))
+        ensure(boot_needs(guest.arch))
         found = run_conform(
             live.start,
-            pipeline.guest_artifacts(),
-            pipeline.conform,
+            guest.guest_artifacts(),
+            guest.conform,
             checks,
-            pipeline.evaluation.runtime,
+            guest.evaluation.runtime,
             many=trial.many,
         )
-        write_json(pipeline.output / CONFORM_JSON, found.to_json())
+        write_json(guest.output / CONFORM_JSON, found.to_json())
         say(table(found))
 
-    def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
-        steps = pipeline.steps
-        return (Goal(pipeline.arch.name, (*steps.published, steps.probe, steps.conform)),)
+    def goals(guest: Bootable) -> tuple[Goal, ...]:
+        steps = guest.steps
+        return (Goal(guest.arch.name, (*steps.published, steps.probe, steps.conform)),)
 
-    return _make(built, making, goals, work)
+    return _make(_to_boot(built), making, goals, work)
 
 
 def kernel(built: BuildOptions, making: MakeOptions) -> int:
     """Build the kernel and put it into the output directory."""
-    return _make(built, making, lambda one: (_placed(one, one.steps.kernel, one.kernel_artifacts),))
+    return _make(_pipelines(built), making, lambda one: (_placed(one, one.steps.kernel, one.kernel_artifacts),))
 
 
 def agent(built: BuildOptions, making: MakeOptions) -> int:
@@ -92,7 +94,7 @@ def agent(built: BuildOptions, making: MakeOptions) -> int:
     def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
         return (_placed(pipeline, pipeline.steps.agent, lambda: (Artifact(AGENT, pipeline.agent, AGENT),)),)
 
-    return _make(built, making, goals)
+    return _make(_pipelines(built), making, goals)
 
 
 def rootfs(built: BuildOptions, making: MakeOptions) -> int:
@@ -105,17 +107,21 @@ def rootfs(built: BuildOptions, making: MakeOptions) -> int:
     def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
         return (Goal(pipeline.arch.name, (pipeline.steps.agent, *pipeline.steps.parts.packages)),)
 
-    return _make(built, making, goals, work)
+    return _make(_pipelines(built), making, goals, work)
 
 
 def initrd(built: BuildOptions, making: MakeOptions) -> int:
     """Build the initrd and put it into the output directory."""
-    return _make(built, making, lambda one: (_placed(one, one.steps.initrd, lambda: (one.initrd_artifact(),)),))
+    return _make(
+        _pipelines(built), making, lambda one: (_placed(one, one.steps.initrd, lambda: (one.initrd_artifact(),)),)
+    )
 
 
 def image(built: BuildOptions, making: MakeOptions) -> int:
     """Build the disk image and put it into the output directory."""
-    return _make(built, making, lambda one: (_placed(one, one.steps.image, lambda: (one.image_artifact(),)),))
+    return _make(
+        _pipelines(built), making, lambda one: (_placed(one, one.steps.image, lambda: (one.image_artifact(),)),)
+    )
 
 
 def why(asked: StepOptions, built: BuildOptions, checks: CheckOptions, proof: ProofOptions) -> int:
@@ -152,36 +158,35 @@ def _clean_output(output: Path) -> None:
 
 
 def _make(
-    built: BuildOptions, making: MakeOptions, goals: Goals, work: Work | None = None, *, proven_again: bool = False
+    guests: list[G], making: MakeOptions, goals: Goals[G], work: Work[G] | None = None, *, proven_again: bool = False
 ) -> int:
-    """Make each architecture's goals side by side, then do the work for those that were made; return the exit code.
+    """Make each guest's goals side by side, then do the work for those that were made; return the exit code.
 
     That is the worst of all errors. With --dry-run, say what would become of the steps instead.
     """
-    pipelines = _pipelines(built)
-    wanted = {pipeline: goals(pipeline) for pipeline in pipelines}
+    wanted = {guest: goals(guest) for guest in guests}
     if making.dry_run:
-        return max(_each(pipelines, lambda pipeline: _foretell(pipeline, _steps(wanted[pipeline]))))
-    for pipeline in pipelines:
-        pipeline.try_places()
-    steps = walk(*(step for pipeline in pipelines for step in _steps(wanted[pipeline])))
-    guests = frozenset(step for step in steps if step.weight == "guest")
-    ensure(need for step in steps if step not in guests for need in step.needs)
-    _ensure_for_proofs(need for step in guests for need in step.needs)
+        return max(_each(guests, lambda guest: _foretell(guest, _steps(wanted[guest]))))
+    for guest in guests:
+        guest.try_places()
+    steps = walk(*(step for guest in guests for step in _steps(wanted[guest])))
+    proofs = frozenset(step for step in steps if step.weight == "guest")
+    ensure(need for step in steps if step not in proofs for need in step.needs)
+    _ensure_for_proofs(need for step in proofs for need in step.needs)
 
-    def judge(pipeline: Pipeline) -> None:
+    def judge(guest: G) -> None:
         """Have a user's mistake told of before a kernel is compiled for it."""
-        pipeline.evaluation.judge(*(step for step in walk(*_steps(wanted[pipeline])) if step not in guests))
+        guest.evaluation.judge(*(step for step in walk(*_steps(wanted[guest])) if step not in proofs))
 
-    codes = _each(pipelines, judge)
-    judged = [pipeline for pipeline, code in zip(pipelines, codes, strict=True) if not code]
-    again = guests if proven_again else frozenset()
-    rules = Rules(pipelines[0].jobs, again=again, fail_fast=making.fail_fast)
+    codes = _each(guests, judge)
+    judged = [guest for guest, code in zip(guests, codes, strict=True) if not code]
+    again = proofs if proven_again else frozenset()
+    rules = Rules(guests[0].jobs, again=again, fail_fast=making.fail_fast)
     if rules.fail_fast and any(codes):
         return max(codes)
-    schedule = Schedule(pipelines[0].evaluation, [goal for one in judged for goal in wanted[one]], rules)
+    schedule = Schedule(guests[0].evaluation, [goal for one in judged for goal in wanted[one]], rules)
     schedule.run()
-    made = [pipeline for pipeline in judged if all(map(schedule.made, wanted[pipeline]))]
+    made = [guest for guest in judged if all(map(schedule.made, wanted[guest]))]
     return max(*codes, 0, *(error.exit_code for error in schedule.errors), *(_each(made, work) if work else ()))
 
 
@@ -198,19 +203,26 @@ def _pipelines(built: BuildOptions) -> list[Pipeline]:
     return [Pipeline(arch, built, evaluation, jobs) for arch in built.arches]
 
 
-def _each(pipelines: list[Pipeline], work: Work) -> list[int]:
-    """Do the work for each architecture; return the exit code of each. A single one's error is raised as it is."""
-    if len(pipelines) == 1:
-        work(pipelines[0])
+def _to_boot(built: BuildOptions) -> list[Bootable]:
+    from guestforge.publish.fetched import guest_to_boot
+
+    evaluation, jobs = Evaluation(Store()), Jobserver(built.jobs)
+    return [guest_to_boot(arch, built, evaluation, jobs) for arch in built.arches]
+
+
+def _each(guests: list[G], work: Work[G]) -> list[int]:
+    """Do the work for each guest; return the exit code of each. A single one's error is raised as it is."""
+    if len(guests) == 1:
+        work(guests[0])
         return [0]
-    return [_attempt(pipeline, work) for pipeline in pipelines]
+    return [_attempt(guest, work) for guest in guests]
 
 
-def _attempt(pipeline: Pipeline, work: Work) -> int:
+def _attempt(guest: G, work: Work[G]) -> int:
     try:
-        work(pipeline)
+        work(guest)
     except GuestforgeError as error:
-        complain(error, pipeline.arch.name)
+        complain(error, guest.arch.name)
         return error.exit_code
     return 0
 
@@ -219,25 +231,25 @@ def _steps(goals: Iterable[Goal]) -> tuple[Step, ...]:
     return tuple(step for goal in goals for step in goal.steps)
 
 
-def _guest_and_proofs(checks: CheckOptions, proof: ProofOptions) -> Goals:
+def _guest_and_proofs(checks: CheckOptions, proof: ProofOptions) -> Goals[Bootable]:
     """Return the goals of a guest: its output, and the proof of each artifact that is asked for."""
 
-    def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
-        steps = pipeline.steps
-        proofs = [pipeline.check_step(name, checks) for name in ARTIFACTS if name in proof.artifacts]
+    def goals(guest: Bootable) -> tuple[Goal, ...]:
+        steps = guest.steps
+        proofs = [guest.check_step(name, checks) for name in ARTIFACTS if name in proof.artifacts]
         return (
-            Goal(f"{pipeline.arch.name} output", steps.published, lambda _: _publish(pipeline)),
-            *(Goal(f"{proof.title} report", (proof,), partial(pipeline.show_proof, proof)) for proof in proofs),
+            Goal(f"{guest.arch.name} output", steps.published, lambda _: _publish(guest)),
+            *(Goal(f"{proof.title} report", (proof,), partial(guest.show_proof, proof)) for proof in proofs),
         )
 
     return goals
 
 
-def _publish(pipeline: Pipeline) -> None:
-    pipeline.publish()
-    files = (pipeline.kernel_artifacts()[0], pipeline.initrd_artifact(), pipeline.image_artifact())
+def _publish(guest: Bootable) -> None:
+    guest.publish()
+    files = (guest.kernel_artifacts()[0], guest.initrd_artifact(), guest.image_artifact())
     sizes = ", ".join(f"{file.name} {human(file.entry.files[file.file].size)}" for file in files)
-    say(f"{pipeline.output}: {sizes}")
+    say(f"{guest.output}: {sizes}")
 
 
 def _placed(pipeline: Pipeline, step: Step, artifacts: Callable[[], tuple[Artifact, ...]]) -> Goal:
@@ -250,8 +262,8 @@ def _placed(pipeline: Pipeline, step: Step, artifacts: Callable[[], tuple[Artifa
     return Goal(f"{pipeline.arch.name} output", (step,), then)
 
 
-def _foretell(pipeline: Pipeline, steps: tuple[Step, ...]) -> None:
-    for prospect in pipeline.evaluation.outlook(*steps):
+def _foretell(guest: Bootable, steps: tuple[Step, ...]) -> None:
+    for prospect in guest.evaluation.outlook(*steps):
         send(Foretold(prospect.step.title, prospect.state, prospect.missing))
 
 

@@ -2,13 +2,16 @@
 
 from typing import Final
 
+from guestforge.bootable import Bootable
 from guestforge.check.live import guest_plan
-from guestforge.core.graph import needs_of
+from guestforge.core.graph import Evaluation, needs_of
+from guestforge.core.jobserver import Jobserver
 from guestforge.core.need import Need
 from guestforge.core.progress import say
+from guestforge.core.store import Store
 from guestforge.host.packages import ensure
-from guestforge.pipeline import Pipeline
 from guestforge.project.options import DebugOptions, TerminalOptions
+from guestforge.publish.fetched import guest_to_boot
 from guestforge.vmm.accel import choose_accelerator
 from guestforge.vmm.needs import boot_needs
 from guestforge.vmm.plan import MachinePlan
@@ -17,24 +20,24 @@ from guestforge.vmm.vsock import VsockChoice, choose_vsock
 CONSOLE_LOG: Final = "run-console.log"
 
 
-def prepared(built: DebugOptions, *needs: Need) -> Pipeline:
-    """Return what builds the guest of the one architecture, once all that it takes and the `needs` are installed.
+def prepared(built: DebugOptions, *needs: Need) -> Bootable:
+    """Return the guest of the one architecture, once all that it takes and the `needs` are installed.
 
     Raises UserError for what can't be, and for places that can't be written.
     """
     arch = built.arches[0]
-    pipeline = Pipeline(arch, built)
-    pipeline.try_places()
-    ensure((*needs_of(*pipeline.steps.published), *boot_needs(arch), *needs))
-    return pipeline
+    guest = guest_to_boot(arch, built, Evaluation(Store()), Jobserver(built.jobs))
+    guest.try_places()
+    ensure((*needs_of(*guest.steps.published), *boot_needs(arch), *needs))
+    return guest
 
 
-def planned(pipeline: Pipeline, terminal: TerminalOptions) -> tuple[MachinePlan, VsockChoice]:
+def planned(guest: Bootable, terminal: TerminalOptions) -> tuple[MachinePlan, VsockChoice]:
     """Return the guest's own machine, having built what is missing, and why it has its vsock device."""
-    artifacts = pipeline.guest_artifacts()
+    artifacts = guest.guest_artifacts()
     accelerator = choose_accelerator(terminal.accel, artifacts.arch, artifacts.kernel)
     vsock = choose_vsock()
-    console_log = pipeline.output / CONSOLE_LOG
+    console_log = guest.output / CONSOLE_LOG
     plan = guest_plan(artifacts, terminal.artifact, accelerator.name, vsock.vsock, console_log)
     say(f"{artifacts.arch.name} {terminal.artifact} of {artifacts.guest}: {accelerator.name} ({accelerator.reason})")
     console_log.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ CPUS: Location = ("boot", "cpus")
 def load_guest_for(arch: Arch, name: str, recipes: Folders = OURS) -> Guest:
     """Read guests/NAME.toml for an architecture; raises UserError for what is wrong with it or does not fit."""
     guest = load_guest(name, recipes)
-    _refuse(_misfits(guest, arch), find(Guest, name, recipes))
+    _refuse(misfits(guest, arch), find(Guest, name, recipes))
     return guest
 
 
@@ -27,7 +27,8 @@ def require_processors(guest: Guest, name: str, config: Mapping[str, str], recip
         _refuse([(CPUS, why)], find(Guest, name, recipes))
 
 
-def _misfits(guest: Guest, arch: Arch) -> Iterator[tuple[Location, str]]:
+def misfits(guest: Guest, arch: Arch) -> Iterator[tuple[Location, str]]:
+    """Yield what of a guest's recipe no machine of an architecture can be, by its place there, and why."""
     memory, cpus = guest.boot.memory_mib, guest.boot.cpus
     if memory < arch.min_memory_mib:
         yield (

@@ -3,20 +3,25 @@
 import json
 import random
 import subprocess
+import tarfile
 
 import pytest
-from conftest import arches
+from command import invoke
+from conftest import BOOT, arches
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from oci_registry import registry
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
+from guestforge.arch import X86_64
 from guestforge.cli import release as cli
 from guestforge.core.progress import Bar
 from guestforge.project.options import CheckOptions, KeygenOptions, ReleaseOptions, VerifyOptions
 from guestforge.release.errors import UnverifiedError
-from guestforge.release.names import ENVELOPE, MINISIG, NOTES, SBOMS, SIGNATURE, SUMS, stem
+from guestforge.release.names import ENVELOPE, MINISIG, NOTES, ROOTS, SBOMS, SIGNATURE, SUMS, stem
 from guestforge.rootfs.gomodules import go_program
+from guestforge.testing.oci_images import busybox, make_layout, member
 
 CHANGES = 200
 
@@ -108,3 +113,57 @@ def test_a_flipped_bit_anywhere_is_seen_and_its_file_named(place, monkeypatch):
             file.seek(at)
             file.write(bytes([byte]))
     verify(made, place)
+
+
+def skopeo(*words):
+    done = subprocess.run(["skopeo", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def fetched(place, tmp_path_factory):
+    """All architectures released, published, listed and copied by skopeo, and fetched into an empty place."""
+    published, copied, key = make(place, "published", arches()), tmp_path_factory.mktemp("copied"), place / "key.pub"
+    with registry(tmp_path_factory.mktemp("registry") / "registry") as port:
+        address = f"127.0.0.1:{port}/guests/minimal"
+        invoke("publish", str(published), "--to", f"oci://{address}:1.0.0", "--public-key", str(key)).assert_told(0)
+        assert "1.0.0" in json.loads(skopeo("list-tags", "--tls-verify=false", f"docker://{address}"))["Tags"]
+        both = ("--src-tls-verify=false", "--dest-tls-verify=false")
+        mirror = f"docker://127.0.0.1:{port}/mirror:1.0.0"
+        skopeo("copy", "--all", "--preserve-digests", *both, f"docker://{address}:1.0.0", mirror)
+        words = (f"oci://127.0.0.1:{port}/mirror:1.0.0", "--public-key", str(key), "--output", str(copied))
+        invoke("fetch", *words).assert_told(0, *(f"minimal for {arch.name}" for arch in arches()))
+    for arch in arches():
+        released = json.loads((copied / arch.name / "minimal" / "manifest.json").read_text())
+        assert released["release"]["version"] == "1.0.0"
+    return copied
+
+
+@pytest.mark.boot
+@pytest.mark.timeout(900)
+def test_what_was_fetched_is_booted_and_checked(fetched, arch_row, request):
+    folder = fetched / arch_row.name / "minimal"
+    artifacts = json.loads((folder / "manifest.json").read_text())["artifacts"]
+    for path in folder.glob("check/*/*"):
+        path.unlink()  # what the maintainer saw
+    ended = invoke("check", "--arch", arch_row.name, "--guest", "minimal", "--output", str(fetched))
+    ended.assert_told(0, "release 1.0.0, which is booted as it was fetched")
+    lines = [line[line.index("boot: ") :] for line in ended.text.splitlines() if "boot: " in line]
+    assert len(lines) == len(ROOTS)
+    request.node.user_properties.extend((BOOT, f"{line} (fetched from a registry)") for line in lines)
+    for artifact, root in ROOTS.items():
+        report = json.loads((folder / "check" / artifact / "report.json").read_text())
+        assert report["verdict"] == "pass"
+        assert report["digests"] == {name: artifacts[name]["sha256"] for name in ("kernel", root)}
+        # and it was these files that QEMU was given, and not those of the build on this machine
+        assert [word for word in report["qemu"]["argv"] if word.endswith("/kernel") and "/store/fetched/" in word]
+
+
+@pytest.mark.boot
+@pytest.mark.timeout(900)
+def test_a_container_runs_in_what_was_fetched(fetched, tmp_path):
+    links = [member("/bin/sh", tarfile.SYMTYPE, linkname="busybox")]
+    image = make_layout(tmp_path / "image", {"/bin/busybox": busybox(X86_64)}, X86_64, layers=[links])
+    words = ("--arch", "x86_64", "--guest", "minimal", "--output", str(fetched), "--oci", str(image))
+    invoke("run", *words, "--", "/bin/sh", "-c", "echo runs in $((6*7))").assert_told(0, "runs in 42")

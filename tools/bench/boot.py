@@ -13,6 +13,7 @@ from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.transport import AGENT_PORT
 from guestforge.arch import Arch
+from guestforge.bootable import guest_needs
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.live import guest_plan
 from guestforge.core.errors import CheckError
@@ -21,7 +22,7 @@ from guestforge.core.scratch import scratch_directory
 from guestforge.host.packages import ensure
 from guestforge.image.initrd_step import INITRD
 from guestforge.kernel.step import KERNEL
-from guestforge.pipeline import Pipeline, guest_needs
+from guestforge.pipeline import Pipeline
 from guestforge.project.options import ARTIFACTS, Artifact, BenchOptions, BuildOptions
 from guestforge.rootfs.agent import AGENT
 from guestforge.vmm.emulator import choose_emulator

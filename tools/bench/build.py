@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.arch import Arch
+from guestforge.bootable import guest_needs
 from guestforge.check.report import REPORT
 from guestforge.core.cache import SCRATCH, VARIABLE
 from guestforge.core.errors import BuildError
@@ -27,7 +28,7 @@ from guestforge.kernel.make import ENVIRONMENT, Make, build_argv, configure_argv
 from guestforge.kernel.packing import with_packing
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP
 from guestforge.kernel.toolchain import identify
-from guestforge.pipeline import Pipeline, guest_needs
+from guestforge.pipeline import Pipeline
 from guestforge.project.folder import FILE
 from guestforge.project.layout import CHECKOUT, FRAGMENTS, INVOKE, RECIPES
 from guestforge.project.load import load_guest, load_kernel

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Final, get_args
 
 from guestforge.arch import Arch
+from guestforge.bootable import guest_needs
 from guestforge.check import fixtures, live
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure
@@ -18,7 +19,7 @@ from guestforge.core.progress import bar, say
 from guestforge.core.runtime import HOST
 from guestforge.core.scratch import scratch_directory
 from guestforge.host.packages import ensure
-from guestforge.pipeline import Pipeline, guest_needs
+from guestforge.pipeline import Pipeline
 from guestforge.project.options import BenchOptions, BuildOptions, CheckOptions
 from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.vmm.emulator import choose_emulator
