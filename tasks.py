@@ -19,6 +19,7 @@ from guestforge.project.options import (
     HostBenchOptions,
     KeygenOptions,
     MakeOptions,
+    MatrixOptions,
     ProofOptions,
     PublishOptions,
     ReleaseOptions,
@@ -142,6 +143,14 @@ def release_keygen(asked: KeygenOptions) -> None:
     release.keygen(asked)
 
 
+@job()
+def ci_matrix(asked: MatrixOptions) -> None:
+    """Print what a CI system has to build: each guest and architecture, or those that have changed."""
+    from guestforge.cli import ci
+
+    ci.matrix(asked)
+
+
 @job(without=("verbose",))
 def why(asked: StepOptions, built: BuildOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Say what in a step's key has changed since its newest entry in the store."""
@@ -203,6 +212,9 @@ releases.add_task(release, "release", default=True)
 releases.add_task(release_verify, "verify")
 releases.add_task(release_keygen, "keygen")
 
+ci = Collection("ci")
+ci.add_task(ci_matrix, "matrix")
+
 bench = Collection("bench")
 bench.add_task(bench_build, "build")
 bench.add_task(bench_boot, "boot")
@@ -221,6 +233,7 @@ namespace = Collection(
     releases,
     publish,
     fetch,
+    ci,
     why,
     test,
     doctor,

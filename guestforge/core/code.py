@@ -51,9 +51,12 @@ _NAMED: Final = re.compile(r"\bguestforge(?:\.[A-Za-z_]\w*)+")
 _FROM: Final = re.compile(r"^[ \t]*from (guestforge[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 
 
-def code_digest(*modules: str) -> str:
-    """Return a SHA-256 over the modules and all that they lead to, in hex."""
-    text = "".join(f"{name} {digest}\n" for name, digest in code_files(*modules).items())
+def code_digest(*modules: str, root: Path = ROOT) -> str:
+    """Return a SHA-256 over the modules and all that they lead to, in hex; `root` is the package's folder.
+
+    Raises KeyError for a module that is not in it.
+    """
+    text = "".join(f"{name} {digest}\n" for name, digest in code_files(*modules, root=root).items())
     return hashlib.sha256(text.encode()).hexdigest()
 
 

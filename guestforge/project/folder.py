@@ -26,25 +26,29 @@ HINT: Final = f"an empty {FILE} makes a folder a project; docs/projects.md has m
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A folder, absolute, and what its guestforge.toml says."""
+    """A folder, absolute, and what its guestforge.toml says; `checkout` has what the project does not."""
 
     root: Path
     settings: Settings
+    checkout: Path = CHECKOUT
 
     @property
     def recipes(self) -> Folders:
         """The folders of recipes, in the order in which a name is looked up."""
-        return _before_ours(self.root, RECIPES)
+        return self._before_ours(RECIPES)
 
     @property
     def fragments(self) -> Folders:
         """The folders of kernel fragments, in the order in which a name is looked up."""
-        return _before_ours(self.root, FRAGMENTS)
+        return self._before_ours(FRAGMENTS)
 
     @property
     def output(self) -> Path:
         """Where artifacts go: `<arch>/<guest>/` in it."""
         return self.root / OUTPUT.name
+
+    def _before_ours(self, folder: Path) -> Folders:
+        return tuple(dict.fromkeys((self.root / folder.name, self.checkout / folder.name)))
 
 
 def open_project(root: Path, chosen_by: str) -> Project:
@@ -80,7 +84,3 @@ def _around(directory: Path) -> Iterator[Project]:
                 message = f"{root / FILE} belongs to another user (uid {owner}), and was not asked for"
                 raise UserError(message, hint=f"if you trust it: --project {root}, or set {VARIABLE}")
             yield open_project(root, "the project")
-
-
-def _before_ours(root: Path, ours: Path) -> Folders:
-    return tuple(dict.fromkeys((root / ours.name, ours)))

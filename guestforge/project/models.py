@@ -5,12 +5,16 @@ A key's description is what docs/recipes.md is checked against.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from guestforge.arch import ARCHES
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 # Debian policy 5.6.1 and 5.6.12: names of packages, versions
 Package = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]{1,127}$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+~:-]{0,127}$")]
+# What a runner is chosen by: GitHub's labels and GitLab's tags are free texts, of which this is what people use
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,127}$")]
 Hostname = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
 
 
@@ -20,10 +24,29 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Ci(Model):
+    """How a CI system runs a project."""
+
+    runner: tuple[Label, ...] = Field((), description="the labels (GitLab's tags) of the runner that builds a guest")
+    runners: dict[str, tuple[Label, ...]] = Field({}, description="the same for one architecture, by its name")
+
+    @field_validator("runners")
+    @classmethod
+    def _of_architectures(cls, runners: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        if unknown := [name for name in runners if name not in ARCHES]:
+            raise ValueError(f"unknown architecture {unknown[0]!r}; there are {', '.join(ARCHES)}")
+        return runners
+
+    def runner_of(self, arch: str) -> tuple[str, ...]:
+        """Return the labels of the runner for an architecture; none where the project names none."""
+        return self.runners.get(arch, self.runner)
+
+
 class Settings(Model):
     """What a project's guestforge.toml may say."""
 
     guest: Name = Field("minimal", description="the guest that is built where --guest names none")
+    ci: Ci = Field(Ci(runner=(), runners={}), description="how a CI system runs it")
 
 
 class DebianSource(Model):

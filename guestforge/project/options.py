@@ -49,6 +49,8 @@ WantedNetwork = Literal["none", "user"]
 NETWORKS: Final[tuple[WantedNetwork, ...]] = get_args(WantedNetwork)
 WantedServer = Literal["auto", "virtiofsd", "builtin"]
 VIRTIO_FS_SERVERS: Final[tuple[WantedServer, ...]] = get_args(WantedServer)
+MatrixFormat = Literal["github", "gitlab", "json"]
+MATRIX_FORMATS: Final[tuple[MatrixFormat, ...]] = get_args(MatrixFormat)
 
 
 Arches = Callable[[], "tuple[Arch, ...]"]
@@ -331,6 +333,20 @@ class KeygenOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class MatrixOptions(ProjectOptions):
+    """What a CI system is told to build."""
+
+    arches: "tuple[Arch, ...]" = _arch("those that are proven", _proven)
+    guests: tuple[str, ...] = option(
+        "recipes of recipes/guests, with commas (default: all that the project has)", texts, name="guest", default=()
+    )
+    format_: MatrixFormat = option(
+        "github, gitlab or json (default: json)", one_of(MATRIX_FORMATS), name="format", default="json"
+    )
+    changed_since: str | None = option("only what differs from this revision's, such as origin/main", text_or_none)
+
+
+@dataclass(frozen=True, slots=True)
 class CleanOptions(ProjectOptions):
     """What is removed."""
 
@@ -362,7 +378,7 @@ class SelftestOptions:
 RECORDS: Final = (
     StepOptions, TargetOptions, BuildOptions, DebugOptions, MakeOptions, CheckOptions, ProofOptions, TerminalOptions,
     ContainerOptions, ConformOptions, ReleaseOptions, VerifyOptions, PublishOptions, FetchOptions, KeygenOptions,
-    CleanOptions, BenchOptions, HostBenchOptions, SelftestOptions,
+    MatrixOptions, CleanOptions, BenchOptions, HostBenchOptions, SelftestOptions,
 )  # fmt: skip
 OPTIONS: Final = {declared.name: declared for record in RECORDS for declared in options_of(record).values()}
 LISTS: Final = frozenset(name for name, declared in OPTIONS.items() if declared.many or declared.each)

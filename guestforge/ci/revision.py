@@ -1,0 +1,129 @@
+"""A project as it was at a revision: its files, and guestforge's own, read from git's objects into a directory.
+
+Nothing is checked out and nothing of it is run. Only what decides a step's key is read.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from guestforge.ci.checkout import AGENT, LOCK, PACKAGE
+from guestforge.core.errors import BuildError, UserError
+from guestforge.core.runtime import Runtime
+from guestforge.project.folder import Project
+from guestforge.project.layout import FRAGMENTS, RECIPES
+
+OF_A_PROJECT: Final = (Path(RECIPES.name), Path(FRAGMENTS.name))
+OF_OURS: Final = (*OF_A_PROJECT, PACKAGE, AGENT, LOCK)
+# What CI systems give for "the commit before" where there is none, in SHA-1 and SHA-256
+_NOTHING: Final = re.compile(r"0{40}|0{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A commit of the repository that a project is in; `name` is what the user called it."""
+
+    name: str
+    commit: str
+    top: Path
+
+
+def find_revision(project: Project, name: str, runtime: Runtime) -> Revision | None:
+    """Return what a user means by a revision; None for the zeros that a CI system gives where there was none before.
+
+    Raises UserError for one that is not there, and for a project that is in no repository.
+    """
+    if name.startswith("-"):
+        raise UserError(f"--changed-since {name}: no name of a revision starts with a dash")
+    top = _repository(project.root, runtime)
+    if top is None:
+        hint = "without --changed-since everything is built"
+        raise UserError(f"{project.root} is in no git repository, and --changed-since {name} wants one", hint=hint)
+    if _NOTHING.fullmatch(name):
+        return None
+    commit = _commit(top, name, runtime)
+    if commit is None:
+        raise _unknown(top, name, runtime)
+    return Revision(name, commit, top)
+
+
+def uncommitted(project: Project, revision: Revision, runtime: Runtime) -> bool:
+    """Whether the work tree has something of the project, or of guestforge beside it, that no commit has."""
+    paths = _paths(project, revision.top, runtime)
+    argv = ["status", "--porcelain", "--untracked-files=normal", "--", *map(str, paths)]
+    return bool(_git(revision.top, argv, runtime).strip())
+
+
+def project_at(project: Project, revision: Revision, place: Path, runtime: Runtime) -> Project:
+    """Return the project as it was, its files in an empty directory; its settings are today's.
+
+    guestforge's own files are those of the revision where the same repository has them. Otherwise nobody can know which
+    they were then, and they are today's.
+    """
+    top = revision.top
+    _extract(revision, _paths(project, top, runtime), place, runtime)
+    root = place / project.root.resolve().relative_to(top)
+    ours = project.checkout.resolve()
+    checkout = place / ours.relative_to(top) if _is_ours(project, top, runtime) else project.checkout
+    return Project(root, project.settings, checkout)
+
+
+def _paths(project: Project, top: Path, runtime: Runtime) -> list[Path]:
+    """Return what is read of a repository, relative to its top."""
+    root = project.root.resolve().relative_to(top)
+    paths = [root / path for path in OF_A_PROJECT]
+    if _is_ours(project, top, runtime):
+        ours = project.checkout.resolve().relative_to(top)
+        paths += [ours / path for path in OF_OURS]
+    return list(dict.fromkeys(paths))
+
+
+def _is_ours(project: Project, top: Path, runtime: Runtime) -> bool:
+    """Whether the project's repository has guestforge's own files: they may lie in its folder, and be ignored there."""
+    ours = project.checkout.resolve()
+    if not ours.is_relative_to(top) or _repository(ours, runtime) != top:
+        return False
+    return bool(_git(top, ["ls-files", "--", str((ours / PACKAGE / "__init__.py").relative_to(top))], runtime).strip())
+
+
+def _extract(revision: Revision, paths: list[Path], place: Path, runtime: Runtime) -> None:
+    argv = ["ls-tree", "-z", "--name-only", "--full-tree", revision.commit, "--", *map(str, paths)]
+    there = [name for name in _git(revision.top, argv, runtime).split("\0") if name]
+    if not there:
+        return
+    packed = place / "revision.tar"
+    _git(revision.top, ["archive", "--format=tar", "-o", str(packed), revision.commit, "--", *there], runtime)
+    # tar takes no name that leads out of the directory
+    runtime.run(["tar", "--extract", "--file", packed, "--directory", place, "--no-same-owner"])
+    packed.unlink()
+
+
+def _repository(folder: Path, runtime: Runtime) -> Path | None:
+    if runtime.find_tool("git") is None:
+        raise UserError("git is not installed, and --changed-since wants it", hint="apt-get install git")
+    done = runtime.run(["git", "-C", folder, "rev-parse", "--show-toplevel"], check=False)
+    if done.returncode == 0:
+        return Path(done.output.rstrip("\n"))
+    if "not a git repository" in done.output:
+        return None
+    raise UserError(f"git can't read the repository of {folder}", excerpt=done.output)  # such as another user's
+
+
+def _commit(top: Path, name: str, runtime: Runtime) -> str | None:
+    done = runtime.run(["git", "-C", top, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], check=False)
+    return done.output.strip() if done.returncode == 0 else None
+
+
+def _unknown(top: Path, name: str, runtime: Runtime) -> UserError:
+    hint = f"`git -C {top} rev-parse {name}` must find it; `git fetch` gets what only the other side has"
+    if _git(top, ["rev-parse", "--is-shallow-repository"], runtime).strip() == "true":
+        hint = "the clone is shallow: `fetch-depth: 0` of actions/checkout, or `GIT_DEPTH: 0` in GitLab, fetches all"
+    return UserError(f"--changed-since {name}: {top} has no such commit", hint=hint)
+
+
+def _git(top: Path, argv: list[str], runtime: Runtime) -> str:
+    try:
+        return runtime.run(["git", "--literal-pathspecs", "-C", top, *argv]).output
+    except BuildError as e:
+        raise UserError(f"git {argv[0]} in {top} failed", excerpt=e.excerpt, hint=e.hint) from e
