@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
-from guestforge.ci.definitions import Top, digest_of, row_named, top_level
+from guestforge.ci.definitions import Top, digest_of, digest_of_row, top_level
 from guestforge.core.code import ROOT, code_digest
 from guestforge.core.files import digest_tree
 from guestforge.project.layout import AGENT_SOURCES, CHECKOUT
@@ -35,8 +35,7 @@ class Checkout:
 
     def row(self, arch: str) -> str:
         """Return the digest of an architecture's row, and of what all rows are made of."""
-        top = self._top("arch")
-        return (digest_of(top, name) if (name := row_named(top, arch)) else None) or ABSENT
+        return digest_of_row(self._top("arch"), arch) or ABSENT
 
     def pins(self, *packages: str) -> dict[str, str]:
         """Return the versions of Python packages that the lock file has."""

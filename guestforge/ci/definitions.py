@@ -39,14 +39,26 @@ def digest_of(top: Top, *names: str) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def row_named(top: Top, value: str) -> str | None:
-    """Return the name of what a module defines by a call with `name="VALUE"`: a row of its table."""
-    named = ast.dump(ast.keyword("name", ast.Constant(value)))
-    for name, defined in top.items():
-        for node in defined.body:
-            call = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-            if isinstance(call, ast.Call) and named in map(ast.dump, call.keywords):
-                return name
+def digest_of_row(top: Top, value: str) -> str | None:
+    """Return the digest of what a module defines by a call with `name="VALUE"`: one row of its table.
+
+    The other rows do not count, nor does what lists them.
+    """
+    rows = {row: name for name, defined in top.items() if (row := _row(defined))}
+    if value not in rows:
+        return None
+    others = set(rows.values()) - {rows[value]}
+    alone = {name: node for name, node in top.items() if name not in others and not others & _names(node)}
+    return digest_of(alone, rows[value])
+
+
+def _row(defined: ast.Module) -> str | None:
+    """Return what a row is named by its own keyword."""
+    for node in defined.body:
+        call = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+        for word in call.keywords if isinstance(call, ast.Call) else ():
+            if word.arg == "name" and isinstance(word.value, ast.Constant) and isinstance(word.value.value, str):
+                return word.value.value
     return None
 
 
