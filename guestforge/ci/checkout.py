@@ -19,11 +19,12 @@ _PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 
 class Checkout:
-    """A tree of guestforge's; each file is read once."""
+    """A tree of guestforge's. Each file is read once, and each digest is taken once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.definitions = cache(self._definitions)
+        self.row = cache(self._row)
         self._top = cache(self._read_top)
 
     def code(self, *modules: str) -> str:
@@ -32,10 +33,6 @@ class Checkout:
             return code_digest(*modules, root=self.root / PACKAGE)
         except KeyError:
             return ABSENT
-
-    def row(self, arch: str) -> str:
-        """Return the digest of an architecture's row, and of what all rows are made of."""
-        return digest_of_row(self._top("arch"), arch) or ABSENT
 
     def pins(self, *packages: str) -> dict[str, str]:
         """Return the versions of Python packages that the lock file has."""
@@ -55,6 +52,10 @@ class Checkout:
     def _definitions(self, module: str, *names: str) -> str:
         """Return the digest of definitions of a module of ours, named without the package."""
         return digest_of(self._top(module), *names) or ABSENT
+
+    def _row(self, arch: str) -> str:
+        """Return the digest of an architecture's row, and of what all rows are made of."""
+        return digest_of_row(self._top("arch"), arch) or ABSENT
 
     def _read_top(self, module: str) -> Top:
         path = self.root / PACKAGE / f"{module.replace('.', '/')}.py"

@@ -73,7 +73,7 @@ def make_matrix(
     now = _keys(project, wanted, evaluation)
     before: Mapping[tuple[str, str], Keys] = {}
     if revision:
-        if uncommitted(project, revision, runtime):
+        if uncommitted(revision, runtime):
             say("the work tree is compared as it is: some of what it has is in no commit")
         with evaluation.store.temporary("revision") as place:
             before = dict(_known(project_at(project, revision, place, runtime), wanted, evaluation, revision))

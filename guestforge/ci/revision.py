@@ -16,17 +16,30 @@ from guestforge.project.layout import FRAGMENTS, RECIPES
 
 OF_A_PROJECT: Final = (Path(RECIPES.name), Path(FRAGMENTS.name))
 OF_OURS: Final = (*OF_A_PROJECT, PACKAGE, AGENT, LOCK)
+_OBJECT: Final = re.compile(r"^[0-9a-f]{40,64}$", re.MULTILINE)
 # What CI systems give for "the commit before" where there is none, in SHA-1 and SHA-256
 _NOTHING: Final = re.compile(r"0{40}|0{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A commit of the repository that a project is in; `name` is what the user called it."""
+    """A commit of the repository that a project is in; `name` is what the user called it.
+
+    `top` is where the repository lies. The rest is relative to it: the project's folder, that of guestforge's own files
+    or None where the repository does not have them, and what is read of all.
+    """
 
     name: str
     commit: str
     top: Path
+    root: Path
+    checkout: Path | None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What is read of the repository."""
+        ours = [self.checkout / path for path in OF_OURS] if self.checkout is not None else []
+        return tuple(dict.fromkeys((*(self.root / path for path in OF_A_PROJECT), *ours)))
 
 
 def find_revision(project: Project, name: str, runtime: Runtime) -> Revision | None:
@@ -45,13 +58,12 @@ def find_revision(project: Project, name: str, runtime: Runtime) -> Revision | N
     commit = _commit(top, name, runtime)
     if commit is None:
         raise _unknown(top, name, runtime)
-    return Revision(name, commit, top)
+    return Revision(name, commit, top, project.root.resolve().relative_to(top), _ours(project, top, runtime))
 
 
-def uncommitted(project: Project, revision: Revision, runtime: Runtime) -> bool:
+def uncommitted(revision: Revision, runtime: Runtime) -> bool:
     """Whether the work tree has something of the project, or of guestforge beside it, that no commit has."""
-    paths = _paths(project, revision.top, runtime)
-    argv = ["status", "--porcelain", "--untracked-files=normal", "--", *map(str, paths)]
+    argv = ["status", "--porcelain", "--untracked-files=normal", "--", *map(str, revision.paths)]
     return bool(_git(revision.top, argv, runtime).strip())
 
 
@@ -61,34 +73,23 @@ def project_at(project: Project, revision: Revision, place: Path, runtime: Runti
     guestforge's own files are those of the revision where the same repository has them. Otherwise nobody can know which
     they were then, and they are today's.
     """
-    top = revision.top
-    _extract(revision, _paths(project, top, runtime), place, runtime)
-    root = place / project.root.resolve().relative_to(top)
+    _extract(revision, place, runtime)
+    checkout = project.checkout if revision.checkout is None else place / revision.checkout
+    return Project(place / revision.root, project.settings, checkout)
+
+
+def _ours(project: Project, top: Path, runtime: Runtime) -> Path | None:
+    """Return where a repository has guestforge's own files, if it has them: in its folder they may be ignored, too."""
     ours = project.checkout.resolve()
-    checkout = place / ours.relative_to(top) if _is_ours(project, top, runtime) else project.checkout
-    return Project(root, project.settings, checkout)
+    if not ours.is_relative_to(top) or (ours != top and _repository(ours, runtime) != top):
+        return None
+    inside = ours.relative_to(top)
+    kept = _git(top, ["ls-files", "--", str(inside / PACKAGE / "__init__.py")], runtime)
+    return inside if kept.strip() else None
 
 
-def _paths(project: Project, top: Path, runtime: Runtime) -> list[Path]:
-    """Return what is read of a repository, relative to its top."""
-    root = project.root.resolve().relative_to(top)
-    paths = [root / path for path in OF_A_PROJECT]
-    if _is_ours(project, top, runtime):
-        ours = project.checkout.resolve().relative_to(top)
-        paths += [ours / path for path in OF_OURS]
-    return list(dict.fromkeys(paths))
-
-
-def _is_ours(project: Project, top: Path, runtime: Runtime) -> bool:
-    """Whether the project's repository has guestforge's own files: they may lie in its folder, and be ignored there."""
-    ours = project.checkout.resolve()
-    if not ours.is_relative_to(top) or _repository(ours, runtime) != top:
-        return False
-    return bool(_git(top, ["ls-files", "--", str((ours / PACKAGE / "__init__.py").relative_to(top))], runtime).strip())
-
-
-def _extract(revision: Revision, paths: list[Path], place: Path, runtime: Runtime) -> None:
-    argv = ["ls-tree", "-z", "--name-only", "--full-tree", revision.commit, "--", *map(str, paths)]
+def _extract(revision: Revision, place: Path, runtime: Runtime) -> None:
+    argv = ["ls-tree", "-z", "--name-only", "--full-tree", revision.commit, "--", *map(str, revision.paths)]
     there = [name for name in _git(revision.top, argv, runtime).split("\0") if name]
     if not there:
         return
@@ -112,7 +113,8 @@ def _repository(folder: Path, runtime: Runtime) -> Path | None:
 
 def _commit(top: Path, name: str, runtime: Runtime) -> str | None:
     done = runtime.run(["git", "-C", top, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], check=False)
-    return done.output.strip() if done.returncode == 0 else None
+    found = _OBJECT.search(done.output)  # git may warn beside it, such as of a name that a tag and a branch have
+    return found[0] if found and done.returncode == 0 else None
 
 
 def _unknown(top: Path, name: str, runtime: Runtime) -> UserError:

@@ -6,14 +6,16 @@ from unittest.mock import Mock
 
 import pytest
 from checkout import REPOSITORY
-from ci_repository import GUEST, commit, copy_of_the_checkout, edit, git, matrix_of, project_in, write
+from ci_repository import GUEST, commit, copy_of_the_checkout, edit, git, linked_copy, matrix_of, project_in, write
 
 from guestforge.arch import PROVEN, S390X, X86_64
 from guestforge.ci.declared import MACHINE
+from guestforge.ci.matrix import make_matrix
 from guestforge.ci.plan import plan
 from guestforge.core.errors import UserError
 from guestforge.core.events import Said, shown_by
 from guestforge.core.graph import Evaluation, walk
+from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
 from guestforge.kernel.toolchain import Toolchain
 from guestforge.sources.aptroot import Resolved
@@ -26,7 +28,8 @@ kind = "debian"
 package = "linux-source-6.12"
 suite = "trixie"
 """
-ALL = [arch.name for arch in PROVEN]
+SOME = (X86_64, S390X)  # enough to see that a change concerns one, or all
+ALL = [arch.name for arch in SOME]
 CHECKS = ("check image", "check initrd")
 IMAGE = ("check image", "image")
 INITRD = ("check initrd", "initrd")
@@ -52,10 +55,10 @@ def original(tmp_path_factory):
 @pytest.fixture
 def repository(original, tmp_path):
     """One of a test's own."""
-    return shutil.copytree(original, tmp_path / "checkout")
+    return linked_copy(original, tmp_path / "checkout")
 
 
-def changed(repository, since="HEAD", arches=PROVEN, project=None, guests=()):
+def changed(repository, since="HEAD", arches=SOME, project=None, guests=()):
     """The steps that changed, by guest and architecture, of those that must be built."""
     found = matrix_of(project or project_in(repository, repository), arches, since, guests)
     return {(entry.guest, entry.arch): entry.changed for entry in found.built}
@@ -77,27 +80,26 @@ def heard(work):
 
 def test_nothing_has_changed_where_nothing_has(repository):
     assert changed(repository) == {}
-    found = matrix_of(project_in(repository, repository), PROVEN, "HEAD")
+    found = matrix_of(project_in(repository, repository), SOME, "HEAD")
     assert {(entry.guest, entry.arch) for entry in found.entries} == both("debug", "minimal", "small")
 
 
 def test_without_a_revision_everything_is_built(repository):
-    found = matrix_of(project_in(repository, repository), PROVEN)
+    found = matrix_of(project_in(repository, repository), SOME)
     assert found.since is None
     assert {(entry.guest, entry.arch) for entry in found.built} == both("debug", "minimal", "small")
 
 
-def test_a_fragment_names_the_guests_whose_kernel_has_it(repository):
+def test_a_fragment_names_the_guests_whose_kernel_has_it_and_every_architecture(repository):
     edit(repository, "kernel-configs/common/vsock.conf", "CONFIG_VSOCKETS=y", "# CONFIG_VSOCKETS is not set")
-    found = changed(repository)
-    assert found.keys() == both("debug", "minimal")
+    found = changed(repository, arches=PROVEN)
+    assert found.keys() == both("debug", "minimal", arches=[arch.name for arch in PROVEN])
     assert set(found.values()) == {OF_THE_KERNEL}
 
 
 def test_an_architectures_fragment_names_that_architecture_alone(repository):
-    with (repository / "kernel-configs" / "s390x" / "base.conf").open("a") as file:
-        file.write("CONFIG_TEST_OPTION=y\n")
-    assert changed(repository).keys() == both("debug", "minimal", "small", arches=["s390x"])
+    edit(repository, "kernel-configs/s390x/base.conf", "", "CONFIG_TEST_OPTION=y\n")
+    assert changed(repository, arches=PROVEN).keys() == both("debug", "minimal", "small", arches=["s390x"])
 
 
 def test_a_fragment_of_a_single_kernel_names_its_guest_alone(repository):
@@ -114,8 +116,7 @@ def test_a_fragment_that_nobody_has_names_nothing(repository):
 
 
 def test_a_comment_in_a_fragment_names_nothing(repository):
-    with (repository / "kernel-configs" / "common" / "vsock.conf").open("a") as file:
-        file.write("# a word for people\n")
+    edit(repository, "kernel-configs/common/vsock.conf", "", "# a word for people\n")
     assert changed(repository) == {}
 
 
@@ -209,7 +210,7 @@ def test_how_a_package_is_unpacked_names_the_guests_with_packages(repository):
 
 def test_an_architectures_row_names_that_architecture_alone(repository):
     edit(repository, "guestforge/arch.py", 'machine="s390-ccw-virtio"', 'machine="s390-ccw-virtio-9.2"')
-    found = changed(repository, guests=["minimal"])
+    found = changed(repository, arches=PROVEN, guests=["minimal"])
     assert found.keys() == {("minimal", "s390x")}
 
 
@@ -262,7 +263,7 @@ def test_a_recipe_that_can_not_be_read_there_counts_as_new(repository):
 def test_a_guest_that_was_not_there_is_new_and_one_that_is_gone_is_no_entry(repository):
     write(repository / "recipes" / "guests" / "another.toml", GUEST)
     (repository / "recipes" / "guests" / "small.toml").unlink()
-    found = matrix_of(project_in(repository, repository), PROVEN, "HEAD")
+    found = matrix_of(project_in(repository, repository), SOME, "HEAD")
     assert {(entry.guest, entry.arch) for entry in found.built} == both("another")
     assert all(entry.changed == tuple(entry.steps) for entry in found.built)
     assert not [entry for entry in found.entries if entry.guest == "small"]
@@ -323,7 +324,7 @@ def test_what_guestforge_was_then_is_not_known_there_and_counts_as_the_same(mine
 
 
 def test_so_it_is_for_a_checkout_in_the_projects_folder_that_git_ignores(mine, original):
-    shutil.copytree(original, mine / "guestforge", ignore=shutil.ignore_patterns(".git"))
+    linked_copy(original, mine / "guestforge", ignore=shutil.ignore_patterns(".git"))
     commit(mine, **{".gitignore": "/guestforge/\n"})
     project = project_in(mine / "guests", mine / "guestforge")
     edit(mine, "guestforge/guestforge/kernel/make.py", '"""', '"""Now ')
@@ -332,7 +333,7 @@ def test_so_it_is_for_a_checkout_in_the_projects_folder_that_git_ignores(mine, o
 
 @pytest.mark.parametrize(("new", "guests"), [(", ()), (Now ", ("one", "two"))])
 def test_a_checkout_that_the_projects_repository_has_is_compared(mine, original, new, guests):
-    shutil.copytree(original, mine / "guestforge", ignore=shutil.ignore_patterns(".git"))
+    linked_copy(original, mine / "guestforge", ignore=shutil.ignore_patterns(".git"))
     commit(mine)
     project = project_in(mine / "guests", mine / "guestforge")
     edit(mine, "guestforge/guestforge/kernel/make.py", '"""', new)
@@ -350,6 +351,16 @@ def test_an_unknown_revision(repository, name):
     assert "git fetch" in caught.value.hint
 
 
+def test_a_name_that_a_tag_and_a_branch_have_is_the_tag_as_git_has_it(repository):
+    git(repository, "tag", "same")
+    then = git(repository, "rev-parse", "HEAD")
+    edit(repository, "kernel-configs/s390x/base.conf", "=y", "=m")
+    commit(repository)
+    git(repository, "branch", "same")
+    found = matrix_of(project_in(repository, repository), [S390X], "same")
+    assert (found.since.commit, len(found.built)) == (then, 3)
+
+
 @pytest.mark.parametrize("name", ["-x", "--help", "--output=/tmp/x"])
 def test_a_revision_that_is_an_option(repository, name):
     with pytest.raises(UserError, match=f"--changed-since {name}: no name of a revision starts with a dash"):
@@ -363,8 +374,17 @@ def test_a_folder_in_no_repository(repository):
     assert "without --changed-since" in caught.value.hint
 
 
+def test_a_host_without_git(repository):
+    host = Mock(wraps=HOST)
+    host.find_tool = lambda _: None
+    with pytest.raises(UserError, match="git is not installed"):
+        make_matrix(project_in(repository, repository), [X86_64], [], "HEAD", host)
+    assert make_matrix(project_in(repository, repository), [X86_64], [], None, host).entries
+    host.run.assert_not_called()  # nor is any other program started to make keys
+
+
 def test_a_repository_that_git_refuses(repository):
-    (repository / ".git" / "config").write_text("[core\n")
+    write(repository / ".git" / "config", "[core\n")
     with pytest.raises(UserError, match="git can't read the repository") as caught:
         changed(repository)
     assert "bad config" in caught.value.excerpt
@@ -382,8 +402,8 @@ def test_a_shallow_clone_says_how_to_get_the_rest(original, tmp_path):
 
 @pytest.mark.parametrize("length", [40, 64])
 def test_zeros_are_no_commit_to_compare_with(repository, length):
-    found, said = heard(lambda: matrix_of(project_in(repository, repository), PROVEN, "0" * length))
-    assert len(found.built) == len(found.entries) == 3 * len(PROVEN)
+    found, said = heard(lambda: matrix_of(project_in(repository, repository), SOME, "0" * length))
+    assert len(found.built) == len(found.entries) == 3 * len(SOME)
     assert said == ["--changed-since 000000000000... names no commit: everything is to be built"]
 
 
