@@ -16,7 +16,6 @@ from guestforge.project.layout import FRAGMENTS, RECIPES
 
 OF_A_PROJECT: Final = (Path(RECIPES.name), Path(FRAGMENTS.name))
 OF_OURS: Final = (*OF_A_PROJECT, PACKAGE, AGENT, LOCK)
-_OBJECT: Final = re.compile(r"^[0-9a-f]{40,64}$", re.MULTILINE)
 # What CI systems give for "the commit before" where there is none, in SHA-1 and SHA-256
 _NOTHING: Final = re.compile(r"0{40}|0{64}")
 
@@ -113,8 +112,7 @@ def _repository(folder: Path, runtime: Runtime) -> Path | None:
 
 def _commit(top: Path, name: str, runtime: Runtime) -> str | None:
     done = runtime.run(["git", "-C", top, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], check=False)
-    found = _OBJECT.search(done.output)  # git may warn beside it, such as of a name that a tag and a branch have
-    return found[0] if found and done.returncode == 0 else None
+    return done.output.strip() if done.returncode == 0 else None
 
 
 def _unknown(top: Path, name: str, runtime: Runtime) -> UserError:
