@@ -23,6 +23,7 @@ STALE = {
     "guestforge.agent.ttrpc": {*CHECKS},
     "guestforge.check.storages": {*CHECKS},
     "guestforge.check.junit": {*CHECKS},
+    "guestforge.ci.declared": set(),
     "guestforge.core.code": set(),
     "guestforge.cli.commands": set(),
     "guestforge.conform.run": set(),
