@@ -17,6 +17,7 @@ from guestforge.project.options import (
     DebugOptions,
     FetchOptions,
     HostBenchOptions,
+    InstallOptions,
     KeygenOptions,
     MakeOptions,
     MatrixOptions,
@@ -135,6 +136,14 @@ def fetch(asked: FetchOptions) -> None:
     publish.fetch(asked)
 
 
+@job(without=("verbose",))
+def install(asked: InstallOptions, checks: CheckOptions) -> None:
+    """Lay a guest out where Kata Containers' runtimes look, and with --kata tell them of it."""
+    from guestforge.cli import install
+
+    install.install(asked, checks)
+
+
 @job()
 def release_keygen(asked: KeygenOptions) -> None:
     """Make a key to sign releases with, and the public one to verify them with."""
@@ -233,6 +242,7 @@ namespace = Collection(
     releases,
     publish,
     fetch,
+    install,
     ci,
     why,
     test,

@@ -104,10 +104,11 @@ def _built(asked: ReleaseOptions, guest: str, arches: tuple[Arch, ...]) -> Build
 def _commands(asked: ReleaseOptions, checks: CheckOptions, mended: Iterable[tuple[str, Arch]]) -> Iterator[str]:
     """Yield the command that builds and checks what is missing, one a guest."""
     for guest, found in groupby(mended, itemgetter(0)):
-        yield _command(_built(asked, guest, tuple(arch for _, arch in found)), checks)
+        yield build_command(_built(asked, guest, tuple(arch for _, arch in found)), checks)
 
 
-def _command(built: BuildOptions, checks: CheckOptions) -> str:
+def build_command(built: BuildOptions, checks: CheckOptions) -> str:
+    """Return the command that builds and checks guests."""
     words = [f"--arch {','.join(arch.name for arch in built.arches)}", f"--guest {built.guest}"]
     words += [f"--{name} {value}" for name in ("mirror", "agent") if (value := getattr(built, name))]
     words += [

@@ -325,6 +325,53 @@ class FetchOptions(ProjectOptions):
     plain_http: bool = _plain_http()
 
 
+OF_KATA_DEPLOY: Final = "such as /opt/kata, where kata-deploy has put Kata"
+
+
+def _prefix(shown: str, value: str) -> Path:
+    if not value or not value.isprintable():  # a configuration file could not name it
+        raise UserError(f"{shown} {value!a} is no directory", hint=OF_KATA_DEPLOY)
+    return path(shown, value)
+
+
+def _path_or_none(shown: str, value: str) -> Path | None:
+    return path(shown, value) if value else None  # as of a shell's variable that is not set
+
+
+@dataclass(frozen=True, slots=True)
+class InstallOptions(TargetOptions):
+    """A guest to be installed, and where."""
+
+    guest: str = option(
+        "a recipe of recipes/guests (default: the project's, minimal)",
+        text,
+        otherwise=lambda before: before["project"].settings.guest,
+        default="minimal",
+    )
+    mirror: str | None = option("a Debian mirror instead of the host's", text_or_none)
+    agent: Path | None = option("a binary that takes the place of our agent", _file)
+    output: Path = option(
+        "where a release may lie that was fetched (default: the project's output/)",
+        path,
+        otherwise=lambda before: before["project"].output,
+        default=OUTPUT,
+    )
+    prefix: Path = option(
+        "where it goes, such as /opt/kata",
+        _prefix,
+        otherwise=_required("--prefix", OF_KATA_DEPLOY),
+        default=Path(),
+    )
+    destdir: Path | None = option(
+        "a directory that stands for the root of another machine, for packages", _path_or_none
+    )
+    kata: bool = option("write drop-ins for Kata's QEMU runtimes, in the place of links with Kata's names")
+    artifact: Artifact = option(
+        "what the drop-ins name: initrd or image (default: image)", one_of(ARTIFACTS), many=True, default="image"
+    )
+    remove: bool = option("take away what was installed there")
+
+
 @dataclass(frozen=True, slots=True)
 class KeygenOptions:
     """Where a new key goes."""
@@ -377,8 +424,8 @@ class SelftestOptions:
 
 RECORDS: Final = (
     StepOptions, TargetOptions, BuildOptions, DebugOptions, MakeOptions, CheckOptions, ProofOptions, TerminalOptions,
-    ContainerOptions, ConformOptions, ReleaseOptions, VerifyOptions, PublishOptions, FetchOptions, KeygenOptions,
-    MatrixOptions, CleanOptions, BenchOptions, HostBenchOptions, SelftestOptions,
+    ContainerOptions, ConformOptions, ReleaseOptions, VerifyOptions, PublishOptions, FetchOptions, InstallOptions,
+    KeygenOptions, MatrixOptions, CleanOptions, BenchOptions, HostBenchOptions, SelftestOptions,
 )  # fmt: skip
 OPTIONS: Final = {declared.name: declared for record in RECORDS for declared in options_of(record).values()}
 LISTS: Final = frozenset(name for name, declared in OPTIONS.items() if declared.many or declared.each)

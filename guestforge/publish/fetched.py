@@ -1,6 +1,7 @@
 """A release as `fetch` laid it out, to be booted: its own files, on the machine that its manifest asks for."""
 
 import json
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -39,18 +40,40 @@ def guest_to_boot(arch: Arch, options: BuildOptions, evaluation: Evaluation, job
     return _find_fetched(arch, options, evaluation, jobs) or Pipeline(arch, options, evaluation, jobs)
 
 
-def _find_fetched(arch: Arch, options: BuildOptions, evaluation: Evaluation, jobs: Jobserver) -> Bootable | None:
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A release in an output directory: where, its manifest as bytes and as read, and the recipe in that."""
+
+    place: Path
+    data: bytes
+    manifest: Manifest
+    guest: Guest
+
+
+def laid_out(arch: Arch, options: BuildOptions) -> Laid | None:
+    """Return the release in the output directory, of which nothing but the manifest is read; None where none is.
+
+    Raises UserError for a manifest that is not that of this guest, or has no machine.
+    """
     place = output_of(arch, options)
     data = _released(place / MANIFEST)
     if data is None:
         return None
     manifest, guest = _read(data, place, arch, options.guest)
-    say(f"{place}: release {manifest.release.version}, which is booted as it was fetched")
     if options.agent:
         raise UserError(f"--agent: the agent of {place} is in it already", hint="give another --output to build to")
+    return Laid(place, data, manifest, guest)
+
+
+def _find_fetched(arch: Arch, options: BuildOptions, evaluation: Evaluation, jobs: Jobserver) -> Bootable | None:
+    laid = laid_out(arch, options)
+    if laid is None:
+        return None
+    place, manifest = laid.place, laid.manifest
+    say(f"{place}: release {manifest.release.version}, which is booted as it was fetched")
     files = _fetched_step(arch, place, manifest)
     steps = BootSteps(
-        guest=guest,
+        guest=laid.guest,
         kernel=files,
         initrd=files,
         image=files,
