@@ -5,7 +5,9 @@ installed: a sandbox that starts in that moment finds what it was told of. What 
 moment: a link that all names of files go through, or the drop-in of a runtime, which names the directory itself.
 """
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Final
 from guestforge.core.errors import UserError
 from guestforge.core.files import atomic_copy, disk_errors, open_regular, sync_directory, try_directory
 from guestforge.core.locks import lock, opened_directory
-from guestforge.core.scratch import scratch_directory
+from guestforge.core.scratch import scratch_directory, sweep
 from guestforge.install.guests import File, Guest
 from guestforge.install.kata import drop_in, is_ours, options_for
 from guestforge.install.places import CURRENT, LINKS, MARK, RUNTIMES, Place, Runtime
@@ -24,6 +26,7 @@ from guestforge.project.options import Artifact
 from guestforge.publish.layout import settle
 
 CHOICE: Final = "give --prefix"
+AGAIN: Final = "fetch that release again, or build the guest again (./invoke clean --store has all of it made anew)"
 SCRATCH: Final = ".guestforge."
 MAX_DROP_IN: Final = 1024 * 1024  # bytes that are read of a file in the place of ours
 DIRECTORY_MODE: Final = 0o755
@@ -44,10 +47,9 @@ def install(guest: Guest, place: Place, booted: Artifact | None) -> Installed:
     Raises UserError where something is in the way that we did not put there, before anything changes.
     """
     with disk_errors(place.root, CHOICE):
-        try_directory(place.folder, "--prefix")
+        try_directory(place.folder.parent, "--prefix")
         _make_directory(place.folder.parent)
-        with opened_directory(place.folder.parent) as held:
-            lock(held)
+        with _held(place):
             _require_free(place, guest, by_drop_in=booted is not None)
             return Installed(place.folder / guest.id, tuple(_changes(guest, place, booted)))
 
@@ -59,10 +61,19 @@ def uninstall(place: Place) -> tuple[Path, ...]:
     """
     if not place.folder.parent.is_dir():
         return ()
-    with disk_errors(place.root, CHOICE), opened_directory(place.folder.parent) as held:
-        lock(held)
+    with disk_errors(place.root, CHOICE), _held(place):
         _refuse([*_foreign_folder(place), *_foreign_drop_ins(place)])
         return tuple(_removals(place))
+
+
+@contextlib.contextmanager
+def _held(place: Place) -> Iterator[None]:
+    """Be the only one who installs there, with what those left who were killed taken away."""
+    with opened_directory(place.folder.parent) as held:
+        lock(held)
+        for base in (place.folder.parent, place.folder, *(place.root / runtime.folder for runtime in RUNTIMES)):
+            sweep(base, re.escape(SCRATCH))
+        yield
 
 
 # what is in the way
@@ -173,12 +184,10 @@ def _fill(directory: Path, guest: Guest) -> None:
 def _copy(file: File, target: Path) -> None:
     if isinstance(file.source, bytes):
         _write(target, file.source)
-    else:
-        if not _is_plain(file.source):
-            raise UserError(f"{file.source} is no file any more")
+    elif _is_plain(file.source):
         atomic_copy(file.source, target)
     if not file.facts.are_of(target):
-        raise UserError(f"{file.source!s} is not what it was when it was made", hint="make or fetch that guest again")
+        raise UserError(f"{file.source!s} is not what it was when it was made", hint=AGAIN)
 
 
 def _lead_by_links(place: Place, guest: Guest) -> Iterator[Path]:

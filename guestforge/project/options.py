@@ -329,9 +329,10 @@ OF_KATA_DEPLOY: Final = "such as /opt/kata, where kata-deploy has put Kata"
 
 
 def _prefix(shown: str, value: str) -> Path:
-    if not value or not value.isprintable():  # a configuration file could not name it
-        raise UserError(f"{shown} {value!a} is no directory", hint=OF_KATA_DEPLOY)
-    return path(shown, value)
+    found = path(shown, value)
+    if not value or not str(found).isprintable():
+        raise UserError(f"{shown} {value!a}: no configuration file can name that", hint=OF_KATA_DEPLOY)
+    return found
 
 
 def _path_or_none(shown: str, value: str) -> Path | None:
