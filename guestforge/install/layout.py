@@ -26,7 +26,7 @@ from guestforge.project.options import Artifact
 from guestforge.publish.layout import settle
 
 CHOICE: Final = "give --prefix"
-AGAIN: Final = "fetch that release again, or build the guest again (./invoke clean --store has all of it made anew)"
+AGAIN: Final = "fetch that release again; or, in the store, remove the directory of that file and build again"
 SCRATCH: Final = ".guestforge."
 MAX_DROP_IN: Final = 1024 * 1024  # bytes that are read of a file in the place of ours
 DIRECTORY_MODE: Final = 0o755

@@ -36,6 +36,7 @@ STALE = {
     "guestforge.image.disk": {"image"},
     "guestforge.image.ext4": {"image", *CHECKS},
     "guestforge.image.readback": {*CHECKS},
+    "guestforge.install.kata": set(),
     "guestforge.core.jobserver": set(),
     "guestforge.kernel.configure": {KERNEL},
     "guestforge.kernel.dotconfig": {KERNEL, "initrd"},
