@@ -17,6 +17,7 @@ from guestforge.project.options import (
     DebugOptions,
     FetchOptions,
     HostBenchOptions,
+    InitOptions,
     InstallOptions,
     KeygenOptions,
     MakeOptions,
@@ -26,6 +27,7 @@ from guestforge.project.options import (
     ReleaseOptions,
     SelftestOptions,
     StepOptions,
+    SummaryOptions,
     TargetOptions,
     TerminalOptions,
     VerifyOptions,
@@ -160,6 +162,22 @@ def ci_matrix(asked: MatrixOptions) -> None:
     ci.matrix(asked)
 
 
+@job()
+def ci_init(asked: InitOptions) -> None:
+    """Write workflows for a CI system into the project's repository, or bring those up to date that are there."""
+    from guestforge.cli import ci
+
+    ci.init(asked)
+
+
+@job()
+def ci_summary(asked: SummaryOptions) -> None:
+    """Print what became of the guests in output/ as Markdown: checks, sizes, boot times, and what failed."""
+    from guestforge.cli import ci
+
+    ci.summary(asked)
+
+
 @job(without=("verbose",))
 def why(asked: StepOptions, built: BuildOptions, checks: CheckOptions, proof: ProofOptions) -> int:
     """Say what in a step's key has changed since its newest entry in the store."""
@@ -223,6 +241,8 @@ releases.add_task(release_keygen, "keygen")
 
 ci = Collection("ci")
 ci.add_task(ci_matrix, "matrix")
+ci.add_task(ci_init, "init")
+ci.add_task(ci_summary, "summary")
 
 bench = Collection("bench")
 bench.add_task(bench_build, "build")

@@ -3,4 +3,14 @@
 from typing import Final
 
 # The modules that other packages may import.
-FACE: Final[tuple[str, ...]] = ("artifacts", "engine", "fixtures", "guest", "live", "report", "step", "storages")
+FACE: Final[tuple[str, ...]] = (
+    "artifacts",
+    "engine",
+    "fixtures",
+    "guest",
+    "live",
+    "report",
+    "step",
+    "storages",
+    "table",
+)

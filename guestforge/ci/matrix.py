@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from guestforge.arch import Arch
 from guestforge.ci.checkout import Checkout
@@ -19,6 +20,7 @@ from guestforge.project.layout import RECIPES
 from guestforge.project.load import KINDS, names
 from guestforge.project.models import Guest
 
+OTHERS: Final = "--guest names those that are built all the same, such as minimal of the checkout"
 Keys = Mapping[str, str]  # of steps, by their roles
 
 
@@ -67,7 +69,7 @@ def make_matrix(
 
     Nothing is built, fetched or installed. Raises UserError for a wrong recipe, revision or repository.
     """
-    wanted = [(guest, arch) for guest in tuple(guests) or _guests(project) for arch in arches]
+    wanted = [(guest, arch) for guest in tuple(guests) or guests_of(project, OTHERS) for arch in arches]
     revision = find_revision(project, since, runtime) if since else None
     evaluation = Evaluation(Store(), runtime)
     now = _keys(project, wanted, evaluation)
@@ -92,12 +94,11 @@ def make_matrix(
     return Matrix(tuple(entries), revision)
 
 
-def _guests(project: Project) -> list[str]:
-    """Return the names of the guests that a project has of its own."""
+def guests_of(project: Project, hint: str) -> list[str]:
+    """Return the names of the guests that a project has of its own; raises UserError with a hint for none."""
     folder = project.root / RECIPES.name
     found = names(Guest, (folder,))
     if not found:
-        hint = "--guest names those that are built all the same, such as minimal of the checkout"
         raise UserError(f"the project has no guests: there is no recipe in {folder / KINDS[Guest]}", hint=hint)
     return found
 

@@ -16,6 +16,7 @@ from guestforge.project.layout import FRAGMENTS, RECIPES
 
 OF_A_PROJECT: Final = (Path(RECIPES.name), Path(FRAGMENTS.name))
 OF_OURS: Final = (*OF_A_PROJECT, PACKAGE, AGENT, LOCK)
+WANTED_BY: Final = "--changed-since"
 # What CI systems give for "the commit before" where there is none, in SHA-1 and SHA-256
 _NOTHING: Final = re.compile(r"0{40}|0{64}")
 
@@ -48,7 +49,7 @@ def find_revision(project: Project, name: str, runtime: Runtime) -> Revision | N
     """
     if name.startswith("-"):
         raise UserError(f"--changed-since {name}: no name of a revision starts with a dash")
-    top = _repository(project.root, runtime)
+    top = repository_of(project.root, runtime, WANTED_BY)
     if top is None:
         hint = "without --changed-since everything is built"
         raise UserError(f"{project.root} is in no git repository, and --changed-since {name} wants one", hint=hint)
@@ -63,7 +64,7 @@ def find_revision(project: Project, name: str, runtime: Runtime) -> Revision | N
 def uncommitted(revision: Revision, runtime: Runtime) -> bool:
     """Whether the work tree has something of the project, or of guestforge beside it, that no commit has."""
     argv = ["status", "--porcelain", "--untracked-files=normal", "--", *map(str, revision.paths)]
-    return bool(_git(revision.top, argv, runtime).strip())
+    return bool(git_output(revision.top, argv, runtime).strip())
 
 
 def project_at(project: Project, revision: Revision, place: Path, runtime: Runtime) -> Project:
@@ -80,28 +81,32 @@ def project_at(project: Project, revision: Revision, place: Path, runtime: Runti
 def _ours(project: Project, top: Path, runtime: Runtime) -> Path | None:
     """Return where a repository has guestforge's own files, if it has them: in its folder they may be ignored, too."""
     ours = project.checkout.resolve()
-    if not ours.is_relative_to(top) or (ours != top and _repository(ours, runtime) != top):
+    if not ours.is_relative_to(top) or (ours != top and repository_of(ours, runtime, WANTED_BY) != top):
         return None
     inside = ours.relative_to(top)
-    kept = _git(top, ["ls-files", "--", str(inside / PACKAGE / "__init__.py")], runtime)
+    kept = git_output(top, ["ls-files", "--", str(inside / PACKAGE / "__init__.py")], runtime)
     return inside if kept.strip() else None
 
 
 def _extract(revision: Revision, place: Path, runtime: Runtime) -> None:
     argv = ["ls-tree", "-z", "--name-only", "--full-tree", revision.commit, "--", *map(str, revision.paths)]
-    there = [name for name in _git(revision.top, argv, runtime).split("\0") if name]
+    there = [name for name in git_output(revision.top, argv, runtime).split("\0") if name]
     if not there:
         return
     packed = place / "revision.tar"
-    _git(revision.top, ["archive", "--format=tar", "-o", str(packed), revision.commit, "--", *there], runtime)
+    git_output(revision.top, ["archive", "--format=tar", "-o", str(packed), revision.commit, "--", *there], runtime)
     # tar takes no name that leads out of the directory
     runtime.run(["tar", "--extract", "--file", packed, "--directory", place, "--no-same-owner"])
     packed.unlink()
 
 
-def _repository(folder: Path, runtime: Runtime) -> Path | None:
+def repository_of(folder: Path, runtime: Runtime, wanted_by: str) -> Path | None:
+    """Return where the repository lies that a folder is in, None where it is in none.
+
+    Raises UserError, in which `wanted_by` is what asks, where there is no git, and for a repository that it refuses.
+    """
     if runtime.find_tool("git") is None:
-        raise UserError("git is not installed, and --changed-since wants it", hint="apt-get install git")
+        raise UserError(f"git is not installed, and {wanted_by} wants it", hint="apt-get install git")
     done = runtime.run(["git", "-C", folder, "rev-parse", "--show-toplevel"], check=False)
     if done.returncode == 0:
         return Path(done.output.rstrip("\n"))
@@ -117,12 +122,13 @@ def _commit(top: Path, name: str, runtime: Runtime) -> str | None:
 
 def _unknown(top: Path, name: str, runtime: Runtime) -> UserError:
     hint = f"`git -C {top} rev-parse {name}` must find it; `git fetch` gets what only the other side has"
-    if _git(top, ["rev-parse", "--is-shallow-repository"], runtime).strip() == "true":
+    if git_output(top, ["rev-parse", "--is-shallow-repository"], runtime).strip() == "true":
         hint = "the clone is shallow: `fetch-depth: 0` of actions/checkout, or `GIT_DEPTH: 0` in GitLab, fetches all"
     return UserError(f"--changed-since {name}: {top} has no such commit", hint=hint)
 
 
-def _git(top: Path, argv: list[str], runtime: Runtime) -> str:
+def git_output(top: Path, argv: list[str], runtime: Runtime) -> str:
+    """Return what git says in a repository; raises UserError where it fails."""
     try:
         return runtime.run(["git", "--literal-pathspecs", "-C", top, *argv]).output
     except BuildError as e:

@@ -51,6 +51,8 @@ WantedServer = Literal["auto", "virtiofsd", "builtin"]
 VIRTIO_FS_SERVERS: Final[tuple[WantedServer, ...]] = get_args(WantedServer)
 MatrixFormat = Literal["github", "gitlab", "json"]
 MATRIX_FORMATS: Final[tuple[MatrixFormat, ...]] = get_args(MatrixFormat)
+CiSystem = Literal["github", "gitlab"]
+CI_SYSTEMS: Final[tuple[CiSystem, ...]] = get_args(CiSystem)
 
 
 Arches = Callable[[], "tuple[Arch, ...]"]
@@ -395,6 +397,31 @@ class MatrixOptions(ProjectOptions):
 
 
 @dataclass(frozen=True, slots=True)
+class InitOptions(ProjectOptions):
+    """For which CI system workflows are written."""
+
+    system: CiSystem = option(
+        "github or gitlab",
+        one_of(CI_SYSTEMS),
+        name="format",
+        otherwise=_required("--format", "github or gitlab"),
+        default="github",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryOptions(ProjectOptions):
+    """What is summed up."""
+
+    output: Path = option(
+        "where artifacts are (default: the project's output/)",
+        path,
+        otherwise=lambda before: before["project"].output,
+        default=OUTPUT,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class CleanOptions(ProjectOptions):
     """What is removed."""
 
@@ -426,7 +453,8 @@ class SelftestOptions:
 RECORDS: Final = (
     StepOptions, TargetOptions, BuildOptions, DebugOptions, MakeOptions, CheckOptions, ProofOptions, TerminalOptions,
     ContainerOptions, ConformOptions, ReleaseOptions, VerifyOptions, PublishOptions, FetchOptions, InstallOptions,
-    KeygenOptions, MatrixOptions, CleanOptions, BenchOptions, HostBenchOptions, SelftestOptions,
+    KeygenOptions, MatrixOptions, InitOptions, SummaryOptions, CleanOptions, BenchOptions,
+    HostBenchOptions, SelftestOptions,
 )  # fmt: skip
 OPTIONS: Final = {declared.name: declared for record in RECORDS for declared in options_of(record).values()}
 LISTS: Final = frozenset(name for name, declared in OPTIONS.items() if declared.many or declared.each)
