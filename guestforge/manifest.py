@@ -49,7 +49,9 @@ def manifest(
         "guestforge": __version__,
         **facts,
         "artifacts": {name: row.published() for name, row in artifacts.items()},
-        "steps": {name: {"key": entry.key, "inputs": entry.inputs} for name, entry in steps.items()},
+        "steps": {
+            name: {"key": entry.key, "runtime": entry.runtime, "inputs": entry.inputs} for name, entry in steps.items()
+        },
     }
 
 

@@ -162,22 +162,28 @@ def _make(
 ) -> int:
     """Make each guest's goals side by side, then do the work for those that were made; return the exit code.
 
-    That is the worst of all errors. With --dry-run, say what would become of the steps instead.
+    That is the worst of all errors. With --dry-run, say what would become of the steps instead; with --fetch-only, make
+    those alone that take something from elsewhere.
     """
     wanted = {guest: goals(guest) for guest in guests}
     if making.dry_run:
         return max(_each(guests, lambda guest: _foretell(guest, _steps(wanted[guest]))))
     for guest in guests:
         guest.try_places()
-    steps = walk(*(step for guest in guests for step in _steps(wanted[guest])))
+    asked = {guest: walk(*_steps(wanted[guest])) for guest in guests}
+    steps = dict.fromkeys(step for guest in guests for step in asked[guest])
     proofs = frozenset(step for step in steps if step.weight == "guest")
     ensure(need for step in steps if step not in proofs for need in step.needs)
     _ensure_for_proofs(need for step in proofs for need in step.needs)
 
     def judge(guest: G) -> None:
         """Have a user's mistake told of before a kernel is compiled for it."""
-        guest.evaluation.judge(*(step for step in walk(*_steps(wanted[guest])) if step not in proofs))
+        # a proof's emulator may have to be fetched
+        guest.evaluation.judge(*(step for step in asked[guest] if making.fetch_only or step not in proofs))
 
+    if making.fetch_only:
+        wanted = {guest: (_fetched(guest, asked[guest]),) for guest in guests}
+        work = None
     codes = _each(guests, judge)
     judged = [guest for guest, code in zip(guests, codes, strict=True) if not code]
     again = proofs if proven_again else frozenset()
@@ -188,6 +194,11 @@ def _make(
     schedule.run()
     made = [guest for guest in judged if all(map(schedule.made, wanted[guest]))]
     return max(*codes, 0, *(error.exit_code for error in schedule.errors), *(_each(made, work) if work else ()))
+
+
+def _fetched(guest: Bootable, steps: Iterable[Step]) -> Goal:
+    """Return the goal of all that is taken from elsewhere for steps."""
+    return Goal(f"{guest.arch.name} sources", tuple(step for step in steps if step.fetches))
 
 
 def _ensure_for_proofs(needs: Iterable[Need]) -> None:

@@ -22,6 +22,7 @@ from guestforge.core.signals import ENDING, end, heeded, interrupt_on
 from guestforge.project.option import Given, Option, options_of, read
 
 INTERRUPTED = 130  # what shells give for SIGINT
+HERE = "host"  # where a task runs if nobody says otherwise
 UNREAD = 141  # and for SIGPIPE
 OUTPUT = (1, 2)  # the descriptors of what a user reads
 
@@ -48,7 +49,7 @@ def job(*, without: tuple[str, ...] = ()) -> Callable[[Body], Task[Any]]:
             given = {name: _value(declared[name], value) for name, value in _by_name(typed)}
             given |= {name: _rest(context) for name, option in declared.items() if option.rest}
             with _shown(given):
-                code = _read(lambda: function(**{name: read(record, given) for name, record in records.items()}))
+                code = _read(lambda: _run(function, {name: read(each, given) for name, each in records.items()}, given))
             if code:
                 raise SystemExit(code)
 
@@ -58,6 +59,15 @@ def job(*, without: tuple[str, ...] = ()) -> Callable[[Body], Task[Any]]:
         return cast("Task[Any]", task(body, help=helps, auto_shortflags=False, iterable=lists))
 
     return decorate
+
+
+def _run(function: Body, records: Mapping[str, Any], given: Mapping[str, Given]) -> int | None:
+    """Run a task's body here, or have it run where the user says."""
+    if all(getattr(record, "runtime", HERE) == HERE for record in records.values()):
+        return function(**records)
+    from guestforge.cli.elsewhere import run_elsewhere
+
+    return run_elsewhere(function.__name__, tuple(records.values()), given)
 
 
 @contextlib.contextmanager

@@ -19,10 +19,11 @@ from guestforge.core.store import Store
 from guestforge.pipeline import Pipeline
 from guestforge.project.option import options_of
 from guestforge.project.options import BuildOptions, CheckOptions, KeygenOptions, ReleaseOptions, VerifyOptions
+from guestforge.project.template import find_template
 from guestforge.release.bundle import make_bundle, source_date_epoch
 from guestforge.release.checkouts import find_checkouts
 from guestforge.release.facts import told_of_proven, told_of_release
-from guestforge.release.notes import changes, find_template, render
+from guestforge.release.notes import TEMPLATE, changes, render
 from guestforge.release.proven import NotProvenError, Proven, find_proven
 from guestforge.release.sign import Judge, Signer, load_public_key, load_secret_key, make_key
 from guestforge.release.verify import Verified, verify_release
@@ -37,7 +38,7 @@ def release(asked: ReleaseOptions, checks: CheckOptions) -> None:
     place = asked.output or asked.project.output / RELEASES / asked.version
     before = told_of_release(asked.since) if asked.since else None
     proven = _all_proven(asked, checks)
-    template = find_template(asked.project.recipes)
+    template = find_template(TEMPLATE, asked.project.recipes)
 
     def notes(sizes: Sequence[int]) -> bytes:
         guests = [told_of_proven(guest, size) for guest, size in zip(proven, sizes, strict=True)]

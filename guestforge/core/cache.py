@@ -20,13 +20,14 @@ from guestforge.core.files import atomic_file, remove
 from guestforge.core.scratch import left_behind
 
 VARIABLE: Final = "GUESTFORGE_CACHE"
+VENVS: Final = "venvs"  # virtual environments of builder images, by their tags
 TAG: Final = "CACHEDIR.TAG"
 TAG_TEXT: Final = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# A cache of guestforge. `./invoke clean --store` removes what guestforge has made here.\n"
 )
 _KEPT: Final = re.compile(r"^# not guestforge's: (.+)$", re.MULTILINE)
-DIRECTORIES: Final = frozenset({"go", "kvm-answers", "locks", "logs", "resolved", "store", "tmp", "work"})
+DIRECTORIES: Final = frozenset({"go", "kvm-answers", "locks", "logs", "resolved", "store", "tmp", "venvs", "work"})
 FILES: Final = frozenset({"install.lock", "tools.json"})
 OURS: Final = DIRECTORIES | FILES | {TAG}
 SCRATCH: Final = "bench-"  # the prefix of scratch directories in it

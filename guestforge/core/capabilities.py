@@ -34,6 +34,11 @@ def effective(proc: Path = PROC) -> int:
     return int(fields(proc / "status")["CapEff"], 16)
 
 
+def may_mount(proc: Path = PROC) -> bool:
+    """Whether a process may mount, and have namespaces, as it is. Root in a container may not: it is a user there."""
+    return bool(effective(proc) & bits(("SYS_ADMIN",)))
+
+
 def id_map(table: Path) -> list[tuple[int, ...]]:
     """Return the rows of a uid_map or gid_map: first inside, first outside, how many; none if it can't be read."""
     try:

@@ -71,7 +71,7 @@ class Evaluation:
             used = self.used(step)
             inputs = self.inputs(step, used)
             build = partial(_make, step, used, self.runtime)
-            self._entries[step] = self.store.get_or_build(step.name, inputs, build, about(step))
+            self._entries[step] = self.store.get_or_build(step.name, inputs, build, about(step, self.runtime))
         return self._entries[step]
 
     def find(self, step: Step) -> Entry | None:
@@ -99,7 +99,7 @@ class Evaluation:
                 for path in made.iterdir():
                     path.rename(out / path.name)
 
-            return self.store.get_or_build(step.name, self.inputs(step, used), move, about(step))
+            return self.store.get_or_build(step.name, self.inputs(step, used), move, about(step, self.runtime))
 
     def used(self, step: Step) -> dict[str, Entry]:
         """Return the entries of what a step uses, made where they are not there."""
@@ -142,9 +142,9 @@ def _make(step: Step, used: Used, runtime: Runtime, out: Path) -> None:
             raise BuildError(f"{step.title}: the step ended well but made no {name}")
 
 
-def about(step: Step) -> Mapping[str, Any]:
-    """Return what an entry says of its step besides the key's inputs, for `why`."""
-    return {"title": step.title, "code": dict(code_files(*step.code))}
+def about(step: Step, runtime: Runtime) -> Mapping[str, Any]:
+    """Return what an entry says of its step besides the key's inputs, for `why` and the manifest."""
+    return {"title": step.title, "code": dict(code_files(*step.code)), "runtime": runtime.name}
 
 
 def _content(use: Use, entry: Entry) -> Any:  # noqa: ANN401 - any JSON value

@@ -1,8 +1,9 @@
 """Where the programs of a step run. A step is given a runtime, and starts nothing past it: `run` is the host's own."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, Protocol
 
@@ -59,11 +60,15 @@ class Runtime(Protocol):
         """Start a program for as long as a block lasts, as `run.spawn` does."""
 
 
+ON_HOST: Final = "host"
+INSIDE: Final = "GUESTFORGE_RUNTIME"  # set where we run in a container: what a user calls that
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
-    """This machine."""
+    """This machine, or the container that we are in."""
 
-    name: str = "host"
+    name: str = field(default_factory=lambda: os.environ.get(INSIDE, ON_HOST))
 
     run = staticmethod(on_host.run)
     spawn = staticmethod(on_host.spawn)

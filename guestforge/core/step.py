@@ -54,6 +54,12 @@ class Step:
     weight: Weight = "cpu"
     memory_mib: int = 256
     success: Literal["built", "passed"] = "built"  # what became of it when it was made
+    from_elsewhere: bool = False  # what it is made of may have to be fetched, though it computes
+
+    @property
+    def fetches(self) -> bool:
+        """Whether it takes something from another machine."""
+        return self.from_elsewhere or self.weight == "network"
 
     @property
     def role(self) -> str:

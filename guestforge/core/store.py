@@ -25,6 +25,7 @@ from guestforge.core.errors import UserError
 from guestforge.core.files import disk_errors, open_regular, sync_directory, sync_tree
 from guestforge.core.locks import locked
 from guestforge.core.progress import bar, say
+from guestforge.core.runtime import ON_HOST
 from guestforge.core.scratch import scratch_directory, sweep
 
 Inputs = Mapping[str, Any]  # JSON values only
@@ -73,6 +74,7 @@ class Entry:
     inputs: Inputs
     files: Mapping[str, "FileFacts"]  # the files at its top, not those of folders in it
     reused: bool
+    runtime: str = ON_HOST  # where its programs ran
 
     def file(self, name: str) -> Path:
         """Return where a file at its top is, found to be what the step made; a process reads each file once for that.
@@ -129,7 +131,7 @@ class Store:
             return None
         except (ValueError, LookupError, TypeError, AttributeError) as e:
             raise _damaged(path, "step.json") from e
-        return Entry(path, step, path.name, inputs, files, reused=True)
+        return Entry(path, step, path.name, inputs, files, reused=True, runtime=str(facts.get("runtime", ON_HOST)))
 
     def get_or_build(self, step: str, inputs: Inputs, build: Callable[[Path], None], about: Inputs = NOTHING) -> Entry:
         """Return the entry of these inputs; where there is none, have `build` fill an empty directory and publish it.
@@ -152,7 +154,8 @@ class Store:
                 private_directory(path.parent)
                 made.rename(path)
                 sync_directory(path.parent)
-        return Entry(path, step, path.name, inputs, files, reused=False)
+        runtime = str(about.get("runtime", ON_HOST))
+        return Entry(path, step, path.name, inputs, files, reused=False, runtime=runtime)
 
     def newest(self, step: str, title: str) -> "Record | None":
         """Return what the newest entry with a title says of itself, None if there is none."""

@@ -111,14 +111,14 @@ def _authority() -> list[str] | None:
 def _apt(prefix: list[str], packages: list[str]) -> Completed:
     with bar("installing packages", 100, "%") as shown, _uninterrupted():
         argv = [*prefix, *INSTALL, *UNATTENDED, *packages]
-        done = run(argv, env=ENVIRONMENT, check=False, on_line=_Percent(shown))
+        done = run(argv, env=ENVIRONMENT, check=False, on_line=Percent(shown))
         if done.returncode == 0:
             shown.update(100 - shown.count)  # packages that were in apt's cache passed one stage less
         return done
 
 
-class _Percent:
-    """Moves a bar of 100 as apt-get's lines say how far it is."""
+class Percent:
+    """Moves a bar of 100 as the lines of `apt-get install` say how far it is."""
 
     def __init__(self, shown: Bar) -> None:
         self._shown = shown
@@ -126,6 +126,7 @@ class _Percent:
         self._packages = 0
 
     def __call__(self, line: str) -> None:
+        """Take the next line."""
         if plan := _PLAN.match(line):
             self._packages = int(plan["upgraded"]) + int(plan["installed"])
         elif self._packages and line.startswith(_STAGES):

@@ -33,6 +33,8 @@ TEST_NEEDS: Final = (
     Need("minisign", tool="minisign"),
     Need("git", tool="git"),
     Need("docker-registry", tool="docker-registry"),
+    Need("docker.io", tool="dockerd"),
+    Need("mmdebstrap", tool="mmdebstrap"),
     SECCOMP,
     *image.NEEDS,
 )

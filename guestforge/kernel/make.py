@@ -59,6 +59,7 @@ def _common(make: Make) -> list[str]:
         "ARCH": make.arch.kernel_arch,
         "CROSS_COMPILE": make.arch.cross_prefix,
         "LOCALVERSION": "",  # set, though empty: scripts/setlocalversion then adds no `+`
+        "RUSTC": "none",  # one on PATH would be written into the configuration, and no kernel of ours has Rust in it
         "KBUILD_BUILD_USER": BUILDER,
         "KBUILD_BUILD_HOST": BUILDER,
         "KBUILD_BUILD_VERSION": "1",

@@ -55,6 +55,10 @@ CiSystem = Literal["github", "gitlab"]
 CI_SYSTEMS: Final[tuple[CiSystem, ...]] = get_args(CiSystem)
 
 
+RuntimeName = Literal["host", "docker"]
+RUNTIMES: Final[tuple[RuntimeName, ...]] = get_args(RuntimeName)
+
+
 Arches = Callable[[], "tuple[Arch, ...]"]
 
 
@@ -173,6 +177,8 @@ class DebugOptions(BuildOptions):
 class MakeOptions:
     """How what is asked for is made, and told of."""
 
+    runtime: RuntimeName = option("where it is made: host, or docker (default: host)", one_of(RUNTIMES), default="host")
+    fetch_only: bool = option("make only what is fetched from elsewhere; the next build needs no network")
     dry_run: bool = option("say what would be built and what the store has, and build nothing")
     fail_fast: bool = option("end everything at the first step that fails")
     json: bool = option("write what happens to standard output, a JSON object a line")

@@ -1,15 +1,11 @@
 """Release notes: a template, ours or the project's own, filled with what is told of the guests and what has changed."""
 
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
-
-from guestforge.core.errors import UserError
-from guestforge.project.load import Folders
+from guestforge.project.template import render_template
 from guestforge.release.facts import Boot, Told
 
 TEMPLATE: Final = "release-notes.md.j2"  # in a folder of recipes
@@ -95,36 +91,11 @@ def _ready(boots: Mapping[str, Boot]) -> dict[str, float | None]:
     return {artifact: boot.phases.get("agent_ready") for artifact, boot in boots.items()}
 
 
-def find_template(recipes: Folders) -> Path:
-    """Return the template that counts: the first of its name in folders of recipes."""
-    return next(path for folder in recipes if (path := folder / TEMPLATE).is_file())
-
-
 def render(template: Path, guests: Sequence[Told], since: Changes | None) -> bytes:
     """Return the notes. Raises UserError, with file and line, for a template that is wrong or names what is not."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - the notes are Markdown, and all in them is the maintainer's
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= FILTERS
-    try:
-        text = environment.get_template(template.name).render(version=guests[0].version, guests=guests, since=since)
-    except jinja2.TemplateSyntaxError as e:
-        raise UserError(f"{e.filename or template}:{e.lineno}: {e.message}") from e
-    except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, OSError) as e:
-        raise UserError(f"{_place(e, template)}: {e}", hint="docs/releasing.md has what a template is given") from e
+    values = {"version": guests[0].version, "guests": guests, "since": since}
+    text = render_template(template, values, documented="docs/releasing.md", filters=FILTERS)
     return text.encode("utf-8", "backslashreplace")
-
-
-def _place(error: Exception, template: Path) -> str:
-    """Return the file and the line of a template at which it ended."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if Path(frame.filename).parent == template.parent]
-    return lines[-1] if lines else str(template)
 
 
 def _mib(size: float | None) -> str:

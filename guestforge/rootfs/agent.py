@@ -70,7 +70,7 @@ def program_step(store: Store, arch: Arch, name: str, jobs: Jobserver, sources: 
             _compile(go_argv(name, out / name, few), env, sources, runtime)
             write_build(out / name, out, Path(env["GOMODCACHE"]), runtime)
 
-    return Step(name, inputs, make, CODE, outputs=(name,), arch=arch.name, needs=NEEDS)
+    return Step(name, inputs, make, CODE, outputs=(name,), arch=arch.name, needs=NEEDS, from_elsewhere=True)
 
 
 def given_step(arch: Arch, path: Path) -> Step:

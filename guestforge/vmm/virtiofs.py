@@ -1,12 +1,12 @@
 """Which virtio-fs server a machine gets, and how it is started: the distribution's virtiofsd, or our own device."""
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from guestforge.arch import Arch
+from guestforge.core.capabilities import may_mount
 from guestforge.core.errors import UserError
 from guestforge.core.runtime import HOST, Runtime
 from guestforge.project.options import WantedServer
@@ -16,7 +16,7 @@ from guestforge.vmm.virtiofsd import Virtiofsd, virtiofsd_argv, why_not
 
 Kind = Literal["virtiofsd", "builtin"]
 
-NONE_INSTALLED: Final = "no virtiofsd on this host"
+NONE_INSTALLED: Final = "no virtiofsd starts on this host"
 ASKED_FOR: Final = "asked for"
 
 
@@ -51,7 +51,7 @@ def virtiofs_argv(server: VirtioFsServer, arch: Arch, share: Share, descriptor: 
     """Return the command line that serves a directory to a guest of an architecture on a listening socket."""
     directory = share.directory.absolute()
     if server.installed:
-        return virtiofsd_argv(server.installed, directory, descriptor, root=os.geteuid() == 0)
+        return virtiofsd_argv(server.installed, directory, descriptor, as_we_are=may_mount())
     module = [sys.executable, "-m", "guestforge.vhost.fs"]
     switches = {"--allow-exposed": share.allow_exposed, "--read-only": share.read_only}
     given = [switch for switch, wanted in switches.items() if wanted]

@@ -80,15 +80,15 @@ def why_not(arch: Arch, on: Arch | None = None) -> str | None:
     return None
 
 
-def virtiofsd_argv(server: Virtiofsd, directory: Path, descriptor: int, *, root: bool) -> list[str]:
+def virtiofsd_argv(server: Virtiofsd, directory: Path, descriptor: int, *, as_we_are: bool) -> list[str]:
     """Return the command line that serves a directory on a listening socket.
 
-    Without root both get a user namespace of their own, in which we are root: they can then use namespaces to lock
-    themselves into the directory, and only our own files have an owner that they can keep. The Rust one makes its own,
-    the C one is given one by unshare(1).
+    Both use namespaces to lock themselves into the directory. Where we may not have those as we are, they get a user
+    namespace of their own, in which we are root, and only our own files have an owner that they can keep. The Rust one
+    makes its own, the C one is given one by unshare(1).
     """
     return [
-        *([] if root else _USER_NAMESPACES[server.flavour]),
+        *([] if as_we_are else _USER_NAMESPACES[server.flavour]),
         *_ARGUMENTS[server.flavour](server, directory, descriptor),
     ]
 

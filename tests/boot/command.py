@@ -51,6 +51,7 @@ class Running:
             process_group=0,
         )
         self._lines = []
+        self.limit = LIMIT
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -80,7 +81,7 @@ class Running:
     def end(self):
         """Wait for its end."""
         try:
-            code = self._process.wait(LIMIT)
+            code = self._process.wait(self.limit)
         finally:
             self.signal(signal.SIGKILL)
         self._reader.join(10)

@@ -157,7 +157,7 @@ def test_missing_virtiofsd_leaves_our_own_server(rig, monkeypatch):
     monkeypatch.setattr(virtiofsd, "find_virtiofsd", lambda _: None)
     outcome = rig.check()
     assert outcome.failures == []
-    assert outcome.report.served_by("virtio-fs") == "guestforge virtio-fs (no virtiofsd on this host)"
+    assert outcome.report.served_by("virtio-fs") == "guestforge virtio-fs (no virtiofsd starts on this host)"
 
 
 def test_full_disk_under_the_console_log_is_told(rig):

@@ -31,6 +31,7 @@ STALE = {
     "guestforge.core.events": set(),
     "guestforge.core.files": ALL,
     "guestforge.cli.doctor": set(),
+    "guestforge.docker.builder": set(),
     "guestforge.host.findings": set(),
     "guestforge.image.cpio": {"initrd"},
     "guestforge.image.disk": {"image"},

@@ -21,7 +21,7 @@ STRANGERS = {
     "vhost/fs": ("guestforge.vhost.vsock",),
     "vhost/fs/fuse": ("guestforge.vhost.fs.device",),
 }
-FACED = ("oci", "agent", "vmm", "vhost", "check", "kernel", "release")
+FACED = ("oci", "agent", "vmm", "vhost", "check", "kernel", "release", "docker")
 MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
@@ -130,8 +130,8 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     list(graphlib.TopologicalSorter(graph).static_order())
 
 
-# Who starts programs of this host, whatever the runtime: what installs packages, looks at the host or measures it.
-ON_THE_HOST = ("guestforge.core.need", "guestforge.core.runtime", "guestforge.host")
+# Who starts programs of this host, whatever the runtime: what installs packages, looks at the host, or makes an image.
+ON_THE_HOST = ("guestforge.core.need", "guestforge.core.runtime", "guestforge.docker", "guestforge.host")
 STARTERS = {
     "guestforge.core.run.run",
     "guestforge.core.run.spawn",

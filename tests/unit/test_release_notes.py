@@ -25,11 +25,12 @@ from releases import (
 from guestforge.core.errors import UserError
 from guestforge.manifest import json_text
 from guestforge.project.layout import RECIPES
+from guestforge.project.template import find_template
 from guestforge.release.bundle import make_bundle
 from guestforge.release.errors import UnverifiedError
 from guestforge.release.facts import told_of_proven, told_of_release
 from guestforge.release.names import NOTES, SUMS
-from guestforge.release.notes import TEMPLATE, changes, difference, find_template, render
+from guestforge.release.notes import TEMPLATE, changes, difference, render
 
 CONFIG = "CONFIG_A=y\nCONFIG_B=64\n# CONFIG_C is not set\nCONFIG_D=y\n"
 BOOTED = {
@@ -176,9 +177,9 @@ def test_a_template_that_is_wrong_is_told_of_with_its_line(tmp_path, both, text,
 
 
 def test_a_template_of_the_project_s_own_counts(tmp_path):
-    assert find_template((tmp_path, RECIPES)) == OURS
+    assert find_template(TEMPLATE, (tmp_path, RECIPES)) == OURS
     (tmp_path / TEMPLATE).touch()
-    assert find_template((tmp_path, RECIPES)) == tmp_path / TEMPLATE
+    assert find_template(TEMPLATE, (tmp_path, RECIPES)) == tmp_path / TEMPLATE
 
 
 def test_notes_are_part_of_a_release_and_are_not_verified(tmp_path):

@@ -46,7 +46,7 @@ def test_virtiofsd_serves_guests_of_its_own_interface_and_ours_the_rest(monkeypa
 
 def test_ours_serves_where_no_virtiofsd_is_installed(monkeypatch):
     monkeypatch.setattr(virtiofsd, "find_virtiofsd", lambda _: None)
-    assert choose_virtiofs(ARCHES["x86_64"]).describe() == "guestforge virtio-fs (no virtiofsd on this host)"
+    assert choose_virtiofs(ARCHES["x86_64"]).describe() == "guestforge virtio-fs (no virtiofsd starts on this host)"
     assert choose_virtiofs(ARCHES["s390x"]).describe() == f"guestforge virtio-fs ({ORDER})"
 
 

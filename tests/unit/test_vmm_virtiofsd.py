@@ -75,11 +75,11 @@ def test_name_has_flavour_and_version():
 
 
 def test_arguments_of_each_flavour():
-    assert virtiofsd_argv(C, Path("/a,b\\c"), 7, root=True) == [
+    assert virtiofsd_argv(C, Path("/a,b\\c"), 7, as_we_are=True) == [
         "/usr/lib/qemu/virtiofsd", "--fd=7", "-o", "source=/a\\,b\\\\c", "-o", "cache=none",
         "-o", "sandbox=namespace", "-o", f"xattrmap={NAMES}", "-o", "no_posix_acl", "-o", "announce_submounts",
     ]  # fmt: skip
-    assert virtiofsd_argv(RUST, Path("/a,b"), 7, root=True) == [
+    assert virtiofsd_argv(RUST, Path("/a,b"), 7, as_we_are=True) == [
         "/usr/libexec/virtiofsd", "--fd=7", "--shared-dir=/a,b", "--cache=never",
         "--sandbox=namespace", "--xattr",
         f"--xattrmap=/unsupported/all/system.posix_acl_/system.posix_acl_/{NAMES}",
@@ -88,8 +88,8 @@ def test_arguments_of_each_flavour():
 
 
 def test_without_root_the_c_one_gets_a_user_namespace():
-    assert virtiofsd_argv(C, Path("/a"), 7, root=False)[:3] == ["unshare", "--map-root-user", str(C.path)]
-    assert virtiofsd_argv(RUST, Path("/a"), 7, root=False)[0] == str(RUST.path)
+    assert virtiofsd_argv(C, Path("/a"), 7, as_we_are=False)[:3] == ["unshare", "--map-root-user", str(C.path)]
+    assert virtiofsd_argv(RUST, Path("/a"), 7, as_we_are=False)[0] == str(RUST.path)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def installed(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as connection:
         listener.bind(str(tmp_path / "socket"))
         listener.listen(1)
-        argv = virtiofsd_argv(server, share, listener.fileno(), root=True)
+        argv = virtiofsd_argv(server, share, listener.fileno(), as_we_are=True)
         process = subprocess.Popen(argv, pass_fds=[listener.fileno()], stderr=subprocess.DEVNULL)
         try:
             connection.connect(str(tmp_path / "socket"))

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from guestforge.core.capabilities import bits
+from guestforge.core.capabilities import bits, may_mount
 from guestforge.core.errors import UserError
 from guestforge.vhost.core.log import Log
 from guestforge.vhost.core.seccomp import MODES
@@ -202,9 +202,9 @@ def _set_mount(place: bytes, attributes: int, *, clear: int = 0) -> None:
 
 
 def _unshare(uid: int, gid: int) -> None:
-    """Take our own mounts, network and IPC. Without root they need a user namespace, in which we are its root."""
+    """Take our own mounts, network and IPC; without the right to, in a user namespace, in which we are its root."""
     flags = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC
-    if uid == 0:
+    if may_mount():
         _call("unshare", flags)
         return
     _call("unshare", flags | CLONE_NEWUSER)

@@ -1,0 +1,97 @@
+"""A task run in the builder image: the same command, on the same files at the same paths.
+
+The network is there for as long as something is fetched: a first container makes the virtual environment of the
+builder's Python and fetches what the build takes from elsewhere, and a second one, without network, does the work.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from guestforge.arch import Arch
+from guestforge.core.cache import VARIABLE, VENVS, open_cache, private_directory, user_cache
+from guestforge.core.environment import PASSED_THROUGH
+from guestforge.core.files import try_directory
+from guestforge.core.need import Need
+from guestforge.core.runtime import INSIDE
+from guestforge.docker.apt import proxies
+from guestforge.docker.builder import find_builder, recipe
+from guestforge.docker.container import Command, remove_orphans, run
+from guestforge.docker.engine import find_engine
+from guestforge.host.packages import SWITCH
+from guestforge.project.folder import Project
+from guestforge.project.layout import CHECKOUT
+
+# Of the user's environment what says how packages and modules are fetched, and how output looks.
+VENV: Final = "GUESTFORGE_VENV"  # where ./invoke has its virtual environment
+FETCHING: Final = ("PIP_", "GO")
+LOOKS: Final = ("CI", "NO_COLOR", "TERM", "COLUMNS", "GITHUB_ACTIONS", "GITLAB_CI", "SOURCE_DATE_EPOCH")
+OWN: Final = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR")
+# How the host fetches: apt's sources, keys and credentials, pip's settings, the certificates that it trusts.
+HOST: Final = ("/etc/apt", "/usr/share/keyrings", "/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt")
+OF_THE_USER: Final = (".config/pip", ".pip", ".netrc")
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A task with its words, and what it is about: words that name a path have an absolute one."""
+
+    task: str
+    words: Sequence[str]
+    arches: tuple[Arch, ...]
+    needs: Iterable[Need]
+    project: Project
+    output: Path
+    readable: tuple[Path, ...]
+    mirror: str | None
+    once: bool  # one container will do, with network: it makes nothing, or only fetches
+
+
+def delegate(errand: Errand) -> int:
+    """Run a task in containers of the builder image; return its exit code.
+
+    Raises UserError for an engine that can't be used, BuildError for one that fails.
+    """
+    engine = find_engine()
+    remove_orphans(engine)
+    made_of = recipe(errand.arches, errand.needs, errand.mirror, errand.project.recipes)
+    image = find_builder(engine, made_of)
+    if not errand.once:
+        try_directory(errand.output, "--output")
+        errand.output.mkdir(parents=True, exist_ok=True)
+    command = _command(errand, image, made_of.tag)
+    if errand.once:
+        return run(engine, image, command)
+    fetching = replace(command, words=(*command.words, "--fetch-only"))
+    return run(engine, image, fetching) or run(engine, image, replace(command, network=False))
+
+
+def _command(errand: Errand, image: str, tag: str) -> Command:
+    """Return the task as a command with network."""
+    cache = open_cache(user_cache())
+    venv = private_directory(cache / VENVS) / tag
+    home = Path.home()
+    wheels = (Path(word) for word in os.environ.get("PIP_FIND_LINKS", "").split() if word.startswith("/"))
+    settings = (*map(Path, HOST), *(home / name for name in OF_THE_USER), *wheels)
+    readable = (CHECKOUT, errand.project.root, *errand.readable, *settings)
+    return Command(
+        words=(str(CHECKOUT / "invoke"), errand.task, *errand.words),
+        environment=_environment(cache, venv, home, f"docker {image}"),
+        cwd=CHECKOUT,
+        writable=(cache, *(path for path in (errand.output,) if path.is_dir())),
+        readable=tuple(path for path in dict.fromkeys(readable) if path.exists()),
+        network=True,
+        home=home,
+    )
+
+
+def _environment(cache: Path, venv: Path, home: Path, runtime: str) -> dict[str, str]:
+    taken = {
+        name: value
+        for name, value in os.environ.items()
+        if name in LOOKS or name.startswith(FETCHING) or (name in PASSED_THROUGH and name not in OWN)
+    }
+    own = {"HOME": str(home), VARIABLE: str(cache), VENV: str(venv), SWITCH: "never", INSIDE: runtime}
+    return {**proxies(os.environ), **taken, **own}

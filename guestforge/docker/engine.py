@@ -1,0 +1,104 @@
+"""A Docker engine, or what answers as one (Podman): found where Docker's own client finds it, and its errors told."""
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import docker
+import requests
+from docker.errors import APIError, DockerException
+
+from guestforge.core.errors import BuildError, GuestforgeError, UserError
+
+DEFAULT: Final = "unix:///var/run/docker.sock"  # https://docs.docker.com/reference/cli/docker/#environment-variables
+LIMIT: Final = 60  # seconds for one answer; what takes longer is waited for by streams
+# What engines call the architectures, besides the kernel's names: https://pkg.go.dev/internal/platform
+MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+INSTALL: Final = "install and start one (Debian's package is docker.io), or name one with DOCKER_HOST"
+FULL: Final = "no space left on device"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine that has answered; `address` is how a user names it."""
+
+    client: docker.DockerClient
+    address: str
+    options: tuple[str, ...]  # of security, as it says itself
+
+
+def find_engine() -> Engine:
+    """Return the engine that DOCKER_HOST names, the usual one by default.
+
+    Raises UserError where none answers, none lets us, or one on another machine or of another architecture does.
+    """
+    address = os.environ.get("DOCKER_HOST") or DEFAULT
+    if not address.startswith("unix://"):
+        raise UserError(
+            f"DOCKER_HOST={address}: an engine on another machine does not have this machine's files",
+            hint="name one on this machine, as unix:///path, or build with --runtime host",
+        )
+    try:
+        client = docker.DockerClient(base_url=address, timeout=LIMIT)
+        info = client.info()
+    except (DockerException, requests.RequestException, OSError) as e:
+        raise _unreachable(e, address) from e
+    machine = str(info.get("Architecture", ""))
+    if MACHINES.get(machine, machine) != platform.machine():
+        raise UserError(
+            f"the engine at {address} is of {machine}, and this machine of {platform.machine()}",
+            hint="name an engine of this machine with DOCKER_HOST",
+        )
+    return Engine(client, address, tuple(map(str, info.get("SecurityOptions") or ())))
+
+
+@contextlib.contextmanager
+def engine_errors(engine: Engine, what: str) -> Iterator[None]:
+    """Turn what goes wrong at an engine while a block works with it into an error of ours: `what` was to be done."""
+    try:
+        yield
+    except (DockerException, requests.RequestException, OSError) as e:
+        raise told(e, engine, what) from e
+
+
+def told(error: Exception, engine: Engine, what: str) -> GuestforgeError:
+    """Return the error for what an engine said, or for one that says nothing any more."""
+    if isinstance(error, APIError) and error.response is not None:
+        return refused(str(error.explanation or error), what)
+    return BuildError(
+        f"{what}: the engine at {engine.address} went away",
+        hint="start it, and then the same command again: what was built is kept",
+    )
+
+
+def refused(message: str, what: str) -> GuestforgeError:
+    """Return the error for an engine that did not do what it was to do."""
+    hint = "free some space there (docker system prune), or give the engine another --data-root"
+    return BuildError(f"{what}: {message[-500:].strip()}", hint=hint if FULL in message.lower() else None)
+
+
+def _unreachable(error: Exception, address: str) -> UserError:
+    causes = list(_causes(error))
+    if any(isinstance(each, PermissionError) for each in causes):
+        hint = "have an administrator add you to the group docker, which is as good as root, or use a rootless engine"
+        return UserError(f"the Docker engine at {address} does not let you in", hint=hint)
+    if any(isinstance(each, FileNotFoundError) for each in causes):
+        return UserError(f"there is no Docker engine at {address}", hint=INSTALL)
+    return UserError(f"no Docker engine answers at {address}: {str(causes[-1])[:300]}", hint=INSTALL)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it came from, as requests and urllib3 hand them up: the first one last."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop(0)
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        more = (each.__cause__, each.__context__, *each.args)
+        waiting += [one for one in more if isinstance(one, BaseException)]
