@@ -24,6 +24,7 @@ from guestforge.project.option import Given, Option, options_of, read
 INTERRUPTED = 130  # what shells give for SIGINT
 HERE = "host"  # where a task runs if nobody says otherwise
 UNREAD = 141  # and for SIGPIPE
+CI_SYSTEMS = {"GITHUB_ACTIONS", "GITLAB_CI"}  # what is set where one runs us
 OUTPUT = (1, 2)  # the descriptors of what a user reads
 
 Body = Callable[..., int | None]
@@ -104,6 +105,11 @@ def _json_lines() -> Sink:
 
 
 def _standard() -> Sink:
+    if os.environ.keys() & CI_SYSTEMS:
+        from guestforge.cli.ci_log import in_ci
+
+        if found := in_ci(os.environ):
+            return found
     from guestforge.cli.render import standard
 
     return standard()

@@ -6,6 +6,7 @@ Nobody else writes of a build to standard error; what a task was asked for goes 
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
@@ -76,7 +77,9 @@ class Terminal:
 class Log:
     """Lines with the time of day (UTC)."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: Callable[[str], str] = str) -> None:
+        """`shown` is what becomes of a line before it is written."""
+        self._shown = shown
         self._told: dict[tuple[int, int], float] = {}
 
     def __call__(self, event: Event) -> None:
@@ -90,7 +93,7 @@ class Log:
 
     def _print(self, text: str, *, stamped: bool = True) -> None:
         stamp = f"{datetime.now(UTC):%H:%M:%S} " if stamped else ""
-        print(f"{stamp}{text}", file=sys.stderr, flush=True)
+        print(self._shown(f"{stamp}{text}"), file=sys.stderr, flush=True)
 
     def _move(self, event: Advanced) -> None:
         now = time.monotonic()
@@ -112,7 +115,9 @@ class JsonLines:
     def __call__(self, event: Event) -> None:
         """Show an event."""
         head = {"event": NAMES[type(event)], "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        print(json.dumps(head | asdict(event)), file=self._out, flush=True)
+        # GitHub's runner takes `##[` anywhere in a line, and in JSON it can stand only in a string
+        line = json.dumps(head | asdict(event)).replace("##[", r"#\u0023[")
+        print(line, file=self._out, flush=True)
 
 
 def answer(event: Answer) -> str:
