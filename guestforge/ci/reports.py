@@ -15,14 +15,14 @@ from guestforge.manifest import MANIFEST
 LIMIT: Final = 4 * 1024 * 1024  # bytes of a document: a manifest has 5,000, a report 7,000
 MOST: Final = 1024  # reports; a matrix of GitHub's has 256 jobs at most, each with two
 Text = Annotated[str, Field(max_length=1024 * 1024)]
-Seconds = Annotated[float, Field(ge=0, lt=1e9)]
+Seconds = Annotated[float, Field(ge=0, lt=1e9)]  # no NaN, and nothing infinite
 D = TypeVar("D", bound="Part")
 
 
 class Part(BaseModel):
     """A part of a document, of which the other keys are left alone."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Check(Part):

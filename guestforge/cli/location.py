@@ -42,8 +42,9 @@ def _file(name: str, top: Path, bases: Sequence[Path]) -> Path | None:
     for base in bases:
         try:
             path = (base / name).resolve()
-            if path.is_relative_to(top.resolve()) and path.is_file():
-                return path.relative_to(top.resolve())
+            inside = path.relative_to(top.resolve())  # ValueError for one elsewhere
+            if path.is_file():
+                return inside
         except (OSError, ValueError):  # no name that a file can have
             continue
     return None
