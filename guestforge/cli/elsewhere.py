@@ -31,6 +31,7 @@ def run_elsewhere(task: str, records: Sequence[Any], given: Mapping[str, Given])
         arches=built.arches,
         needs=_needs(task, built),
         project=built.project,
+        guest=built.guest,
         output=built.output,
         readable=(built.agent,) if built.agent else (),
         mirror=built.mirror,

@@ -27,16 +27,12 @@ KILLED: Final = 128 + 9
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What runs: words, and its environment. Each mount is at its own path, and whoever may write there may here.
-
-    `writable` and `readable` are mounted, the latter to be read alone. `network`: it has this machine's, or none.
-    """
+    """What runs: words, and its environment. `network`: it has the engine's machine's, or none."""
 
     words: Sequence[str]
     environment: Mapping[str, str]
     cwd: Path
-    writable: Sequence[Path]
-    readable: Sequence[Path]
+    mounts: Sequence[Mount]
     network: bool
     home: Path
 
@@ -110,7 +106,7 @@ def _settings(engine: Engine, command: Command, *, has_terminal: bool) -> dict[s
         "group_add": list(map(str, os.getgroups())),
         "working_dir": str(command.cwd),
         "environment": dict(command.environment),
-        "mounts": _mounts(command),
+        "mounts": list(command.mounts),
         "network_mode": "host" if command.network else "none",
         "tmpfs": {"/tmp": "exec,mode=1777", str(command.home): f"exec,mode=0700,uid={user},gid={group}"},  # noqa: S108
         "init": True,
@@ -121,9 +117,9 @@ def _settings(engine: Engine, command: Command, *, has_terminal: bool) -> dict[s
     }
 
 
-def _mounts(command: Command) -> list[Mount]:
-    """Return the mounts; the engine makes them with the shortest path first."""
-    read_only = {**dict.fromkeys(command.readable, True), **dict.fromkeys(command.writable, False)}
+def shared(writable: Sequence[Path], readable: Sequence[Path]) -> list[Mount]:
+    """Return mounts of this machine's files at their own paths; whoever may write there may in the container."""
+    read_only = {**dict.fromkeys(readable, True), **dict.fromkeys(writable, False)}
     return [Mount(str(path), str(path), type="bind", read_only=only) for path, only in read_only.items()]
 
 

@@ -10,16 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from docker.types import Mount
+
 from guestforge.arch import Arch
-from guestforge.core.cache import VARIABLE, VENVS, open_cache, private_directory, user_cache
+from guestforge.core.cache import VARIABLE, VENVS, open_cache, user_cache
 from guestforge.core.environment import PASSED_THROUGH
+from guestforge.core.errors import UserError
 from guestforge.core.files import try_directory
 from guestforge.core.need import Need
 from guestforge.core.runtime import INSIDE
 from guestforge.docker.apt import proxies
 from guestforge.docker.builder import find_builder, recipe
-from guestforge.docker.container import Command, remove_orphans, run
-from guestforge.docker.engine import find_engine
+from guestforge.docker.container import Command, remove_orphans, run, shared
+from guestforge.docker.engine import Engine, find_engine
+from guestforge.docker.shipping import shipped
 from guestforge.host.packages import SWITCH
 from guestforge.project.folder import Project
 from guestforge.project.layout import CHECKOUT
@@ -43,6 +47,7 @@ class Errand:
     arches: tuple[Arch, ...]
     needs: Iterable[Need]
     project: Project
+    guest: str
     output: Path
     readable: tuple[Path, ...]
     mirror: str | None
@@ -61,30 +66,47 @@ def delegate(errand: Errand) -> int:
     if not errand.once:
         try_directory(errand.output, "--output")
         errand.output.mkdir(parents=True, exist_ok=True)
-    command = _command(errand, image, made_of.tag)
-    if errand.once:
+    cache = open_cache(user_cache())
+    command = _command(errand, image, cache, made_of.tag)
+    if engine.is_here:
+        return _perform(engine, image, replace(command, mounts=_here(errand, cache)), once=errand.once)
+    if errand.readable:
+        raise UserError(f"{errand.readable[0]} is not sent to an engine on another machine", hint="--runtime host")
+    with shipped(engine, image, cache, (CHECKOUT, errand.project.root), errand.output) as files:
+        code = _perform(engine, image, replace(command, mounts=files.mounts), once=errand.once)
+        if not errand.once:
+            files.bring_home(errand.output, [f"{arch.name}/{errand.guest}" for arch in errand.arches])
+        return code
+
+
+def _perform(engine: Engine, image: str, command: Command, *, once: bool) -> int:
+    if once:
         return run(engine, image, command)
     fetching = replace(command, words=(*command.words, "--fetch-only"))
     return run(engine, image, fetching) or run(engine, image, replace(command, network=False))
 
 
-def _command(errand: Errand, image: str, tag: str) -> Command:
-    """Return the task as a command with network."""
-    cache = open_cache(user_cache())
-    venv = private_directory(cache / VENVS) / tag
+def _command(errand: Errand, image: str, cache: Path, tag: str) -> Command:
+    """Return the task as a command with network, and with no files yet."""
+    home = Path.home()
+    return Command(
+        words=(str(CHECKOUT / "invoke"), errand.task, *errand.words),
+        environment=_environment(cache, cache / VENVS / tag, home, f"docker {image}"),
+        cwd=CHECKOUT,
+        mounts=(),
+        network=True,
+        home=home,
+    )
+
+
+def _here(errand: Errand, cache: Path) -> list[Mount]:
+    """Return the mounts of what a task reads and writes of this machine."""
     home = Path.home()
     wheels = (Path(word) for word in os.environ.get("PIP_FIND_LINKS", "").split() if word.startswith("/"))
     settings = (*map(Path, HOST), *(home / name for name in OF_THE_USER), *wheels)
     readable = (CHECKOUT, errand.project.root, *errand.readable, *settings)
-    return Command(
-        words=(str(CHECKOUT / "invoke"), errand.task, *errand.words),
-        environment=_environment(cache, venv, home, f"docker {image}"),
-        cwd=CHECKOUT,
-        writable=(cache, *(path for path in (errand.output,) if path.is_dir())),
-        readable=tuple(path for path in dict.fromkeys(readable) if path.exists()),
-        network=True,
-        home=home,
-    )
+    writable = (cache, *(path for path in (errand.output,) if path.is_dir()))
+    return shared(writable, [path for path in readable if path.exists()])
 
 
 def _environment(cache: Path, venv: Path, home: Path, runtime: str) -> dict[str, str]:

@@ -9,10 +9,13 @@ from typing import Final
 
 import docker
 import requests
-from docker.errors import APIError, DockerException
+from docker.constants import DEFAULT_DOCKER_API_VERSION
+from docker.errors import APIError, DockerException, TLSParameterError
+from docker.utils import kwargs_from_env
 
 from guestforge.core.errors import BuildError, GuestforgeError, UserError
 
+SCHEMES: Final = ("unix", "tcp", "ssh")
 DEFAULT: Final = "unix:///var/run/docker.sock"  # https://docs.docker.com/reference/cli/docker/#environment-variables
 LIMIT: Final = 60  # seconds for one answer; what takes longer is waited for by streams
 # What engines call the architectures, besides the kernel's names: https://pkg.go.dev/internal/platform
@@ -27,22 +30,24 @@ class Engine:
 
     client: docker.DockerClient
     address: str
+    is_here: bool  # it has this machine's files
     options: tuple[str, ...]  # of security, as it says itself
 
 
 def find_engine() -> Engine:
     """Return the engine that DOCKER_HOST names, the usual one by default.
 
-    Raises UserError where none answers, none lets us, or one on another machine or of another architecture does.
+    Raises UserError where none answers, none lets us, or one of another architecture does.
     """
     address = os.environ.get("DOCKER_HOST") or DEFAULT
-    if not address.startswith("unix://"):
+    scheme, _, _ = address.partition("://")
+    if scheme not in SCHEMES:
         raise UserError(
-            f"DOCKER_HOST={address}: an engine on another machine does not have this machine's files",
-            hint="name one on this machine, as unix:///path, or build with --runtime host",
+            f"DOCKER_HOST={address}: not the address of an engine", hint=f"it begins with {'://, '.join(SCHEMES)}://"
         )
     try:
-        client = docker.DockerClient(base_url=address, timeout=LIMIT)
+        first = _client(address, DEFAULT_DOCKER_API_VERSION)
+        client = _client(address, str(first.api.version(api_version=False)["ApiVersion"]))
         info = client.info()
     except (DockerException, requests.RequestException, OSError) as e:
         raise _unreachable(e, address) from e
@@ -52,7 +57,20 @@ def find_engine() -> Engine:
             f"the engine at {address} is of {machine}, and this machine of {platform.machine()}",
             hint="name an engine of this machine with DOCKER_HOST",
         )
-    return Engine(client, address, tuple(map(str, info.get("SecurityOptions") or ())))
+    return Engine(client, address, scheme == "unix", tuple(map(str, info.get("SecurityOptions") or ())))
+
+
+def _client(address: str, version: str) -> docker.DockerClient:
+    """Return a client that speaks a version of the API, with the certificates that Docker's own client takes.
+
+    What else the environment says of HTTP is of other servers: REQUESTS_CA_BUNDLE would replace the engine's authority.
+    """
+    tls = kwargs_from_env().get("tls") or False
+    client = docker.DockerClient(
+        base_url=address, version=version, timeout=LIMIT, tls=tls, use_ssh_client=address.startswith("ssh://")
+    )
+    client.api.trust_env = False
+    return client
 
 
 @contextlib.contextmanager
@@ -82,6 +100,10 @@ def refused(message: str, what: str) -> GuestforgeError:
 
 def _unreachable(error: Exception, address: str) -> UserError:
     causes = list(_causes(error))
+    if isinstance(error, TLSParameterError):
+        place = os.environ.get("DOCKER_CERT_PATH") or "~/.docker"
+        hint = "they are ca.pem, cert.pem and key.pem in $DOCKER_CERT_PATH"
+        return UserError(f"{place} does not have the certificates for the engine at {address}", hint=hint)
     if any(isinstance(each, PermissionError) for each in causes):
         hint = "have an administrator add you to the group docker, which is as good as root, or use a rootless engine"
         return UserError(f"the Docker engine at {address} does not let you in", hint=hint)
