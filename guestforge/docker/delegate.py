@@ -18,12 +18,15 @@ from guestforge.core.environment import PASSED_THROUGH
 from guestforge.core.errors import UserError
 from guestforge.core.files import try_directory
 from guestforge.core.need import Need
+from guestforge.core.progress import complain
 from guestforge.core.runtime import INSIDE
 from guestforge.docker.apt import proxies
-from guestforge.docker.builder import find_builder, recipe
-from guestforge.docker.container import Command, remove_orphans, run, shared
+from guestforge.docker.builder import Recipe, find_builder, recipe
+from guestforge.docker.container import Command, Runs, run, shared
 from guestforge.docker.engine import Engine, find_engine
+from guestforge.docker.owner import remove_orphans
 from guestforge.docker.shipping import shipped
+from guestforge.docker.spread import spread
 from guestforge.host.packages import SWITCH
 from guestforge.project.folder import Project
 from guestforge.project.layout import CHECKOUT
@@ -40,7 +43,10 @@ OF_THE_USER: Final = (".config/pip", ".pip", ".netrc")
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """A task with its words, and what it is about: words that name a path have an absolute one."""
+    """A task with its words, and what it is about: words have absolute paths, and name no architecture.
+
+    `engines` are the addresses of those over which the architectures are spread; none for the usual one.
+    """
 
     task: str
     words: Sequence[str]
@@ -52,6 +58,7 @@ class Errand:
     readable: tuple[Path, ...]
     mirror: str | None
     once: bool  # one container will do, with network: it makes nothing, or only fetches
+    engines: tuple[str, ...] = ()
 
 
 def delegate(errand: Errand) -> int:
@@ -59,38 +66,69 @@ def delegate(errand: Errand) -> int:
 
     Raises UserError for an engine that can't be used, BuildError for one that fails.
     """
-    engine = find_engine()
-    remove_orphans(engine)
     made_of = recipe(errand.arches, errand.needs, errand.mirror, errand.project.recipes)
-    image = find_builder(engine, made_of)
     if not errand.once:
         try_directory(errand.output, "--output")
         errand.output.mkdir(parents=True, exist_ok=True)
+    runs = Runs()
+    if not errand.engines:
+        return _deliver(find_engine(), errand, made_of, runs)
+
+    def one(engine: Engine, arch: Arch) -> int:
+        return _deliver(engine, replace(errand, arches=(arch,)), made_of, runs, prefix=f"{arch.name}: ")
+
+    return spread(errand.arches, _engines(errand.engines), one, lambda arch: arch.name, runs.interrupt)
+
+
+def _engines(addresses: Sequence[str]) -> list[Engine]:
+    """Return the engines that answer. Raises UserError where none does, and for what is no address."""
+    found, errors = [], []
+    for address in addresses:
+        try:
+            found.append(find_engine(address))
+        except UserError as e:
+            errors.append(e)
+    for error in errors if found else errors[1:]:
+        complain(error)
+    if not found:
+        raise errors[0]
+    return found
+
+
+def _deliver(engine: Engine, errand: Errand, made_of: Recipe, runs: Runs, *, prefix: str = "") -> int:
+    """Run a task at an engine, on this machine's files or on those that are sent there."""
+    remove_orphans(engine)
+    image = find_builder(engine, made_of)
     cache = open_cache(user_cache())
     command = _command(errand, image, cache, made_of.tag)
+
+    def perform(mounts: list[Mount]) -> int:
+        mounted = replace(command, mounts=mounts)
+        if errand.once:
+            return run(engine, image, mounted, runs, prefix=prefix)
+        fetching = replace(mounted, words=(*command.words, "--fetch-only"))
+        for each in (fetching, replace(mounted, network=False)):
+            if code := run(engine, image, each, runs, prefix=prefix):
+                return code
+        return 0
+
     if engine.is_here:
-        return _perform(engine, image, replace(command, mounts=_here(errand, cache)), once=errand.once)
+        return perform(_here(errand, cache))
     if errand.readable:
         raise UserError(f"{errand.readable[0]} is not sent to an engine on another machine", hint="--runtime host")
     with shipped(engine, image, cache, (CHECKOUT, errand.project.root), errand.output) as files:
-        code = _perform(engine, image, replace(command, mounts=files.mounts), once=errand.once)
+        code = perform(files.mounts)
         if not errand.once:
             files.bring_home(errand.output, [f"{arch.name}/{errand.guest}" for arch in errand.arches])
         return code
 
 
-def _perform(engine: Engine, image: str, command: Command, *, once: bool) -> int:
-    if once:
-        return run(engine, image, command)
-    fetching = replace(command, words=(*command.words, "--fetch-only"))
-    return run(engine, image, fetching) or run(engine, image, replace(command, network=False))
-
-
 def _command(errand: Errand, image: str, cache: Path, tag: str) -> Command:
     """Return the task as a command with network, and with no files yet."""
     home = Path.home()
+    arches = (arch.name for arch in errand.arches)
     return Command(
-        words=(str(CHECKOUT / "invoke"), errand.task, *errand.words),
+        words=(str(CHECKOUT / "invoke"), errand.task, *errand.words, f"--arch={','.join(arches)}"),
         environment=_environment(cache, cache / VENVS / tag, home, f"docker {image}"),
         cwd=CHECKOUT,
         mounts=(),

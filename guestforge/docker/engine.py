@@ -9,6 +9,7 @@ from typing import Final
 
 import docker
 import requests
+import urllib3
 from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.errors import APIError, DockerException, TLSParameterError
 from docker.utils import kwargs_from_env
@@ -20,8 +21,14 @@ DEFAULT: Final = "unix:///var/run/docker.sock"  # https://docs.docker.com/refere
 LIMIT: Final = 60  # seconds for one answer; what takes longer is waited for by streams
 # What engines call the architectures, besides the kernel's names: https://pkg.go.dev/internal/platform
 MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+# What goes wrong at an engine: what it says, and what a connection does in the middle of an answer.
+FAULTS: Final = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 INSTALL: Final = "install and start one (Debian's package is docker.io), or name one with DOCKER_HOST"
 FULL: Final = "no space left on device"
+
+
+class EngineGoneError(BuildError):
+    """An engine does not answer any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +41,21 @@ class Engine:
     options: tuple[str, ...]  # of security, as it says itself
 
 
-def find_engine() -> Engine:
-    """Return the engine that DOCKER_HOST names, the usual one by default.
+def find_engine(address: str | None = None) -> Engine:
+    """Return the engine at an address, by default that which DOCKER_HOST names, else the usual one.
 
     Raises UserError where none answers, none lets us, or one of another architecture does.
     """
-    address = os.environ.get("DOCKER_HOST") or DEFAULT
+    named = f"--on {address}" if address else f"DOCKER_HOST={os.environ.get('DOCKER_HOST', '')}"
+    address = address or os.environ.get("DOCKER_HOST") or DEFAULT
     scheme, _, _ = address.partition("://")
     if scheme not in SCHEMES:
-        raise UserError(
-            f"DOCKER_HOST={address}: not the address of an engine", hint=f"it begins with {'://, '.join(SCHEMES)}://"
-        )
+        raise UserError(f"{named}: not the address of an engine", hint=f"it begins with {'://, '.join(SCHEMES)}://")
     try:
         first = _client(address, DEFAULT_DOCKER_API_VERSION)
         client = _client(address, str(first.api.version(api_version=False)["ApiVersion"]))
         info = client.info()
-    except (DockerException, requests.RequestException, OSError) as e:
+    except FAULTS as e:
         raise _unreachable(e, address) from e
     machine = str(info.get("Architecture", ""))
     if MACHINES.get(machine, machine) != platform.machine():
@@ -78,7 +84,7 @@ def engine_errors(engine: Engine, what: str) -> Iterator[None]:
     """Turn what goes wrong at an engine while a block works with it into an error of ours: `what` was to be done."""
     try:
         yield
-    except (DockerException, requests.RequestException, OSError) as e:
+    except FAULTS as e:
         raise told(e, engine, what) from e
 
 
@@ -86,7 +92,7 @@ def told(error: Exception, engine: Engine, what: str) -> GuestforgeError:
     """Return the error for what an engine said, or for one that says nothing any more."""
     if isinstance(error, APIError) and error.response is not None:
         return refused(str(error.explanation or error), what)
-    return BuildError(
+    return EngineGoneError(
         f"{what}: the engine at {engine.address} went away",
         hint="start it, and then the same command again: what was built is kept",
     )

@@ -6,9 +6,9 @@ others are gone with the run.
 
 import contextlib
 import io
-import itertools
 import json
 import os
+import secrets
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -23,8 +23,8 @@ from guestforge.core.files import atomic_copy
 from guestforge.core.progress import bar
 from guestforge.core.scratch import scratch_directory
 from guestforge.core.store import FileFacts
-from guestforge.docker.container import LABEL, owner
 from guestforge.docker.engine import Engine, engine_errors
+from guestforge.docker.owner import LABEL, ours
 from guestforge.manifest import MANIFEST
 from guestforge.project.folder import FILE
 from guestforge.project.layout import AGENT_SOURCES, FRAGMENTS, INVOKE, RECIPES
@@ -75,24 +75,26 @@ class Shipped:
 @contextlib.contextmanager
 def shipped(engine: Engine, image: str, cache: Path, sent: Iterable[Path], output: Path) -> Iterator[Shipped]:
     """Send folders to an engine, for as long as a block lasts."""
-    names = (f"guestforge-{os.getpid()}-{number}" for number in itertools.count())
-    volumes = {cache: f"guestforge-cache-{os.geteuid()}"}
-    volumes |= dict(zip([*dict.fromkeys(sent), output], names, strict=False))
-    mounts = [Mount(str(path), name, type="volume") for path, name in volumes.items()]
+    run = f"guestforge-{secrets.token_hex(8)}"
+    paths = dict.fromkeys((*sent, output))
+    volumes = {path: f"{run}-{number}" for number, path in enumerate(paths)}
+    cached = {cache: f"guestforge-cache-{os.geteuid()}"}
+    mounts = [Mount(str(path), name, type="volume") for path, name in {**volumes, **cached}.items()]
     with engine_errors(engine, "sending files to the engine"):
+        for name in volumes.values():
+            engine.client.volumes.create(name, labels={LABEL: ours()})
         holder = engine.client.containers.create(
-            image, ["true"], mounts=mounts, labels={LABEL: owner(os.getpid())}, network_mode="none"
+            image, ["true"], mounts=mounts, labels={LABEL: ours()}, network_mode="none"
         )
     try:
         with engine_errors(engine, "sending files to the engine"):
-            for path in volumes:
-                data = _packed(path if path in sent else None)
-                holder.put_archive(str(path), data)
+            for path in (*volumes, cache):
+                holder.put_archive(str(path), _packed(path if path in sent else None))
         yield Shipped(holder, mounts, engine)
     finally:
         with contextlib.suppress(Exception):  # an engine that is gone has nothing that could be removed
             holder.remove(force=True)
-            for name in list(volumes.values())[1:]:
+            for name in volumes.values():
                 engine.client.volumes.get(name).remove()
 
 

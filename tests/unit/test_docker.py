@@ -276,7 +276,10 @@ def test_the_words_there_say_what_was_said_here(tmp_path, monkeypatch):
     kinds = (BuildOptions, MakeOptions, CheckOptions, ProofOptions)
     before = [read(kind, given) for kind in kinds]
     words = dict((*word.removeprefix("--").split("=", 1), True)[:2] for word in _words(before, given))
-    assert not {"runtime", "output", "project"} & words.keys()
+    assert not {"runtime", "output", "project", "arch", "on"} & words.keys()
     monkeypatch.chdir("/")
-    after = [read(kind, {**words, "output": str(tmp_path / "out"), "runtime": "docker"}) for kind in kinds]
+    after = [
+        read(kind, {**words, "arch": given["arch"], "output": str(tmp_path / "out"), "runtime": "docker"})
+        for kind in kinds
+    ]
     assert after == before
