@@ -10,7 +10,7 @@ import docker
 
 
 @contextlib.contextmanager
-def dockerd(directory):
+def dockerd(directory, *options):
     """Start an engine that keeps its files below a directory; yield its process and its address.
 
     Sockets are elsewhere: the names that tests' directories have are longer than a socket's may be.
@@ -18,7 +18,7 @@ def dockerd(directory):
     directory.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="d-", dir="/tmp") as short:
         try:
-            with _daemon(directory, Path(short)) as found:
+            with _daemon(directory, Path(short), options) as found:
                 yield found
         finally:
             for place in (directory / "data", Path(short)):
@@ -33,12 +33,12 @@ def _unmount_below(place):
 
 
 @contextlib.contextmanager
-def _daemon(directory, short):
+def _daemon(directory, short, options):
     address = f"unix://{short}/docker.sock"
     places = {"data-root": directory / "data", "exec-root": short / "exec", "pidfile": short / "pid"}
     argv = [
         "dockerd", "-H", address, *(f"--{name}={place}" for name, place in places.items()),
-        "--iptables=false", "--ip6tables=false", "--bridge=none",
+        "--iptables=false", "--ip6tables=false", "--bridge=none", *options,
     ]  # fmt: skip
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log)

@@ -165,6 +165,8 @@ def _make(
     That is the worst of all errors. With --dry-run, say what would become of the steps instead; with --fetch-only, make
     those alone that take something from elsewhere.
     """
+    if making.on:
+        raise UserError("--on names engines of Docker's", hint="it goes with --runtime docker")
     wanted = {guest: goals(guest) for guest in guests}
     if making.dry_run:
         return max(_each(guests, lambda guest: _foretell(guest, _steps(wanted[guest]))))

@@ -18,7 +18,7 @@ from guestforge.project.options import ARTIFACTS, BuildOptions, CheckOptions, Ma
 from guestforge.publish.fetched import guest_to_boot
 
 BOOTING: Final = ("check", "conform")  # the tasks that take a release that was fetched, too
-SAID: Final = ("runtime", "project", "output")  # options that are not handed on as they were typed
+SAID: Final = ("runtime", "on", "arch", "project", "output")  # options that are not handed on as they were typed
 
 
 def run_elsewhere(task: str, records: Sequence[Any], given: Mapping[str, Given]) -> int:
@@ -31,10 +31,12 @@ def run_elsewhere(task: str, records: Sequence[Any], given: Mapping[str, Given])
         arches=built.arches,
         needs=_needs(task, built),
         project=built.project,
+        guest=built.guest,
         output=built.output,
         readable=(built.agent,) if built.agent else (),
         mirror=built.mirror,
         once=making.dry_run or making.fetch_only,
+        engines=making.on,
     )
     return delegate(errand)
 

@@ -4,90 +4,102 @@ import contextlib
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import requests
-from docker.errors import DockerException, NotFound
+from docker.errors import NotFound
 from docker.models.containers import Container
 from docker.types import LogConfig, Mount
 
 from guestforge.core.errors import BuildError
-from guestforge.core.progress import say
 from guestforge.docker.confine import confinement
-from guestforge.docker.engine import Engine, engine_errors, told
+from guestforge.docker.engine import FAULTS, Engine, engine_errors, told
+from guestforge.docker.owner import LABEL, ours
 
-LABEL: Final = "dev.guestforge.run"
 END_LIMIT: Final = 30  # seconds that a command has to end by itself after Ctrl-C
+_WRITING: Final = threading.Lock()
 AGAIN: Final = "the same command goes on from where it was"
 KILLED: Final = 128 + 9
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What runs: words, and its environment. Each mount is at its own path, and whoever may write there may here.
-
-    `writable` and `readable` are mounted, the latter to be read alone. `network`: it has this machine's, or none.
-    """
+    """What runs: words, and its environment. `network`: it has the engine's machine's, or none."""
 
     words: Sequence[str]
     environment: Mapping[str, str]
     cwd: Path
-    writable: Sequence[Path]
-    readable: Sequence[Path]
+    mounts: Sequence[Mount]
     network: bool
     home: Path
 
 
-def run(engine: Engine, image: str, command: Command) -> int:
+class Runs:
+    """The containers that run now, which one who waits for all of them can interrupt."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now: set[Container] = set()
+        self._over = False
+
+    def begin(self, container: Container) -> None:
+        """Take note of one; raises KeyboardInterrupt where all of them have been ended."""
+        with self._lock:
+            if self._over:
+                raise KeyboardInterrupt
+            self._now.add(container)
+
+    def end(self, container: Container) -> None:
+        """Forget one."""
+        with self._lock:
+            self._now.discard(container)
+
+    def interrupt(self) -> None:
+        """Interrupt all of them; none is started after that."""
+        with self._lock:
+            self._over = True
+            now = list(self._now)
+        for each in now:
+            _interrupt(each)
+
+
+def run(engine: Engine, image: str, command: Command, runs: Runs, *, prefix: str = "") -> int:
     """Run a command to its end, and return its exit code.
 
-    Raises BuildError for an engine that goes away, or a container that somebody else ended. On KeyboardInterrupt the
-    command is interrupted too, and has some seconds to end.
+    Its output is written as it comes or, with a prefix for those who run side by side, line by line. Raises BuildError
+    for an engine that goes away, or a container that somebody else ended. On KeyboardInterrupt the command is
+    interrupted too, and has some seconds to end.
     """
-    has_terminal = os.isatty(sys.stdout.fileno()) and os.isatty(sys.stderr.fileno())
+    has_terminal = not prefix and os.isatty(sys.stdout.fileno()) and os.isatty(sys.stderr.fileno())
     with _container(engine, image, command, has_terminal=has_terminal) as container:
-        with engine_errors(engine, "running in the container"):
-            output: Iterator[Any] = (
-                container.attach(stream=True) if has_terminal else container.attach(stream=True, demux=True)
-            )
-            container.start()
-            if has_terminal:
-                size = shutil.get_terminal_size()
-                container.resize(size.lines, size.columns)
+        runs.begin(container)
         try:
-            _show(output)
-        except KeyboardInterrupt:
-            _interrupt(container)
-            raise
-        except (DockerException, requests.RequestException, OSError) as e:
-            if isinstance(e, BrokenPipeError):
-                _interrupt(container)
-                raise
-            raise told(e, engine, "running in the container") from e
-        return _exit_code(engine, container)
+            with engine_errors(engine, "running in the container"):
+                output: Iterator[Any] = (
+                    container.attach(stream=True) if has_terminal else container.attach(stream=True, demux=True)
+                )
+                container.start()
+                if has_terminal:
+                    size = shutil.get_terminal_size()
+                    container.resize(size.lines, size.columns)
+            _watch(engine, container, output, prefix)
+            return _exit_code(engine, container)
+        finally:
+            runs.end(container)
 
 
-def owner(pid: int) -> str:
-    """Return what says whose a container is: a process, and when that was started, in ticks; nothing for none."""
+def _watch(engine: Engine, container: Container, output: Iterator[Any], prefix: str) -> None:
+    """Show what a container writes until it ends."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    return f"{pid} {stat.rpartition(')')[2].split()[19]}"  # proc_pid_stat(5): field 22
-
-
-def remove_orphans(engine: Engine) -> None:
-    """Remove the containers of runs that were killed, and with them what still ran there."""
-    with engine_errors(engine, "looking for containers of before"):
-        for each in engine.client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
-            theirs = each.labels[LABEL]
-            if owner(int(theirs.split()[0])) != theirs:
-                say(f"removing the container of a run that was killed: {each.short_id}")
-                with contextlib.suppress(NotFound):
-                    each.remove(force=True)
+        show(output, prefix)
+    except (KeyboardInterrupt, BrokenPipeError):
+        _interrupt(container)
+        raise
+    except FAULTS as e:
+        raise told(e, engine, "running in the container") from e
 
 
 @contextlib.contextmanager
@@ -99,7 +111,7 @@ def _container(engine: Engine, image: str, command: Command, *, has_terminal: bo
     try:
         yield container
     finally:
-        with contextlib.suppress(NotFound, DockerException, requests.RequestException, OSError):
+        with contextlib.suppress(*FAULTS):
             container.remove(force=True)
 
 
@@ -110,36 +122,49 @@ def _settings(engine: Engine, command: Command, *, has_terminal: bool) -> dict[s
         "group_add": list(map(str, os.getgroups())),
         "working_dir": str(command.cwd),
         "environment": dict(command.environment),
-        "mounts": _mounts(command),
+        "mounts": list(command.mounts),
         "network_mode": "host" if command.network else "none",
         "tmpfs": {"/tmp": "exec,mode=1777", str(command.home): f"exec,mode=0700,uid={user},gid={group}"},  # noqa: S108
         "init": True,
         "tty": has_terminal,
-        "labels": {LABEL: owner(os.getpid())},
+        "labels": {LABEL: ours()},
         "log_config": LogConfig(type="none"),
         **confinement(engine.options, network=command.network),
     }
 
 
-def _mounts(command: Command) -> list[Mount]:
-    """Return the mounts; the engine makes them with the shortest path first."""
-    read_only = {**dict.fromkeys(command.readable, True), **dict.fromkeys(command.writable, False)}
+def shared(writable: Sequence[Path], readable: Sequence[Path]) -> list[Mount]:
+    """Return mounts of this machine's files at their own paths; whoever may write there may in the container."""
+    read_only = {**dict.fromkeys(readable, True), **dict.fromkeys(writable, False)}
     return [Mount(str(path), str(path), type="bind", read_only=only) for path, only in read_only.items()]
 
 
-def _show(output: Iterator[Any]) -> None:
+def show(output: Iterator[Any], prefix: str) -> None:
     """Write what a command writes to where it would have gone."""
+    rest = [b"", b""]
     for piece in output:
         pieces = piece if isinstance(piece, tuple) else (piece,)
-        for stream, data in zip((sys.stdout, sys.stderr), pieces, strict=False):
-            if data:
-                stream.buffer.write(data)
-                stream.flush()
+        for number, data in enumerate(pieces):
+            if not prefix:
+                _write(number, data or b"")
+                continue
+            *lines, rest[number] = (rest[number] + (data or b"")).split(b"\n")
+            _write(number, b"".join(prefix.encode() + line + b"\n" for line in lines))
+    for number, line in enumerate(rest):
+        _write(number, prefix.encode() + line + b"\n" if line else b"")
+
+
+def _write(number: int, data: bytes) -> None:
+    if data:
+        stream = (sys.stdout, sys.stderr)[number]
+        with _WRITING:
+            stream.buffer.write(data)
+            stream.flush()
 
 
 def _interrupt(container: Container) -> None:
     """Have a command end as by Ctrl-C; one that does not is killed when its container is removed."""
-    with contextlib.suppress(DockerException, requests.RequestException, OSError, KeyboardInterrupt):
+    with contextlib.suppress(*FAULTS, KeyboardInterrupt):
         container.kill("SIGINT")
         container.wait(timeout=END_LIMIT)
 

@@ -178,6 +178,12 @@ class MakeOptions:
     """How what is asked for is made, and told of."""
 
     runtime: RuntimeName = option("where it is made: host, or docker (default: host)", one_of(RUNTIMES), default="host")
+    on: tuple[str, ...] = option(
+        "with --runtime docker: addresses of engines, with commas, over which architectures are spread",
+        texts,
+        many=True,
+        default=(),
+    )
     fetch_only: bool = option("make only what is fetched from elsewhere; the next build needs no network")
     dry_run: bool = option("say what would be built and what the store has, and build nothing")
     fail_fast: bool = option("end everything at the first step that fails")

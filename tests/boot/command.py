@@ -64,6 +64,10 @@ class Running:
     def pid(self):
         return self._process.pid
 
+    @property
+    def runs(self):
+        return self._process.poll() is None
+
     def wait_line(self, pattern):
         """Wait until a line matches."""
         deadline = time.monotonic() + LIMIT

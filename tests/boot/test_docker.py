@@ -6,10 +6,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
 import time
+import uuid
 from pathlib import Path
 
 import docker
@@ -19,8 +21,10 @@ from conftest import BOOT
 from docker_engine import dockerd
 
 from guestforge.arch import X86_64
-from guestforge.docker.container import Command, run
+from guestforge.docker.container import Command, Runs, run
 from guestforge.docker.engine import find_engine
+from guestforge.docker.owner import LABEL
+from guestforge.docker.shipping import shipped
 from guestforge.release.names import FILES_OF_A_GUEST
 from guestforge.testing.oci_images import busybox
 
@@ -31,15 +35,21 @@ pytestmark = [
 ]
 IMAGE = "test:busybox"
 SLEEP = ("sh", "-c", "echo here; exec sleep 600")
+# a project's own: what an agent takes, which Go compiles
+OWN_IMAGE = """FROM {{ base }}
+COPY root /
+RUN apt-get update -q && apt-get install -y -q --no-install-recommends python3 python3-venv
+COPY root /
+"""
 DRIVER = """
 import sys
 from pathlib import Path
 from guestforge.core.signals import heeded, interrupt_on
-from guestforge.docker.container import Command, run
+from guestforge.docker.container import Command, Runs, run
 from guestforge.docker.engine import find_engine
 interrupt_on(heeded())
 image, *words = sys.argv[1:]
-run(find_engine(), image, Command(tuple(words), {}, Path("/"), (), (), False, Path("/root")))
+run(find_engine(), image, Command(tuple(words), {}, Path("/"), (), False, Path("/root")), Runs())
 """
 
 
@@ -48,7 +58,9 @@ def test_a_guest_is_built_and_booted_there_and_is_the_one_that_is_built_here(tmp
     place = tmp_path_factory.mktemp("there")
     folder = place / "output" / "x86_64" / "minimal"
     words = ("build", "--arch", "x86_64", "--runtime", "docker", "--output", str(place / "output"))
-    with dockerd(place / "engine") as (_, address):
+    port, certificates = free_port(), keys(place / "keys")
+    far = (f"--host=tcp://127.0.0.1:{port}", "--tlsverify", *certificates)
+    with dockerd(place / "engine", *far) as (_, address):
         settings = {"GUESTFORGE_CACHE": place / "cache", "DOCKER_HOST": address, "NO_COLOR": "1"}
         command = Running(INVOKE, *words, **settings)
         command.limit = 1500.0
@@ -58,7 +70,15 @@ def test_a_guest_is_built_and_booted_there_and_is_the_one_that_is_built_here(tmp
         manifest = json.loads((folder / "manifest.json").read_text())
         again = invoke(*words, **settings)
         mistaken = invoke(*words, "--guest", "minmal", **settings)
+        elsewhere = {
+            "DOCKER_HOST": f"tcp://127.0.0.1:{port}", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": place / "keys",
+            "GUESTFORGE_CACHE": place / "other",
+        }  # fmt: skip
+        sent = invoke("agent", *words[1:-1], str(place / "sent"), **elsewhere)
+        nobody = invoke("agent", *words[1:-1], str(place / "nobody"), **{**elsewhere, "DOCKER_CERT_PATH": place})
+        lost, over_both = lose_one(place, address, words, elsewhere)
         client = docker.DockerClient(base_url=address)
+        volumes = [volume.name for volume in client.volumes.list()]
         labels = client.images.get(image).labels
         left = client.containers.list(all=True)
     # the same files as the host's, by the same compiler
@@ -81,6 +101,65 @@ def test_a_guest_is_built_and_booted_there_and_is_the_one_that_is_built_here(tmp
     assert labels["org.opencontainers.image.base.name"] == "guestforge-base:bookworm"
     assert "x86_64" in labels["org.opencontainers.image.description"]
     assert left == []
+    # and on an engine that has none of this machine's files, over TLS: sent, made, brought home
+    sent.assert_told(0, "fetching minimal")
+    agent = pipeline("x86_64").agent.file("agent").read_bytes()
+    assert (place / "sent" / "x86_64" / "minimal" / "agent").read_bytes() == agent
+    assert volumes == [f"guestforge-cache-{os.geteuid()}"]
+    # spread over that engine and one that is lost: what it had is made at the one that is left
+    lost.assert_told(0, "went away", f"aarch64: at {over_both[0]}", f"x86_64: at {over_both[1]}")
+    assert {path.parts[-3] for path in (place / "spread").glob("*/minimal/agent")} == {"aarch64", "x86_64"}
+    nobody.assert_told(1, "does not have the certificates for the engine")
+
+
+def lose_one(place, address, words, elsewhere):
+    """Spread two agents over an engine and a second one, and kill that once it is at work; how it ended, and where."""
+    project = place / "project"
+    (project / "recipes" / "builder").mkdir(parents=True)
+    (project / "guestforge.toml").touch()
+    (project / "recipes" / "builder" / "Dockerfile.j2").write_text(OWN_IMAGE)
+    with dockerd(place / "second") as (process, second):
+        client = docker.DockerClient(base_url=second)
+        base = docker.DockerClient(base_url=address).images.get("guestforge-base:bookworm")
+        client.images.load(base.save(named=True))
+        engines = (elsewhere["DOCKER_HOST"], second)
+        command = Running(
+            INVOKE, "agent", "--arch", "aarch64,x86_64", *words[3:-1], str(place / "spread"),
+            "--project", str(project), "--on", ",".join(engines), **elsewhere,
+        )  # fmt: skip
+        command.limit = 600.0
+        while not client.containers.list(filters={"label": LABEL}, ignore_removed=True):
+            assert command.runs, command.end().text
+            time.sleep(0.2)
+        process.kill()
+        process.wait()
+        return command.end(), engines
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def keys(place):
+    """Make certificates of an engine and of its client, as Docker calls the files; the engine's options."""
+    place.mkdir()
+    key, ca = place / "ca-key.pem", place / "ca.pem"
+    openssl("req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", key, "-out", ca, "-subj", "/CN=ca", "-days", "2")
+    for name in ("server", ""):
+        prefix = f"{name}-" if name else ""
+        own, asked, made = place / f"{prefix}key.pem", place / "request.pem", place / f"{prefix}cert.pem"
+        openssl("req", "-newkey", "ed25519", "-nodes", "-keyout", own, "-out", asked, "-subj", "/CN=x")
+        more = place / "more"
+        more.write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+        words = ("-CA", ca, "-CAkey", key, "-CAcreateserial", "-extfile", more, "-days", "2")
+        openssl("x509", "-req", "-in", asked, "-out", made, *words)
+    return f"--tlscacert={ca}", f"--tlscert={place / 'server-cert.pem'}", f"--tlskey={place / 'server-key.pem'}"
+
+
+def openssl(*words):
+    subprocess.run(["openssl", *words], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +202,8 @@ def engine(started_engine, tmp_path_factory):
 def sh(script):
     """Run a script in a container as a build is run, without network."""
     environment = {"A": "b", "PATH": "/bin"}
-    command = Command(("sh", "-c", script), environment, Path("/"), (), (), False, Path("/root"))
-    return run(find_engine(), IMAGE, command)
+    command = Command(("sh", "-c", script), environment, Path("/"), (), False, Path("/root"))
+    return run(find_engine(), IMAGE, command, Runs())
 
 
 @pytest.mark.usefixtures("engine")
@@ -187,11 +266,16 @@ def test_what_a_killed_run_left_is_removed_by_the_next(engine):
     process.kill()
     process.communicate()
     assert len(engine.containers.list()) == 2
-    script = "from guestforge.docker.container import *; remove_orphans(find_engine())"
+    gone = engine.containers.list()[-1].labels[LABEL]
+    engine.volumes.create("ours", labels={LABEL: gone})
+    engine.volumes.create("theirs", labels={LABEL: f"{uuid.uuid4()} 1 1"})  # of another machine's run
+    script = "from guestforge.docker.owner import remove_orphans; remove_orphans(find_engine())"
     script = f"from guestforge.docker.engine import find_engine; {script}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "removing the container of a run that was killed" in done.stderr
     assert len(engine.containers.list(all=True)) == 1  # of one who runs
+    assert [volume.name for volume in engine.volumes.list() if volume.name in ("ours", "theirs")] == ["theirs"]
+    engine.volumes.get("theirs").remove()
     other.terminate()
     other.communicate(timeout=40)
     assert engine.containers.list(all=True) == []
@@ -219,9 +303,32 @@ def test_an_engine_that_goes_away(started_engine, tmp_path):
         daemon.kill()
         daemon.wait()
         try:
-            assert re.search(r"BuildError: .*went away", error_of(process))
+            assert re.search(r"EngineGoneError: .*went away", error_of(process))
         finally:
             os.kill(pid, signal.SIGKILL)  # which its engine would have ended
+
+
+def test_files_are_sent_and_brought_home(engine, tmp_path):
+    """The cache's volume stays for the next run, and no other."""
+    project, output, cache = tmp_path / "project", tmp_path / "output", tmp_path / "cache"
+    (project / "recipes").mkdir(parents=True)
+    (project / "recipes" / "x.toml").write_text("recipe")
+    (project / "secret").write_text("not sent")
+    output.mkdir()
+    script = (
+        f"ls {project}; cat {project}/recipes/x.toml; touch {cache}/again; mkdir -p {output}/x86_64/minimal;"
+        f" ls {cache}; id -u; echo made > {output}/x86_64/minimal/kernel"
+    )
+    for expected in ("again", "again"):
+        found = find_engine()
+        with shipped(found, IMAGE, cache, (project,), output) as files:
+            command = Command(("sh", "-c", script), {"PATH": "/bin"}, Path("/"), files.mounts, False, Path("/root"))
+            assert run(found, IMAGE, command, Runs()) == 0
+            files.bring_home(output, ["x86_64/minimal", "s390x/minimal"])
+        assert [volume.name for volume in engine.volumes.list()] == [f"guestforge-cache-{os.geteuid()}"], expected
+    assert (output / "x86_64" / "minimal" / "kernel").read_text() == "made\n"
+    assert sorted(path.name for path in output.iterdir()) == ["x86_64"]
+    assert engine.containers.list(all=True) == []
 
 
 def test_an_engine_without_room(tmp_path, started_engine):

@@ -117,10 +117,16 @@ def test_an_engine_of_another_architecture(place):
         server.shutdown()
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:2375", "ssh://somewhere", "nonsense"])
-def test_an_engine_on_another_machine_is_refused_for_now(monkeypatch, address):
+@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:2375", "unix:/x", "fd://"])
+def test_what_is_no_address_of_an_engine(monkeypatch, address):
     monkeypatch.setenv("DOCKER_HOST", address)
-    assert "--runtime host" in refusal()
+    assert "not the address of an engine" in refusal()
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "ssh://nobody@127.0.0.1:1"])
+def test_an_engine_on_another_machine_that_does_not_answer(monkeypatch, address):
+    monkeypatch.setenv("DOCKER_HOST", address)
+    assert f"no Docker engine answers at {address}" in refusal()
 
 
 def test_a_full_disk_has_its_remedy():
@@ -270,7 +276,10 @@ def test_the_words_there_say_what_was_said_here(tmp_path, monkeypatch):
     kinds = (BuildOptions, MakeOptions, CheckOptions, ProofOptions)
     before = [read(kind, given) for kind in kinds]
     words = dict((*word.removeprefix("--").split("=", 1), True)[:2] for word in _words(before, given))
-    assert not {"runtime", "output", "project"} & words.keys()
+    assert not {"runtime", "output", "project", "arch", "on"} & words.keys()
     monkeypatch.chdir("/")
-    after = [read(kind, {**words, "output": str(tmp_path / "out"), "runtime": "docker"}) for kind in kinds]
+    after = [
+        read(kind, {**words, "arch": given["arch"], "output": str(tmp_path / "out"), "runtime": "docker"})
+        for kind in kinds
+    ]
     assert after == before
