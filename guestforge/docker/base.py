@@ -15,7 +15,7 @@ from guestforge.docker.engine import Engine, engine_errors
 from guestforge.host.packages import ensure
 
 DEBIAN: Final = "debian"
-BOOTSTRAPPED: Final = "guestforge-base"
+BOOTSTRAPPED: Final = "localhost/guestforge-base"  # Podman looks for a name without a host at registries alone
 NEEDS: Final = (Need("mmdebstrap", tool="mmdebstrap"),)
 
 
@@ -24,7 +24,7 @@ def find_base(engine: Engine, suite: str, apt: Mapping[str, bytes]) -> str:
 
     `apt` are the files that say where packages come from, by their paths (see `apt`).
     """
-    pulled, own = f"{DEBIAN}:{suite}-slim", f"{BOOTSTRAPPED}:{suite}"
+    pulled, own = f"{DEBIAN}:{suite}-slim", f"{BOOTSTRAPPED}-{suite}:latest"
     for name in (pulled, own):
         if _has(engine, name):
             return name
@@ -70,4 +70,4 @@ def _bootstrap(engine: Engine, suite: str, apt: Mapping[str, bytes]) -> None:
 
 
 def _import(engine: Engine, archive: Path, suite: str) -> None:
-    engine.client.api.import_image_from_file(str(archive), repository=BOOTSTRAPPED, tag=suite)
+    engine.client.api.import_image_from_file(str(archive), repository=f"{BOOTSTRAPPED}-{suite}", tag="latest")

@@ -23,7 +23,7 @@ from guestforge.project.load import Folders
 from guestforge.project.template import find_template, render_template
 from guestforge.sources.hostapt import ETC
 
-NAME: Final = "guestforge-builder"
+NAME: Final = "localhost/guestforge-builder"
 TEMPLATE: Final = "builder/Dockerfile.j2"
 SUITE: Final = "bookworm"
 # What `./invoke` itself takes, and the tools by which it looks at what it runs on.

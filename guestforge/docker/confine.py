@@ -17,14 +17,15 @@ DENIED: Final = (
 DEVICES: Final = ("/dev/kvm", "/dev/vhost-vsock")
 
 
-def confinement(engine_options: Iterable[str], *, network: bool) -> dict[str, Any]:
+def confinement(engine_options: Iterable[str], *, is_podman: bool, network: bool) -> dict[str, Any]:
     """Return the settings of a container that say what it may do, for an engine with these security options.
 
     Its root file system is read only, and it has none of the capabilities of an engine's containers. Two exceptions are
     root's: its apt gives downloads to a user without rights, and it may be root in a user namespace of its own only
     with SETFCAP (user_namespaces(7)).
     """
-    options = ["no-new-privileges", f"seccomp={_profile()}"]
+    # Podman takes the name of a file of its own machine, and its usual filter has no mounts either
+    options = ["no-new-privileges", f"seccomp={'unconfined' if is_podman else _profile()}"]
     named = " ".join(engine_options)
     if "apparmor" in named:
         options.append("apparmor=unconfined")  # the engine's own profile has no mounts

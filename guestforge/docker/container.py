@@ -116,20 +116,19 @@ def _container(engine: Engine, image: str, command: Command, *, has_terminal: bo
 
 
 def _settings(engine: Engine, command: Command, *, has_terminal: bool) -> dict[str, Any]:
-    user, group = os.geteuid(), os.getegid()
     return {
-        "user": f"{user}:{group}",
+        "user": f"{os.geteuid()}:{os.getegid()}",
         "group_add": list(map(str, os.getgroups())),
         "working_dir": str(command.cwd),
         "environment": dict(command.environment),
         "mounts": list(command.mounts),
         "network_mode": "host" if command.network else "none",
-        "tmpfs": {"/tmp": "exec,mode=1777", str(command.home): f"exec,mode=0700,uid={user},gid={group}"},  # noqa: S108
+        "tmpfs": dict.fromkeys(("/tmp", str(command.home)), "exec,mode=1777"),  # noqa: S108 - the container's own
         "init": True,
         "tty": has_terminal,
         "labels": {LABEL: ours()},
         "log_config": LogConfig(type="none"),
-        **confinement(engine.options, network=command.network),
+        **confinement(engine.options, is_podman=engine.is_podman, network=command.network),
     }
 
 

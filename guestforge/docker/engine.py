@@ -39,6 +39,7 @@ class Engine:
     address: str
     is_here: bool  # it has this machine's files
     options: tuple[str, ...]  # of security, as it says itself
+    is_podman: bool = False
 
 
 def find_engine(address: str | None = None) -> Engine:
@@ -52,8 +53,8 @@ def find_engine(address: str | None = None) -> Engine:
     if scheme not in SCHEMES:
         raise UserError(f"{named}: not the address of an engine", hint=f"it begins with {'://, '.join(SCHEMES)}://")
     try:
-        first = _client(address, DEFAULT_DOCKER_API_VERSION)
-        client = _client(address, str(first.api.version(api_version=False)["ApiVersion"]))
+        said = _client(address, DEFAULT_DOCKER_API_VERSION).api.version(api_version=False)
+        client = _client(address, str(said["ApiVersion"]))
         info = client.info()
     except FAULTS as e:
         raise _unreachable(e, address) from e
@@ -63,7 +64,8 @@ def find_engine(address: str | None = None) -> Engine:
             f"the engine at {address} is of {machine}, and this machine of {platform.machine()}",
             hint="name an engine of this machine with DOCKER_HOST",
         )
-    return Engine(client, address, scheme == "unix", tuple(map(str, info.get("SecurityOptions") or ())))
+    options = tuple(map(str, info.get("SecurityOptions") or ()))
+    return Engine(client, address, scheme == "unix", options, is_podman="Podman" in str(said.get("Components")))
 
 
 def _client(address: str, version: str) -> docker.DockerClient:

@@ -34,6 +34,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="dockerd needs root"),
 ]
 IMAGE = "test:busybox"
+BASE = "localhost/guestforge-base-bookworm:latest"
 SLEEP = ("sh", "-c", "echo here; exec sleep 600")
 # a project's own: what an agent takes, which Go compiles
 OWN_IMAGE = """FROM {{ base }}
@@ -65,8 +66,8 @@ def test_a_guest_is_built_and_booted_there_and_is_the_one_that_is_built_here(tmp
         command = Running(INVOKE, *words, **settings)
         command.limit = 1500.0
         first = command.end()
-        first.assert_told(0, "can't be pulled", "bootstrapping guestforge-base:bookworm", "making the builder image")
-        (image,) = set(re.findall(r"guestforge-builder:\w+", first.text))
+        first.assert_told(0, "can't be pulled", f"bootstrapping {BASE}", "making the builder image")
+        (image,) = set(re.findall(r"localhost/guestforge-builder:\w+", first.text))
         manifest = json.loads((folder / "manifest.json").read_text())
         again = invoke(*words, **settings)
         mistaken = invoke(*words, "--guest", "minmal", **settings)
@@ -98,7 +99,7 @@ def test_a_guest_is_built_and_booted_there_and_is_the_one_that_is_built_here(tmp
     assert "making" not in again.text
     mistaken.assert_told(1, "minmal", "minimal")
     assert labels["org.opencontainers.image.title"] == "guestforge-builder"
-    assert labels["org.opencontainers.image.base.name"] == "guestforge-base:bookworm"
+    assert labels["org.opencontainers.image.base.name"] == BASE
     assert "x86_64" in labels["org.opencontainers.image.description"]
     assert left == []
     # and on an engine that has none of this machine's files, over TLS: sent, made, brought home
@@ -120,7 +121,7 @@ def lose_one(place, address, words, elsewhere):
     (project / "recipes" / "builder" / "Dockerfile.j2").write_text(OWN_IMAGE)
     with dockerd(place / "second") as (process, second):
         client = docker.DockerClient(base_url=second)
-        base = docker.DockerClient(base_url=address).images.get("guestforge-base:bookworm")
+        base = docker.DockerClient(base_url=address).images.get(BASE)
         client.images.load(base.save(named=True))
         engines = (elsewhere["DOCKER_HOST"], second)
         command = Running(

@@ -239,12 +239,12 @@ def test_what_cant_be_pulled_is_bootstrapped(etc, monkeypatch):
 
 def test_a_container_has_what_it_takes_and_no_more(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    found = confine.confinement((), network=True)
+    found = confine.confinement((), is_podman=False, network=True)
     assert (found["cap_drop"], found["read_only"]) == (["ALL"], True)
     assert "cap_add" not in found
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert confine.confinement((), network=False)["cap_add"] == ["SETFCAP"]
-    options = confine.confinement(("name=apparmor", "name=seccomp"), network=False)["security_opt"]
+    assert confine.confinement((), is_podman=False, network=False)["cap_add"] == ["SETFCAP"]
+    options = confine.confinement(("name=apparmor", "name=seccomp"), is_podman=False, network=False)["security_opt"]
     assert options[0] == "no-new-privileges" and "apparmor=unconfined" in options
     profile = json.loads(options[1].removeprefix("seccomp="))
     (rule,) = profile["syscalls"]
