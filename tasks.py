@@ -22,6 +22,7 @@ from guestforge.project.options import (
     KeygenOptions,
     MakeOptions,
     MatrixOptions,
+    OverheadOptions,
     ProofOptions,
     PublishOptions,
     ReleaseOptions,
@@ -146,6 +147,14 @@ def install(asked: InstallOptions, checks: CheckOptions) -> None:
     install.install(asked, checks)
 
 
+@job(without=("verbose",))
+def overhead(built: BuildOptions, checks: CheckOptions, asked: OverheadOptions) -> int:
+    """Measure what a guest costs its host besides its containers, and write a RuntimeClass of it."""
+    from guestforge.cli import overhead
+
+    return overhead.overhead(built, checks, asked)
+
+
 @job()
 def release_keygen(asked: KeygenOptions) -> None:
     """Make a key to sign releases with, and the public one to verify them with."""
@@ -263,6 +272,7 @@ namespace = Collection(
     publish,
     fetch,
     install,
+    overhead,
     ci,
     why,
     test,

@@ -5,6 +5,7 @@ the functions is what a start of `./invoke` must not pay for.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,10 @@ MAX_FILES: Final = 1_000_000
 MAX_TIMEOUT: Final = 86_400.0  # seconds
 MAX_CPUS: Final = 255.0
 MANY: Final = 1000
+MAX_BOOTS: Final = 1000
+MAX_IDLE: Final = 3600.0  # seconds
+MAX_HEADROOM: Final = 400  # percent
+KATA_HANDLER: Final = "kata-qemu-runtime-rs"  # kata-deploy's own default on every architecture of ours
 TESTED: Final = "GUESTFORGE_TEST_ARCHES"  # what the boot tests read, tests/boot/conftest.py
 DEBUG: Final = "debug"  # the recipe with a shell in it
 
@@ -394,6 +399,37 @@ class KeygenOptions:
     file: Path = option("where the secret key goes; the public one gets .pub behind its name", path, place=True)
 
 
+# What Kubernetes takes as a handler: a label of the DNS by RFC 1123
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+
+
+def _label(shown: str, value: str) -> str:
+    if not _LABEL.fullmatch(value):
+        hint = "at most 63 small letters, digits and, between them, hyphens (a DNS label, RFC 1123)"
+        raise UserError(f"{shown} {value[:100]!a}: no name of a handler", hint=hint)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class OverheadOptions:
+    """How overhead is measured, and what becomes of it."""
+
+    boots: int = option("boots of each state (default: 10)", whole(1, MAX_BOOTS), default=10)
+    idle: float = option(
+        "seconds over which the processor time of an idle guest is counted (default: 5)",
+        number(0.5, MAX_IDLE),
+        default=5.0,
+    )
+    headroom: int = option(
+        "percent on top of what was measured, in the RuntimeClass (default: 20)", whole(0, MAX_HEADROOM), default=20
+    )
+    handler: str = option(f"the RuntimeClass's handler (default: {KATA_HANDLER})", _label, default=KATA_HANDLER)
+    artifact: Artifact = option(
+        "what to boot: initrd or image (default: image)", one_of(ARTIFACTS), many=True, default="image"
+    )
+    allow_tcg: bool = option("write the RuntimeClass though the guest was emulated, which no cluster does")
+
+
 @dataclass(frozen=True, slots=True)
 class MatrixOptions(ProjectOptions):
     """What a CI system is told to build."""
@@ -465,7 +501,7 @@ class SelftestOptions:
 RECORDS: Final = (
     StepOptions, TargetOptions, BuildOptions, DebugOptions, MakeOptions, CheckOptions, ProofOptions, TerminalOptions,
     ContainerOptions, ConformOptions, ReleaseOptions, VerifyOptions, PublishOptions, FetchOptions, InstallOptions,
-    KeygenOptions, MatrixOptions, InitOptions, SummaryOptions, CleanOptions, BenchOptions,
+    KeygenOptions, OverheadOptions, MatrixOptions, InitOptions, SummaryOptions, CleanOptions, BenchOptions,
     HostBenchOptions, SelftestOptions,
 )  # fmt: skip
 OPTIONS: Final = {declared.name: declared for record in RECORDS for declared in options_of(record).values()}
