@@ -93,7 +93,7 @@ def _samples(wanted: Wanted, boots: int, arch: Arch) -> dict[State, list[Sample]
 
 
 def _tell(found: Measurement, place: Path, *, refused: bool) -> int:
-    say(f"{place / JSON}, {place / TABLE}: the figures of {found.boots} boots of each state")
+    say(f"{place / JSON}, {place / TABLE}: the figures; boots of each state: {found.boots}")
     if not refused:
         fixed = found.fixed
         what = f"memory {fixed.memory_mib}Mi, cpu {fixed.cpu_millicores}m, {fixed.headroom} % headroom in both"

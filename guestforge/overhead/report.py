@@ -30,12 +30,12 @@ METHOD: Final = (
 )
 FIXED: Final = (
     "podFixed is the most that any boot of any state needed, with {headroom} % on top. Memory is the PSS of all"
-    " programs of the machine together, in which a page that several of them have is counted once, without what the guest's"
-    " cgroups count for the containers; cpu is the processor time of these programs when nothing happens."
+    " programs of the machine together, in which a page that several of them have is counted once, without what the"
+    " guest's cgroups count for the containers; cpu is the processor time of these programs when nothing happens."
 )
 TCG: Final = (
-    "Measured under TCG, which holds translated code in QEMU's memory and takes many times the processor time:"
-    " not what a cluster with KVM has."
+    "Measured under TCG, which holds translated code in QEMU's memory and emulates each instruction: not what a"
+    " cluster with KVM has."
 )
 
 LABELS: Final = {
