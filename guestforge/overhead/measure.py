@@ -135,11 +135,9 @@ def _sample(machine: Machine, wanted: Wanted, state: State) -> Sample:
         spent = _spent(programs, wanted.idle)
         # The host first: to answer costs the guest memory.
         memory = {name: memory_of(pids, name) for name, pids in programs.items()}
-        containers = sum(_container_kib(tasks, _name(number)) for number in range(state.containers))
         guest = guest_memory(parse_metrics(client.metrics()))
+        containers = containers_kib(tasks, state, guest.total_kib)
         machine.verify()
-    if containers > guest.total_kib:
-        raise AgentError(f"the guest has {guest.total_kib} KiB, and says that its containers use {containers} KiB")
     used = {name: Program(memory[name].rss_kib, memory[name].pss_kib, spent[name]) for name in programs}
     return Sample(guest.total_kib, guest.used_kib, containers, used)
 
@@ -153,6 +151,17 @@ def _bring_to(client: AgentClient, state: State) -> TaskService:
         tasks.create(name, container_spec(name, f"{SHARE_POINT}{name}", process(WAITS)))
         tasks.start(name)
     return tasks
+
+
+def containers_kib(tasks: TaskService, state: State, total: int) -> int:
+    """Return the memory of all containers of a state, by their cgroups, of the guest's `total`; both in KiB.
+
+    Raises AgentError for one that does not wait any more, and for a guest that says what can't be.
+    """
+    found = sum(_container_kib(tasks, _name(number)) for number in range(state.containers))
+    if found > total:
+        raise AgentError(f"the guest has {total} KiB, and says that its containers use {found} KiB")
+    return found
 
 
 def _container_kib(tasks: TaskService, name: str) -> int:
