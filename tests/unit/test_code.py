@@ -44,6 +44,7 @@ STALE = {
     "guestforge.kernel.estimate": set(),
     "guestforge.core.progress": set(),
     "guestforge.oci.image": set(),
+    "guestforge.overhead.measure": set(),
     "guestforge.project.bounds": set(),
     "guestforge.publish.http": set(),
     "guestforge.release.components": set(),
