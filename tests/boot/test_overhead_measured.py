@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from dataclasses import replace
 
 import kubernetes_validate
@@ -74,9 +75,12 @@ def test_an_interruption_leaves_the_console_alone(built, scene, tmp_path):
     assert built(X86_64.name).image
     words = ("overhead", "--arch", "x86_64", "--accel", "tcg", "--output", str(tmp_path))
     running = Running(INVOKE, *words, **scene.environment)
-    scene.wait_process(X86_64.qemu)
+    place = tmp_path / X86_64.name / "minimal" / "overhead"
+    console, deadline = place / "console.log", time.monotonic() + 60
+    while not (console.is_file() and X86_64.kernel_log_start in console.read_text(errors="replace")):
+        assert time.monotonic() < deadline, running.text
+        time.sleep(0.02)
     running.signal(signal.SIGINT)
     running.end().assert_told(130, "interrupted")
-    place = tmp_path / X86_64.name / "minimal" / "overhead"
     assert [path.name for path in place.iterdir()] == ["console.log"]
     scene.assert_clean()
