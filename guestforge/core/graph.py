@@ -12,7 +12,7 @@ from guestforge.core.errors import BuildError
 from guestforge.core.need import Need, missing
 from guestforge.core.runtime import HOST, Runtime
 from guestforge.core.step import Step, Use, Used
-from guestforge.core.store import Entry, Inputs, Store
+from guestforge.core.store import Entry, Inputs, Store, now
 
 State = Literal["reused", "made", "depends"]
 
@@ -92,6 +92,7 @@ class Evaluation:
         """
         self._inputs_of(step)
         used = self.used(step)
+        started = now()
         with self.store.temporary(step.name) as made:
             _make(step, used, self.runtime, made)
 
@@ -99,7 +100,9 @@ class Evaluation:
                 for path in made.iterdir():
                     path.rename(out / path.name)
 
-            return self.store.get_or_build(step.name, self.inputs(step, used), move, about(step, self.runtime))
+            return self.store.get_or_build(
+                step.name, self.inputs(step, used), move, about(step, self.runtime), started=started
+            )
 
     def used(self, step: Step) -> dict[str, Entry]:
         """Return the entries of what a step uses, made where they are not there."""

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -75,6 +76,7 @@ class Entry:
     files: Mapping[str, "FileFacts"]  # the files at its top, not those of folders in it
     reused: bool
     runtime: str = ON_HOST  # where its programs ran
+    times: "Times | None" = None  # none is known of what older versions made
 
     def file(self, name: str) -> Path:
         """Return where a file at its top is, found to be what the step made; a process reads each file once for that.
@@ -84,6 +86,14 @@ class Entry:
         path = self.path / name
         _require_same(path, self.files[name])
         return path
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When an entry was begun and finished, as RFC 3339 has it: UTC, to the second, so that they sort as text."""
+
+    started: str
+    finished: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +137,26 @@ class Store:
         try:
             facts = json.loads((path / "step.json").read_text())
             files = {name: FileFacts(**row) for name, row in facts["files"].items()}
+            times = Times(**facts["times"]) if "times" in facts else None
         except FileNotFoundError:
             return None
         except (ValueError, LookupError, TypeError, AttributeError) as e:
             raise _damaged(path, "step.json") from e
-        return Entry(path, step, path.name, inputs, files, reused=True, runtime=str(facts.get("runtime", ON_HOST)))
+        runtime = str(facts.get("runtime", ON_HOST))
+        return Entry(path, step, path.name, inputs, files, reused=True, runtime=runtime, times=times)
 
-    def get_or_build(self, step: str, inputs: Inputs, build: Callable[[Path], None], about: Inputs = NOTHING) -> Entry:
+    def get_or_build(
+        self,
+        step: str,
+        inputs: Inputs,
+        build: Callable[[Path], None],
+        about: Inputs = NOTHING,
+        *,
+        started: str | None = None,
+    ) -> Entry:
         """Return the entry of these inputs; where there is none, have `build` fill an empty directory and publish it.
 
-        `about` is kept in step.json too, and has no part in the key.
+        `about` is kept in step.json too, and has no part in the key. `started` is when the work began, if not now.
         Raises what `build` raises, with nothing published, and BuildError when the disk is full.
         """
         if found := self.find(step, inputs):
@@ -146,16 +166,19 @@ class Store:
             if found := self.find(step, inputs):  # another build made it while we waited
                 return found
             with self.temporary(step) as made:
+                started = started or now()
                 build(made)
+                times = Times(started, now())
                 files = {file.name: _facts(file) for file in made.iterdir() if file.is_file()}
-                _write_facts(made / "step.json", {**about, "step": step, "inputs": inputs}, files)
+                facts = {**about, "step": step, "inputs": inputs, "times": asdict(times)}
+                _write_facts(made / "step.json", facts, files)
                 sync_tree(made)
                 private_directory(self.cache / "store")
                 private_directory(path.parent)
                 made.rename(path)
                 sync_directory(path.parent)
         runtime = str(about.get("runtime", ON_HOST))
-        return Entry(path, step, path.name, inputs, files, reused=False, runtime=runtime)
+        return Entry(path, step, path.name, inputs, files, reused=False, runtime=runtime, times=times)
 
     def newest(self, step: str, title: str) -> "Record | None":
         """Return what the newest entry with a title says of itself, None if there is none."""
@@ -190,6 +213,11 @@ class Store:
         place = private_directory(self.cache / "locks") / name
         with locked(place, lambda: say(f"waiting for another build that is making {name}")) as lock:
             yield lock
+
+
+def now() -> str:
+    """Return the time as `Times` has it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _damaged(entry: Path, name: str) -> UserError:

@@ -22,6 +22,7 @@ MAX_FILE: Final = 256 * GIB
 Digest = Annotated[str, Field(pattern=f"^{DIGEST.pattern}$")]
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$", max_length=100)]
 Text = Annotated[str, Field(pattern=r"^[ -~]+$", max_length=300)]  # what is said of a tool, a version, a licence
+Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]  # RFC 3339, UTC
 Verdict = Literal["pass", "fail"]
 D = TypeVar("D", bound="Document")
 
@@ -57,15 +58,23 @@ class Agent(Document):
     modules: Annotated[list[Module], Field(max_length=2000)]
 
 
+class Built(Document):
+    """When the first step of a guest began, and the last one, a check, was finished."""
+
+    started: Time
+    finished: Time
+
+
 class Released(Document):
     """What a manifest in an archive says besides that in an output directory.
 
-    The version, the check's files, the agent's parts, from which suite of Debian's packages came, by their steps, and
-    the recipes by their kinds.
+    The version, the check's files, when it was built, the agent's parts, from which suite of Debian's packages came, by
+    their steps, and the recipes by their kinds.
     """
 
     version: Annotated[str, Field(max_length=128)]
     checks: dict[str, Facts]
+    built: Built | None = None
     agent: Agent
     suites: dict[Text, Text]
     recipe: dict[Text, Any]

@@ -67,7 +67,8 @@ def find_proven(pipeline: Pipeline, checks: CheckOptions, version: str) -> Prove
         f"check/{name}/{file}": _stored(pipeline.entry(proofs[name]), file) for name in ARTIFACTS for file in FILES
     }
     stored |= {artifact.name: _stored(artifact.entry, artifact.file) for artifact in pipeline.artifacts()}
-    released = {"version": version, "checks": _checks(stored), **_origin(pipeline)}
+    made = [pipeline.entry(step) for step in walk(*pipeline.steps.published, *proofs.values())]
+    released = {"version": version, "checks": _checks(stored), "built": _times(made), **_origin(pipeline)}
     manifest = json_text({**pipeline.manifest(), "release": released}).encode()
     if problems := tuple(_disproved(manifest, stored)):
         raise NotProvenError(problems)
@@ -93,6 +94,15 @@ def _stored(entry: Entry, name: str) -> Stored:
 def _checks(stored: Mapping[str, Stored]) -> dict[str, Any]:
     """Return what an archive's manifest says of the check's files."""
     return {name: source.facts.published() for name, source in stored.items() if name.startswith("check/")}
+
+
+def _times(entries: Iterable[Entry]) -> dict[str, str] | None:
+    """Return when the first step began and the last one was finished; none where that is not known of one."""
+    times = [entry.times for entry in entries]
+    known = [each for each in times if each]
+    if not known or len(known) < len(times):
+        return None
+    return {"started": min(each.started for each in known), "finished": max(each.finished for each in known)}
 
 
 def _origin(pipeline: Pipeline) -> dict[str, Any]:

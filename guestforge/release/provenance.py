@@ -89,9 +89,22 @@ def _statement(
                 },
                 "resolvedDependencies": [*_commits(checkouts), *_dependencies(manifests, digests)],
             },
-            "runDetails": {"builder": {"id": BUILDER, "version": {"guestforge": first.guestforge}}},
+            "runDetails": {
+                "builder": {"id": BUILDER, "version": {"guestforge": first.guestforge}},
+                **_metadata(manifests),
+            },
         },
     }
+
+
+def _metadata(manifests: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Return when the first guest was begun, and the last one proven; nothing where that is not known of one."""
+    built = [manifest.release.built for manifest in manifests.values()]
+    known = [each for each in built if each]
+    if len(known) < len(built):
+        return {}
+    started, finished = min(each.started for each in known), max(each.finished for each in known)
+    return {"metadata": {"startedOn": started, "finishedOn": finished}}
 
 
 def _commits(checkouts: tuple[Checkout, ...]) -> Iterator[dict[str, Any]]:

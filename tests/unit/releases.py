@@ -88,6 +88,7 @@ def manifest(files, version=VERSION, arch=ARCH):
         },
         "artifacts": {name: facts(files[name]) for name in FILES_OF_A_GUEST},
         "release": {
+            "built": {"started": "2026-11-26T10:00:00Z", "finished": "2026-11-26T10:30:00Z"},
             "version": version, "checks": {name: facts(files[name]) for name in CHECK_FILES},
             "agent": {"sha256": facts(b"agent")["sha256"], "given": False, "go": "1.26.6", "modules": MODULES},
             "recipe": {"kernel": {"fragments": ["a"], "more": 1.5}},

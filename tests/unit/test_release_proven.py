@@ -12,7 +12,7 @@ from guestforge.arch import S390X, X86_64
 from guestforge.check.report import FILES as CHECKED
 from guestforge.cli import release as cli
 from guestforge.core.errors import UserError
-from guestforge.core.graph import Evaluation
+from guestforge.core.graph import Evaluation, walk
 from guestforge.core.step import Step, Use
 from guestforge.core.store import Store
 from guestforge.manifest import MANIFEST
@@ -111,6 +111,22 @@ def test_what_was_built_and_passed_may_be_released(guest):
     said = json.loads(found.files[MANIFEST])
     assert said["release"]["version"] == "1.0.0"
     assert said["artifacts"]["kernel"]["sha256"] == found.files["kernel"].facts.sha256
+
+
+def test_when_it_was_built_is_in_the_manifest(guest):
+    pipeline = guest()
+    build(pipeline)
+    proofs = [pipeline.check_step(name, CHECKS) for name in ROOTS]
+    times = [pipeline.entry(step).times for step in (*walk(*pipeline.steps.published), *proofs)]
+    built = json.loads(find_proven(pipeline, CHECKS, "1.0.0").manifest)["release"]["built"]
+    assert built == {"started": min(each.started for each in times), "finished": max(each.finished for each in times)}
+    # what is not known of one step is not known of all
+    step = pipeline.entry(pipeline.steps.kernel).path / "step.json"
+    facts = json.loads(step.read_text())
+    del facts["times"]
+    step.write_text(json.dumps(facts))
+    again = guest()
+    assert json.loads(find_proven(again, CHECKS, "1.0.0").manifest)["release"]["built"] is None
 
 
 def test_nothing_is_built(guest, tmp_path):

@@ -14,8 +14,10 @@ from releases import (
     MODULES,
     ROOT,
     VERSION,
+    contents,
     digests,
     facts,
+    manifest,
     proven,
     release,
     summed,
@@ -32,10 +34,10 @@ from guestforge.project import layout
 from guestforge.release import checkouts as module
 from guestforge.release.bundle import make_bundle
 from guestforge.release.checkouts import find_checkouts
-from guestforge.release.documents import Refused
+from guestforge.release.documents import Refused, read_manifest
 from guestforge.release.dsse import TYPE, envelope, opened
-from guestforge.release.names import CYCLONEDX, ENVELOPE, MINISIG, SIGNATURE, SPDX, STATEMENT, SUMS
-from guestforge.release.provenance import BUILD_TYPE
+from guestforge.release.names import CYCLONEDX, ENVELOPE, MINISIG, SIGNATURE, SPDX, STATEMENT, SUFFIX, SUMS
+from guestforge.release.provenance import BUILD_TYPE, statement
 from guestforge.release.sign import Judge, Signer, check_plainly, key_name, load_public_key, load_secret_key, make_key
 from guestforge.release.sums import sums_text
 
@@ -89,6 +91,32 @@ def test_the_statement_says_what_slsa_wants(tmp_path):
     assert definition["externalParameters"]["recipes"][GUEST]["kernel"]["fragments"] == ["a"]
     assert definition["internalParameters"]["steps"][ROOT]["image"] == "1" * 32
     assert found["predicate"]["runDetails"]["builder"]["id"].startswith("https://")
+
+
+def test_it_says_when_the_guests_were_built(tmp_path):
+    """From the first step of all to the last one; not where that is not known of one."""
+    details = said(release(tmp_path))["predicate"]["runDetails"]
+    assert details["metadata"] == {"startedOn": "2026-11-26T10:00:00Z", "finishedOn": "2026-11-26T10:30:00Z"}
+    later = {"started": "2026-11-26T10:10:00Z", "finished": "2026-11-26T11:00:00Z"}
+    manifests = {}
+    for name, built in (("a", None), ("b", later)):
+        found = manifest(contents())
+        found["release"]["built"] = built or found["release"]["built"]
+        manifests[name + SUFFIX] = read_manifest(json.dumps(found).encode())
+    digests = dict.fromkeys(manifests, "0" * 64)
+    both = json.loads(statement(manifests, digests, CHECKOUTS))["predicate"]["runDetails"]["metadata"]
+    assert both == {"startedOn": "2026-11-26T10:00:00Z", "finishedOn": "2026-11-26T11:00:00Z"}
+    found["release"]["built"] = None
+    manifests["b" + SUFFIX] = read_manifest(json.dumps(found).encode())
+    assert "metadata" not in json.loads(statement(manifests, digests, CHECKOUTS))["predicate"]["runDetails"]
+
+
+@pytest.mark.parametrize("time", ["", "now", "2026-11-26 10:00:00Z", "2026-11-26T10:00:00+01:00", 1, None])
+def test_a_time_in_another_form_is_refused(time):
+    found = manifest(contents())
+    found["release"]["built"]["started"] = time
+    with pytest.raises(Refused, match="started"):
+        read_manifest(json.dumps(found).encode())
 
 
 def test_dependencies_are_what_was_fetched_with_their_digests(tmp_path):
@@ -196,6 +224,8 @@ def steps(found):
         (lambda d: definition(d)["internalParameters"]["checkouts"][0].update(more=1), "checkouts is"),
         (lambda d: definition(d)["internalParameters"].pop("checkouts"), "internalParameters.checkouts"),
         (lambda d: d["predicate"]["runDetails"]["builder"].update(id="https://example.org"), "builder.id is"),
+        (lambda d: d["predicate"]["runDetails"]["metadata"].update(startedOn="2026-11-26T10:00:01Z"), "startedOn is"),
+        (lambda d: d["predicate"]["runDetails"].pop("metadata"), "metadata is missing"),
         (lambda d: d["predicate"].update(more="\x1b[2J"), r"predicate.more is"),
         (lambda d: d.pop("predicate"), "predicate"),
     ],

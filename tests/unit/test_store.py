@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from guestforge.core import sparse
 from guestforge.core.errors import BuildError, UserError
 from guestforge.core.files import atomic_file, digest_tree, disk_errors, remove_tree
 from guestforge.core.scratch import mark
-from guestforge.core.store import FileFacts, Store, key_of
+from guestforge.core.store import FileFacts, Store, Times, key_of, now
 from guestforge.manifest import Artifact, place
 
 
@@ -45,6 +46,23 @@ def test_made_once_then_reused(store):
     assert second.files == first.files == {"result": FileFacts(hashlib.sha256(b"x").hexdigest(), 1)}
     assert json.loads((second.path / "step.json").read_text())["inputs"] == {"a": 1}
     assert not leftovers(store)
+
+
+def test_an_entry_knows_when_it_was_made(store, monkeypatch):
+    times = iter(["2026-11-26T10:00:00Z", "2026-11-26T10:00:05Z"])
+    monkeypatch.setattr("guestforge.core.store.now", lambda: next(times))
+    first = store.get_or_build("step", {"a": 1}, write("x"))
+    assert first.times == Times("2026-11-26T10:00:00Z", "2026-11-26T10:00:05Z")
+    assert store.find("step", {"a": 1}).times == first.times
+    step = first.path / "step.json"
+    facts = json.loads(step.read_text())
+    del facts["times"]  # as an older version has it
+    step.write_text(json.dumps(facts))
+    assert store.find("step", {"a": 1}).times is None
+
+
+def test_the_time_is_that_of_the_world():
+    assert abs(datetime.fromisoformat(now()).timestamp() - time.time()) < 5
 
 
 def test_other_inputs_or_another_step_are_another_entry(store):
