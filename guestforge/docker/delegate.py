@@ -67,9 +67,6 @@ def delegate(errand: Errand) -> int:
     Raises UserError for an engine that can't be used, BuildError for one that fails.
     """
     made_of = recipe(errand.arches, errand.needs, errand.mirror, errand.project.recipes)
-    if not errand.once:
-        try_directory(errand.output, "--output")
-        errand.output.mkdir(parents=True, exist_ok=True)
     runs = Runs()
     if not errand.engines:
         return _deliver(find_engine(), errand, made_of, runs)
@@ -99,6 +96,9 @@ def _deliver(engine: Engine, errand: Errand, made_of: Recipe, runs: Runs, *, pre
     """Run a task at an engine, on this machine's files or on those that are sent there."""
     remove_orphans(engine)
     image = find_builder(engine, made_of)
+    if not errand.once:
+        try_directory(errand.output, "--output")
+        errand.output.mkdir(parents=True, exist_ok=True)
     cache = open_cache(user_cache())
     command = _command(errand, image, cache, made_of.tag)
 
