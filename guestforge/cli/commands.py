@@ -170,7 +170,7 @@ def _make(
     wanted = {guest: goals(guest) for guest in guests}
     if making.dry_run:
         return max(_each(guests, lambda guest: _foretell(guest, _steps(wanted[guest]))))
-    for guest in guests:
+    for guest in guests if not making.fetch_only else ():  # which leaves the output directory alone
         guest.try_places()
     asked = {guest: walk(*_steps(wanted[guest])) for guest in guests}
     steps = dict.fromkeys(step for guest in guests for step in asked[guest])

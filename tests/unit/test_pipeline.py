@@ -12,7 +12,7 @@ from guestforge.cli import commands
 from guestforge.core.errors import UserError
 from guestforge.core.graph import Evaluation
 from guestforge.core.need import Need
-from guestforge.core.step import Step
+from guestforge.core.step import Step, Use
 from guestforge.core.store import Store
 from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, SYSTEM_MAP
 from guestforge.pipeline import Pipeline
@@ -76,3 +76,30 @@ def test_an_emulator_that_is_installed_for_the_checks_is_in_manifest_and_checks(
     assert proofs == [["QEMU 7", "QEMU 7"]] * 2
     manifest = pipeline.output / "manifest.json"
     assert json.loads(manifest.read_text())["versions"]["qemu"] == "QEMU 7"
+
+
+def test_fetch_only_makes_what_comes_from_elsewhere_and_leaves_the_output_alone(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()  # where nothing can be written
+    options = BuildOptions(output=tmp_path / "file" / "out")
+    pipeline = Pipeline(X86_64, options, Evaluation(Store(tmp_path / "cache")))
+    made = {name: fake_step(name, dict.fromkeys(files, b"x")) for name, files in FILES.items()}
+    source = replace(fake_step("source", {}), weight="network")
+    made["kernel"] = replace(made["kernel"], uses={"source": Use(source)})
+    made["probe"] = replace(made["probe"], from_elsewhere=True)
+    pipeline.steps = replace(pipeline.steps, **made, parts=fake_parts())
+    asked = []
+
+    def check_step(booted, _options):
+        def inputs(_):
+            asked.append(booted)  # here an emulator is fetched, where the host's is too old
+            return {}
+
+        uses = {"kernel": Use(made["kernel"]), "probe": Use(made["probe"])}
+        return Step("check", inputs, lambda *_: pytest.fail("booted"), (), (), "", booted, uses, weight="guest")
+
+    monkeypatch.setattr(pipeline, "check_step", check_step)
+    monkeypatch.setattr(commands, "_pipelines", lambda _: [pipeline])
+    assert commands.build(pipeline.options, MakeOptions(fetch_only=True), CheckOptions(), ProofOptions()) == 0
+    there = {path.name for path in (tmp_path / "cache" / "store").iterdir()}
+    assert there == {"source", "probe"}
+    assert sorted(asked) == ["image", "initrd"]
