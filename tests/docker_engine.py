@@ -1,12 +1,15 @@
 """Debian's dockerd on this machine, for as long as a block lasts: with files and a socket of its own, no network."""
 
 import contextlib
+import os
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import docker
+
+NOWHERE = "http://127.0.0.1:1"
 
 
 @contextlib.contextmanager
@@ -41,7 +44,9 @@ def _daemon(directory, short, options):
         "--iptables=false", "--ip6tables=false", "--bridge=none", *options,
     ]  # fmt: skip
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log)
+        # it reaches no registry, wherever the tests run
+        environment = {**os.environ, "HTTP_PROXY": NOWHERE, "HTTPS_PROXY": NOWHERE, "NO_PROXY": ""}
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment)
     try:
         _wait(address, process, directory / "log")
         yield process, address
