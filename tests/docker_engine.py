@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -24,8 +25,35 @@ def dockerd(directory, *options):
             with _daemon(directory, Path(short), options) as found:
                 yield found
         finally:
+            _end_what_is_left(short)
             for place in (directory / "data", Path(short)):
                 _unmount_below(place)
+
+
+def _end_what_is_left(short):
+    """End what an engine that was killed leaves: its containerd, what watches over containers, and these."""
+    doomed = {pid for pid in _processes() if short.encode() in _read(pid, "cmdline")}
+    while more := {pid for pid in _processes() - doomed if _parent(pid) in doomed}:
+        doomed |= more
+    for pid in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _processes():
+    return {int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()}
+
+
+def _read(pid, name):
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def _parent(pid):
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    return int(fields[1]) if fields else 0
 
 
 def _unmount_below(place):
