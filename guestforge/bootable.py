@@ -106,7 +106,7 @@ class Bootable:
         return Artifact(IMAGE, self.image, IMAGE)
 
     def publish(self) -> None:
-        """Fill the output directory, where it is not what the files come from."""
+        """Fill the output directory. That of a release that was fetched is full: its files come from there."""
 
     def artifacts(self) -> tuple[Artifact, ...]:
         """Return all files that the output directory has, but for its manifest."""

@@ -16,7 +16,7 @@ from guestforge.image.initrd_step import initrd_step
 from guestforge.kernel.step import kernel_step
 from guestforge.project.bounds import load_guest_for
 from guestforge.project.load import load_kernel, load_rootfs
-from guestforge.project.models import DebianSource, Guest, Rootfs
+from guestforge.project.models import DebianSource, Guest, Kernel, Rootfs
 from guestforge.project.options import BuildOptions
 from guestforge.rootfs.agent import AGENT, CONFORM, PROBE, STORAGEBENCH, given_step, program_step
 from guestforge.rootfs.parts import Parts
@@ -51,6 +51,7 @@ class BootSteps:
 class GuestSteps(BootSteps):
     """A guest's recipes and steps."""
 
+    kernel_recipe: Kernel
     rootfs: Rootfs
     parts: Parts
 
@@ -78,6 +79,7 @@ def guest_steps(store: Store, arch: Arch, options: BuildOptions, jobs: Jobserver
     parts = Parts(agent, tuple(packages))
     return GuestSteps(
         guest=guest,
+        kernel_recipe=kernel_recipe,
         rootfs=rootfs,
         kernel=kernel,
         parts=parts,

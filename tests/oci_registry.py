@@ -20,9 +20,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 @contextlib.contextmanager
 def registry(directory, more=""):
     """Start a registry that keeps its files below a directory; yield its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     directory.mkdir(exist_ok=True)
     config = directory / "config.yml"
     config.write_text(CONFIG.format(root=directory / "blobs", port=port, more=more))
@@ -34,6 +32,20 @@ def registry(directory, more=""):
     finally:
         process.kill()
         process.wait()
+
+
+def skopeo(*words):
+    """What skopeo prints."""
+    done = subprocess.run(["skopeo", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def free_port():
+    """A port on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _wait(port, process):

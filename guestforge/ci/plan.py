@@ -11,7 +11,6 @@ from guestforge.core.jobserver import Jobserver
 from guestforge.core.step import Step
 from guestforge.pipeline import Pipeline
 from guestforge.project.folder import Project
-from guestforge.project.load import load_kernel
 from guestforge.project.models import Guest, Kernel, Rootfs
 from guestforge.project.options import ARTIFACTS, BuildOptions, CheckOptions
 
@@ -40,7 +39,7 @@ def plan(project: Project, name: str, arch: Arch, evaluation: Evaluation) -> Pla
         arch=arch,
         project=project,
         guest=steps.guest,
-        kernel=load_kernel(steps.guest.kernel, project.recipes),
+        kernel=steps.kernel_recipe,
         rootfs=steps.rootfs,
         targets=(*steps.published, steps.probe, *checks),
     )

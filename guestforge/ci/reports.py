@@ -1,6 +1,5 @@
 """What an output directory says of its guests: reports of checks and manifests, read bounded, whoever wrote them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from guestforge.check.report import REPORT
 from guestforge.core.errors import UserError
-from guestforge.core.files import open_regular
+from guestforge.core.files import read_regular
 from guestforge.manifest import MANIFEST
 
 LIMIT: Final = 4 * 1024 * 1024  # bytes of a document: a manifest has 5,000, a report 7,000
@@ -89,27 +88,23 @@ def read_guests(output: Path) -> tuple[Guest, ...]:
 
 
 def _guest(folder: Path, reports: list[Path]) -> Guest:
-    found = tuple(_read(Manifest, folder / MANIFEST)) if (folder / MANIFEST).exists() else ()
-    sizes = tuple(sorted((name, facts.size) for manifest in found for name, facts in manifest.artifacts.items()))
-    return Guest(
-        folder.parent.name, folder.name, sizes, tuple(each for path in reports for each in _read(Report, path))
-    )
+    artifacts = _read(Manifest, folder / MANIFEST).artifacts if (folder / MANIFEST).exists() else {}
+    sizes = tuple(sorted((name, facts.size) for name, facts in artifacts.items()))
+    return Guest(folder.parent.name, folder.name, sizes, tuple(_read(Report, path) for path in reports))
 
 
-def _read(model: type[D], path: Path) -> Iterator[D]:
-    """Yield the document that a file is."""
+def _read(model: type[D], path: Path) -> D:
+    """Return the document that a file is."""
     try:
-        file = open_regular(path)
-        if file is None:
-            raise UserError(f"{path}: this is no file")
-        with file:
-            data = file.read(LIMIT + 1)
+        data = read_regular(path, LIMIT + 1)
     except OSError as e:
         raise UserError(f"{path}: {e.strerror}") from e
+    if data is None:
+        raise UserError(f"{path}: this is no file")
     if len(data) > LIMIT:
         raise UserError(f"{path} is larger than {LIMIT} bytes")
     try:
-        yield model.model_validate_json(data)
+        return model.model_validate_json(data)
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"

@@ -184,7 +184,7 @@ def _make(
         guest.evaluation.judge(*(step for step in asked[guest] if making.fetch_only or step not in proofs))
 
     if making.fetch_only:
-        wanted = {guest: (_fetched(guest, asked[guest]),) for guest in guests}
+        wanted = {guest: (_from_elsewhere(guest, asked[guest]),) for guest in guests}
         work = None
     codes = _each(guests, judge)
     judged = [guest for guest, code in zip(guests, codes, strict=True) if not code]
@@ -198,7 +198,7 @@ def _make(
     return max(*codes, 0, *(error.exit_code for error in schedule.errors), *(_each(made, work) if work else ()))
 
 
-def _fetched(guest: Bootable, steps: Iterable[Step]) -> Goal:
+def _from_elsewhere(guest: Bootable, steps: Iterable[Step]) -> Goal:
     """Return the goal of all that is taken from elsewhere for steps."""
     return Goal(f"{guest.arch.name} sources", tuple(step for step in steps if step.fetches))
 

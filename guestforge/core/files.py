@@ -114,6 +114,15 @@ def open_regular(name: str | Path, dir_fd: int | None = None) -> IO[bytes] | Non
         os.close(found)
 
 
+def read_regular(path: Path, most: int) -> bytes | None:
+    """Return the first `most` bytes of a file, as `open_regular` opens it; None for what is no regular file."""
+    file = open_regular(path)
+    if file is None:
+        return None
+    with file:
+        return file.read(most)
+
+
 def read_text(path: Path, most: int, what: str, *, name: str | None = None) -> str:
     """Return the text of a user's file that may have `most` bytes; `what` it should be, and its name in messages.
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from guestforge.core.files import read_text
 from guestforge.core.run import find_tool, run
-from guestforge.sources.hostapt import ETC, KEPT, MAX_BYTES, debian_mirror, parse_deb822, parse_list
+from guestforge.sources.hostapt import ETC, KEPT, debian_mirror, host_stanzas, serves_main
 
 SOURCES: Final = "etc/apt/sources.list.d/host.sources"
 SETTINGS: Final = "etc/apt/apt.conf.d/host"
@@ -38,7 +37,7 @@ def proxies(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _stanzas(suite: str, mirror: str | None, etc: Path) -> Iterator[Mapping[str, str]]:
-    found = [] if mirror else [stanza for stanza in _host_stanzas(etc) if _is_of(stanza, suite)]
+    found = [] if mirror else [stanza for stanza in host_stanzas(etc) if _is_of(stanza, suite)]
     if found:
         yield from found
         return
@@ -47,30 +46,19 @@ def _stanzas(suite: str, mirror: str | None, etc: Path) -> Iterator[Mapping[str,
     yield {"types": "deb", "uris": main.uri, "suites": f"{suite} {suite}-updates", "components": "main", **options}
 
 
-def _host_stanzas(etc: Path) -> Iterator[dict[str, str]]:
-    for path in (etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))):
-        if path.suffix in (".list", ".sources") and path.is_file():
-            text = read_text(path, MAX_BYTES, "a list of apt's sources")
-            yield from parse_deb822(text) if path.suffix == ".sources" else parse_list(text)
-
-
 def _is_of(stanza: Mapping[str, str], suite: str) -> bool:
     suites = stanza.get("suites", "").split()
     return (
-        "deb" in stanza.get("types", "").split()
-        and "main" in stanza.get("components", "").split()
+        serves_main(stanza)
         and bool(suites)
         and all(name == suite or name.startswith((f"{suite}-", f"{suite}/")) for name in suites)
-        and stanza.get("enabled", "yes").strip().lower() not in ("no", "false", "off", "0")
         and not stanza.get("uris", "").startswith(("cdrom:", "file:", "copy:"))
     )
 
 
 def _written(stanza: Mapping[str, str]) -> str:
-    names = ("Types", "URIs", "Suites", "Components", *KEPT)
-    lines = ("deb" if name == "Types" else stanza[name.lower()] for name in names if name.lower() in stanza)
-    shown = (name for name in names if name.lower() in stanza)
-    return "".join(f"{name}: {value}\n" for name, value in zip(shown, lines, strict=True))
+    names = (name for name in ("URIs", "Suites", "Components", *KEPT) if name.lower() in stanza)
+    return "".join(("Types: deb\n", *(f"{name}: {stanza[name.lower()]}\n" for name in names)))
 
 
 def _settings() -> str:

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError
 
 from guestforge.core.need import Need
 from guestforge.core.progress import bar, say
 from guestforge.core.run import run
 from guestforge.core.scratch import scratch_directory
 from guestforge.docker.apt import SETTINGS, SOURCES
-from guestforge.docker.engine import Engine, engine_errors
+from guestforge.docker.engine import Engine, engine_errors, has_image
 from guestforge.host.packages import ensure
 
 DEBIAN: Final = "debian"
@@ -26,7 +26,7 @@ def find_base(engine: Engine, suite: str, apt: Mapping[str, bytes]) -> str:
     """
     pulled, own = f"{DEBIAN}:{suite}-slim", f"{BOOTSTRAPPED}-{suite}:latest"
     for name in (pulled, own):
-        if _has(engine, name):
+        if has_image(engine, name):
             return name
     try:
         say(f"pulling {pulled}")
@@ -37,15 +37,6 @@ def find_base(engine: Engine, suite: str, apt: Mapping[str, bytes]) -> str:
         return pulled
     _bootstrap(engine, suite, apt)
     return own
-
-
-def _has(engine: Engine, name: str) -> bool:
-    with engine_errors(engine, f"looking for the image {name}"):
-        try:
-            engine.client.images.get(name)
-        except ImageNotFound:
-            return False
-    return True
 
 
 def _bootstrap(engine: Engine, suite: str, apt: Mapping[str, bytes]) -> None:

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from docker.errors import ImageNotFound
-
 from guestforge import __version__
 from guestforge.arch import Arch
 from guestforge.core.need import Need
 from guestforge.core.progress import bar, say
 from guestforge.docker.apt import image_files, proxies
 from guestforge.docker.base import find_base
-from guestforge.docker.engine import Engine, engine_errors, refused
+from guestforge.docker.engine import Engine, engine_errors, has_image, refused
 from guestforge.host.packages import Percent
 from guestforge.project.load import Folders
 from guestforge.project.template import find_template, render_template
@@ -73,13 +71,8 @@ def find_builder(engine: Engine, made_of: Recipe) -> str:
     Raises BuildError for an engine that can't make it.
     """
     name = f"{NAME}:{made_of.tag}"
-    with engine_errors(engine, f"looking for the image {name}"):
-        try:
-            engine.client.images.get(name)
-        except ImageNotFound:
-            pass
-        else:
-            return name
+    if has_image(engine, name):
+        return name
     base = find_base(engine, SUITE, made_of.files)
     context = _context(made_of.dockerfile(base), made_of.files)
     say(f"making the builder image {name} of {base}: {len(made_of.packages)} packages and what they need")

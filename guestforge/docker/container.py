@@ -20,9 +20,9 @@ from guestforge.docker.engine import FAULTS, Engine, engine_errors, told
 from guestforge.docker.owner import LABEL, ours
 
 END_LIMIT: Final = 30  # seconds that a command has to end by itself after Ctrl-C
-_WRITING: Final = threading.Lock()
+KILLED: Final = 128 + 9  # the exit code of what SIGKILL ended
 AGAIN: Final = "the same command goes on from where it was"
-KILLED: Final = 128 + 9
+_WRITING: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,11 @@ from guestforge.host.packages import SWITCH
 from guestforge.project.folder import Project
 from guestforge.project.layout import CHECKOUT
 
-# Of the user's environment what says how packages and modules are fetched, and how output looks.
 VENV: Final = "GUESTFORGE_VENV"  # where ./invoke has its virtual environment
+# Of the user's environment what says how packages and modules are fetched, and how output looks.
 FETCHING: Final = ("PIP_", "GO")
 LOOKS: Final = ("CI", "NO_COLOR", "TERM", "COLUMNS", "GITHUB_ACTIONS", "GITLAB_CI", "SOURCE_DATE_EPOCH")
+# What every program of ours gets, and names places of the host's.
 OWN: Final = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR")
 # How the host fetches: apt's sources, keys and credentials, pip's settings, the certificates that it trusts.
 HOST: Final = ("/etc/apt", "/usr/share/keyrings", "/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt")

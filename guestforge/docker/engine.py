@@ -11,7 +11,7 @@ import docker
 import requests
 import urllib3
 from docker.constants import DEFAULT_DOCKER_API_VERSION
-from docker.errors import APIError, DockerException, TLSParameterError
+from docker.errors import APIError, DockerException, ImageNotFound, TLSParameterError
 from docker.utils import kwargs_from_env
 
 from guestforge.core.errors import BuildError, GuestforgeError, UserError
@@ -88,6 +88,16 @@ def engine_errors(engine: Engine, what: str) -> Iterator[None]:
         yield
     except FAULTS as e:
         raise told(e, engine, what) from e
+
+
+def has_image(engine: Engine, name: str) -> bool:
+    """Whether an engine has an image, which it is not to look for elsewhere."""
+    with engine_errors(engine, f"looking for the image {name}"):
+        try:
+            engine.client.images.get(name)
+        except ImageNotFound:
+            return False
+    return True
 
 
 def told(error: Exception, engine: Engine, what: str) -> GuestforgeError:

@@ -175,9 +175,7 @@ def _require_whole(made: Path, folder: str) -> None:
         raise BuildError(f"{folder}: the engine sent a {MANIFEST} that can't be read") from e
     for name, wanted in facts.items():
         if "/" in name or not wanted.are_of(made / name):
-            raise BuildError(
-                f"{folder}: {name!a} of the engine is not what {MANIFEST} says", hint="the same command again"
-            )
+            raise BuildError(f"{folder}: {name!a} of the engine is not what {MANIFEST} says", hint=AGAIN)
 
 
 def _take_over(made: Path, place: Path) -> None:

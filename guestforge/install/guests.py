@@ -9,7 +9,7 @@ from typing import Final
 from guestforge.arch import Arch
 from guestforge.check.report import REPORT
 from guestforge.core.errors import UserError
-from guestforge.core.files import open_regular
+from guestforge.core.files import read_regular
 from guestforge.core.graph import Evaluation
 from guestforge.core.jobserver import Jobserver
 from guestforge.core.store import FileFacts
@@ -79,9 +79,7 @@ def _of_release(arch: Arch, laid: Laid) -> Guest:
                 require_passed(_report(laid, name), name, manifest)
     except (Refused, OSError) as e:
         raise UserError(f"{laid.place}: {e}", hint=AGAIN) from e
-    files = {
-        name: File(laid.place / name, FileFacts(facts.sha256, facts.size)) for name, facts in manifest.files().items()
-    }
+    files = {name: File(laid.place / name, facts.file_facts) for name, facts in manifest.files().items()}
     files[MANIFEST] = _document(laid.data)
     released = manifest.release
     kernel_args = laid.guest.boot.kernel_args
@@ -89,11 +87,10 @@ def _of_release(arch: Arch, laid: Laid) -> Guest:
 
 
 def _report(laid: Laid, name: str) -> bytes:
-    file = open_regular(laid.place / name)
-    if file is None:
+    data = read_regular(laid.place / name, LIMIT + 1)
+    if data is None:
         raise Refused(f"{name} is no file")
-    with file:
-        return file.read(LIMIT + 1)
+    return data
 
 
 def _document(data: bytes) -> File:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.core.errors import UserError
-from guestforge.core.files import atomic_copy, disk_errors, open_regular, sync_directory, try_directory
+from guestforge.core.files import atomic_copy, disk_errors, read_regular, sync_directory, try_directory
 from guestforge.core.locks import lock, opened_directory
 from guestforge.core.scratch import scratch_directory, sweep
 from guestforge.install.guests import File, Guest
@@ -130,11 +130,7 @@ def _is_link(path: Path, target: Path) -> bool:
 
 def _read(path: Path) -> bytes:
     """Return what a file has; nothing for what is no file."""
-    file = open_regular(path) if os.path.lexists(path) else None
-    if file is None:
-        return b""
-    with file:
-        return file.read(MAX_DROP_IN)
+    return (read_regular(path, MAX_DROP_IN) if os.path.lexists(path) else None) or b""
 
 
 # what is put there

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from guestforge.core.errors import UserError
-from guestforge.core.files import open_regular
+from guestforge.core.files import read_regular
 
 LIMIT: Final = 4 * 1024 * 1024  # bytes of a document; what registries and skopeo take
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -37,13 +37,12 @@ def read_blob(layout: Path, digest: str, what: str) -> Document:
 def _read(path: Path, what: str) -> bytes:
     """Return a file's content, up to a byte more than is taken."""
     try:
-        file = open_regular(path)
-        if file is None:
-            raise UserError(f"{what} is no file")
-        with file:
-            return file.read(LIMIT + 1)
+        data = read_regular(path, LIMIT + 1)
     except OSError as e:
         raise UserError(f"{what} can't be read: {e.strerror}") from e
+    if data is None:
+        raise UserError(f"{what} is no file")
+    return data
 
 
 def parse_document(data: bytes, what: str) -> Document:

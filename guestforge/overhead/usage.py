@@ -2,26 +2,17 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from guestforge.core.errors import CheckError, UserError
-from guestforge.core.procfs import fields
+from guestforge.core.procfs import Memory, fields, memory
 
 PROC: Final = Path("/proc")
 # The kernel's name of the clock of a process's processor time, all its threads together, those that have ended too:
 # MAKE_PROCESS_CPUCLOCK of include/linux/posix-timers.h, as clock_getcpuclockid(3) makes it.
 CPUCLOCK_SCHED: Final = 2
 PID_SHIFT: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Memory in KiB: resident, and with each shared page divided by the processes that have it (smaps_rollup)."""
-
-    rss_kib: int
-    pss_kib: int
 
 
 def family(pid: int, proc: Path = PROC) -> tuple[int, ...]:
@@ -43,9 +34,9 @@ def memory_of(pids: Iterable[int], what: str, proc: Path = PROC) -> Memory:
     """
     rss = pss = 0
     for pid in pids:
-        rows = _rollup(proc / str(pid) / "smaps_rollup", what)
-        rss += rows.rss_kib
-        pss += rows.pss_kib
+        found = _memory(proc / str(pid), what)
+        rss += found.rss_kib
+        pss += found.pss_kib
     return Memory(rss, pss)
 
 
@@ -64,21 +55,17 @@ def _parent(process: Path) -> int | None:
         return None  # it has ended meanwhile
 
 
-def _rollup(path: Path, what: str) -> Memory:
+def _memory(process: Path, what: str) -> Memory:
     try:
-        rows = fields(path)
+        found = memory(process)
     except PermissionError as e:
         hint = "run this as root: our devices let nobody of the same user look into them"
         raise UserError(f"the memory of {what} can't be read: {e.strerror}", hint=hint) from e
     except OSError as e:
         raise _ended(what) from e
-    if "Rss" not in rows:
-        raise _ended(what)  # nothing is mapped any more
-    return Memory(_kib(rows["Rss"]), _kib(rows["Pss"]))
-
-
-def _kib(text: str) -> int:
-    return int(text.split(maxsplit=1)[0])
+    if found is None:
+        raise _ended(what)
+    return found
 
 
 def _ended(what: str) -> CheckError:

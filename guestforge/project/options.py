@@ -126,6 +126,32 @@ def _arch(default: str, factory: Arches, otherwise: Otherwise | None = None) -> 
     return option(help_, _arches, name="arch", many=True, otherwise=otherwise, default_factory=factory)
 
 
+def _guest() -> Any:  # noqa: ANN401 - as of `option`
+    return option(
+        "a recipe of recipes/guests (default: the project's, minimal)",
+        text,
+        otherwise=lambda before: before["project"].settings.guest,
+        default="minimal",
+    )
+
+
+def _mirror() -> Any:  # noqa: ANN401 - as of `option`
+    return option("a Debian mirror instead of the host's", text_or_none)
+
+
+def _agent() -> Any:  # noqa: ANN401 - as of `option`
+    return option("a binary that takes the place of our agent", _file)
+
+
+def _output(what: str) -> Any:  # noqa: ANN401 - as of `option`
+    return option(
+        f"{what} (default: the project's output/)",
+        path,
+        otherwise=lambda before: before["project"].output,
+        default=OUTPUT,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ProjectOptions:
     """A project."""
@@ -149,26 +175,16 @@ class TargetOptions(ProjectOptions):
 class BuildOptions(TargetOptions):
     """What decides what is built, of what, and where it goes."""
 
-    guest: str = option(
-        "a recipe of recipes/guests (default: the project's, minimal)",
-        text,
-        otherwise=lambda before: before["project"].settings.guest,
-        default="minimal",
-    )
+    guest: str = _guest()
     jobs: int = option(
         "how many compilers, programs and guests run at once (default: the processors that we may use)",
         whole(1, MAX_JOBS),
         default_factory=processors,
     )
-    mirror: str | None = option("a Debian mirror instead of the host's", text_or_none)
+    mirror: str | None = _mirror()
     refresh: bool = option("ask the mirror again for the newest version of the kernel's source")
-    agent: Path | None = option("a binary that takes the place of our agent", _file)
-    output: Path = option(
-        "where artifacts go (default: the project's output/)",
-        path,
-        otherwise=lambda before: before["project"].output,
-        default=OUTPUT,
-    )
+    agent: Path | None = _agent()
+    output: Path = _output("where artifacts go")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +305,8 @@ class ReleaseOptions(TargetOptions):
     version: str = option(
         "the release's version, by SemVer", version, otherwise=_required("--version", "such as 1.0.0"), default=""
     )
-    mirror: str | None = option("a Debian mirror instead of the host's", text_or_none)
-    agent: Path | None = option("a binary that takes the place of our agent", _file)
+    mirror: str | None = _mirror()
+    agent: Path | None = _agent()
     output: Path | None = option("the release's directory (default: the project's output/releases/VERSION)", path)
     since: Path | None = option("an earlier release's directory: the notes tell what has changed since", path)
     key: Path | None = option("a file with the secret key to sign with (default: $GUESTFORGE_RELEASE_KEY)", path)
@@ -333,12 +349,7 @@ class FetchOptions(ProjectOptions):
         place=True,
         default="",
     )
-    output: Path = option(
-        "where artifacts go (default: the project's output/)",
-        path,
-        otherwise=lambda before: before["project"].output,
-        default=OUTPUT,
-    )
+    output: Path = _output("where artifacts go")
     public_key: Path | None = option("a file with the public key that must have signed it", path)
     lock: Path | None = option("a file with the digests that it must have; written where it is not there", path)
     plain_http: bool = _plain_http()
@@ -362,20 +373,10 @@ def _path_or_none(shown: str, value: str) -> Path | None:
 class InstallOptions(TargetOptions):
     """A guest to be installed, and where."""
 
-    guest: str = option(
-        "a recipe of recipes/guests (default: the project's, minimal)",
-        text,
-        otherwise=lambda before: before["project"].settings.guest,
-        default="minimal",
-    )
-    mirror: str | None = option("a Debian mirror instead of the host's", text_or_none)
-    agent: Path | None = option("a binary that takes the place of our agent", _file)
-    output: Path = option(
-        "where a release may lie that was fetched (default: the project's output/)",
-        path,
-        otherwise=lambda before: before["project"].output,
-        default=OUTPUT,
-    )
+    guest: str = _guest()
+    mirror: str | None = _mirror()
+    agent: Path | None = _agent()
+    output: Path = _output("where a release may lie that was fetched")
     prefix: Path = option(
         "where it goes, such as /opt/kata",
         _prefix,
@@ -461,12 +462,7 @@ class InitOptions(ProjectOptions):
 class SummaryOptions(ProjectOptions):
     """What is summed up."""
 
-    output: Path = option(
-        "where artifacts are (default: the project's output/)",
-        path,
-        otherwise=lambda before: before["project"].output,
-        default=OUTPUT,
-    )
+    output: Path = _output("where artifacts are")
 
 
 @dataclass(frozen=True, slots=True)

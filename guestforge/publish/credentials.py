@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.core.errors import UserError
-from guestforge.core.files import open_regular
+from guestforge.core.files import read_regular
 from guestforge.core.run import ending
 from guestforge.core.runtime import HOST, Runtime
 from guestforge.oci.document import LIMIT, Document, parse_document, part, word
@@ -70,15 +70,14 @@ def find_credentials(registry: str, runtime: Runtime = HOST) -> Credentials:
 
 def _read(path: Path) -> Document | None:
     try:
-        file = open_regular(path.resolve())  # a user may well keep it elsewhere
-        if file is None:
-            raise UserError(f"{path} is no file")
-        with file:
-            return parse_document(file.read(LIMIT + 1), str(path))
+        data = read_regular(path.resolve(), LIMIT + 1)  # a user may well keep it elsewhere
     except FileNotFoundError:
         return None
     except OSError as e:
         raise UserError(f"{path} can't be read: {e.strerror}", hint=f"{VARIABLE} names another directory") from e
+    if data is None:
+        raise UserError(f"{path} is no file")
+    return parse_document(data, str(path))
 
 
 def _names(registry: str) -> Iterator[str]:

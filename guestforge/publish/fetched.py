@@ -11,13 +11,12 @@ from pydantic import ValidationError
 from guestforge.arch import Arch
 from guestforge.bootable import Bootable, output_of
 from guestforge.core.errors import UserError
-from guestforge.core.files import atomic_copy, open_regular
+from guestforge.core.files import atomic_copy, read_regular
 from guestforge.core.graph import Evaluation
 from guestforge.core.jobserver import Jobserver
 from guestforge.core.progress import say
 from guestforge.core.runtime import Runtime
 from guestforge.core.step import Step, Used
-from guestforge.core.store import FileFacts
 from guestforge.kernel.step import FACTS
 from guestforge.manifest import MANIFEST, json_text
 from guestforge.pipeline import Pipeline
@@ -85,11 +84,9 @@ def _find_fetched(arch: Arch, options: BuildOptions, evaluation: Evaluation, job
 
 def _released(path: Path) -> bytes | None:
     """Return what the manifest of a release says; None for that of a build, and for what is none."""
-    file = open_regular(path) if path.is_file() else None
-    if file is None:
+    data = read_regular(path, LIMIT + 1) if path.is_file() else None
+    if data is None:
         return None
-    with file:
-        data = file.read(LIMIT + 1)
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -118,9 +115,7 @@ def _fetched_step(arch: Arch, place: Path, manifest: Manifest) -> Step:
 
     It raises UserError for a file that is not what the manifest says, each time.
     """
-    files = {
-        name: FileFacts(manifest.artifacts[name].sha256, manifest.artifacts[name].size) for name in FILES_OF_A_GUEST
-    }
+    files = {name: manifest.artifacts[name].file_facts for name in FILES_OF_A_GUEST}
     kernel = {"release": manifest.versions.kernel}
 
     def require(where: Path) -> None:

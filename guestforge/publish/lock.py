@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from guestforge.core.errors import UserError
-from guestforge.core.files import open_regular
+from guestforge.core.files import read_regular
 from guestforge.manifest import write_json
 from guestforge.release.documents import Digest, Name, first_fault
 
@@ -27,15 +27,13 @@ class Lock(BaseModel):
 def read_lock(path: Path) -> Lock | None:
     """Return what a lock file says, None where there is none; raises UserError for one that is none."""
     try:
-        file = open_regular(path)
-        if file is None:
-            raise UserError(f"--lock {path}: this is no file, or a link to one")
-        with file:
-            data = file.read(LIMIT + 1)
+        data = read_regular(path, LIMIT + 1)
     except FileNotFoundError:
         return None
     except OSError as e:
         raise UserError(f"--lock {path}: {e.strerror}") from e
+    if data is None:
+        raise UserError(f"--lock {path}: this is no file, or a link to one")
     if len(data) > LIMIT:
         raise UserError(f"--lock {path} has more than {LIMIT} bytes: it is no lock file")
     try:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from guestforge.check.report import REPORT
+from guestforge.core.store import FileFacts
 from guestforge.manifest import MANIFEST
 from guestforge.release.names import CHECK_FILES, DIGEST, FILES_OF_A_GUEST, NAME, ROOTS, is_version
 
@@ -38,6 +39,11 @@ class Facts(Document):
 
     sha256: Digest
     size: Annotated[int, Field(ge=0, le=MAX_FILE)]
+
+    @property
+    def file_facts(self) -> FileFacts:
+        """What a file is compared with."""
+        return FileFacts(self.sha256, self.size)
 
 
 class Module(Document):

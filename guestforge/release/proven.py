@@ -12,7 +12,6 @@ from guestforge.core.step import Step
 from guestforge.core.store import Entry
 from guestforge.manifest import MANIFEST, json_text
 from guestforge.pipeline import Pipeline
-from guestforge.project.load import load_kernel
 from guestforge.project.options import ARTIFACTS, CheckOptions
 from guestforge.release.archive import Source, Stored
 from guestforge.release.components import bill_of
@@ -111,10 +110,9 @@ def _origin(pipeline: Pipeline) -> dict[str, Any]:
     build = json.loads(entry.file(BUILD).read_text())
     (name,) = steps.agent.outputs
     agent = {"sha256": entry.files[name].sha256, "given": bool(pipeline.options.agent), **build}
-    kernel = load_kernel(steps.guest.kernel, pipeline.options.project.recipes)
-    suites = {step.role: kernel.source.suite for step in walk(steps.kernel) if step.name == SOURCE}
+    suites = {step.role: steps.kernel_recipe.source.suite for step in walk(steps.kernel) if step.name == SOURCE}
     suites |= {step.role: steps.rootfs.suite for step in steps.parts.packages}
-    recipes = {"guest": steps.guest, "kernel": kernel, "rootfs": steps.rootfs}
+    recipes = {"guest": steps.guest, "kernel": steps.kernel_recipe, "rootfs": steps.rootfs}
     recipe = {kind: model.model_dump(mode="json") for kind, model in recipes.items()}
     return {"agent": agent, "suites": suites, "recipe": recipe}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from guestforge.core.errors import BuildError
-from guestforge.core.files import open_regular
+from guestforge.core.files import read_regular
 from guestforge.core.runtime import Runtime
 from guestforge.rootfs.licences import LIMIT, licence_of
 
@@ -64,10 +64,7 @@ def _licence(module: Path) -> str | None:
     """Return SPDX's name of the licence of an unpacked module, None where that is not known."""
     try:
         (path,) = (path for path in module.iterdir() if _LICENCE.fullmatch(path.name))
-        file = open_regular(path)
-        if file is None:
-            return None
-        with file:
-            return licence_of(file.read(LIMIT).decode("utf-8", "replace"))
+        text = read_regular(path, LIMIT)
     except (ValueError, OSError):
         return None
+    return licence_of(text.decode("utf-8", "replace")) if text is not None else None

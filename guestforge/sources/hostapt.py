@@ -66,23 +66,34 @@ def _default_keys(keyring: Path) -> dict[str, str]:
 
 
 def _host_mirrors(etc: Path) -> Iterator[Mirror]:
+    return (Mirror(_uri(stanza), _options(stanza)) for stanza in host_stanzas(etc) if _is_debian_main(stanza))
+
+
+def host_stanzas(etc: Path) -> Iterator[Mapping[str, str]]:
+    """Yield the host's sources, whatever they are of; a file that is larger than any list of them is left out."""
     files = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]
     for path in files:
         if path.suffix in (".list", ".sources") and path.is_file() and path.stat().st_size <= MAX_BYTES:
             text = path.read_text(errors="replace")
-            stanzas = parse_deb822(text) if path.suffix == ".sources" else parse_list(text)
-            yield from (Mirror(_uri(stanza), _options(stanza)) for stanza in stanzas if _is_debian_main(stanza))
+            yield from parse_deb822(text) if path.suffix == ".sources" else parse_list(text)
 
 
 def _is_debian_main(stanza: Mapping[str, str]) -> bool:
     """Whether a source serves packages of a Debian release's section `main`, and not updates of it elsewhere."""
     return (
-        "deb" in stanza.get("types", "").split()
-        and "main" in stanza.get("components", "").split()
+        serves_main(stanza)
         and not SUITES.isdisjoint(stanza.get("suites", "").split())
-        and stanza.get("enabled", "yes").strip().lower() not in ("no", "false", "off", "0")
         and URI.fullmatch(_uri(stanza)) is not None
         and not _uri(stanza).startswith("cdrom:")
+    )
+
+
+def serves_main(stanza: Mapping[str, str]) -> bool:
+    """Whether a source that is not switched off serves packages of a section `main`."""
+    return (
+        "deb" in stanza.get("types", "").split()
+        and "main" in stanza.get("components", "").split()
+        and stanza.get("enabled", "yes").strip().lower() not in ("no", "false", "off", "0")
     )
 
 

@@ -4,7 +4,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -12,6 +11,7 @@ from typing import Final, Self, TypeVar
 from qemu.qmp import QMPError
 
 from guestforge.agent.transport import Dial
+from guestforge.core import procfs
 from guestforge.core.errors import UserError
 from guestforge.core.exposure import acts_as_root, refuse_exposed
 from guestforge.core.run import Process
@@ -35,14 +35,6 @@ T = TypeVar("T")
 START_LIMIT: Final = 30.0  # seconds until QEMU answers; a loaded host takes about one
 HELPER_LIMIT: Final = 15.0  # seconds until a program behind a device listens
 HELPER_STEP: Final = 0.005
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """QEMU's memory in KiB, from /proc/<pid>/smaps_rollup: resident, and with shared pages divided by their users."""
-
-    rss_kib: int
-    pss_kib: int
 
 
 class Machine:
@@ -160,14 +152,12 @@ class Machine:
         """Return the lines of the whole console that no healthy guest prints."""
         return self._state.faults()
 
-    def memory(self) -> Memory | None:
+    def memory(self) -> procfs.Memory | None:
         """Measure QEMU's memory; None if it has ended."""
         try:
-            text = Path(f"/proc/{self.pids['qemu']}/smaps_rollup").read_text()
+            return procfs.memory(Path(f"/proc/{self.pids['qemu']}"))
         except (FileNotFoundError, ProcessLookupError):
             return None
-        rows = {line.split()[0]: line.split()[1] for line in text.splitlines()[1:]}
-        return Memory(int(rows["Rss:"]), int(rows["Pss:"])) if "Rss:" in rows else None
 
     def instructions(self) -> int:
         """Return how many instructions the guest has executed; the plan must have `icount`."""

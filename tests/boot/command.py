@@ -24,6 +24,11 @@ class Ended:
     code: int
     text: str
 
+    @property
+    def boots(self):
+        """The lines that tell of boots."""
+        return [line[line.index("boot: ") :] for line in self.text.splitlines() if "boot: " in line]
+
     def assert_told(self, code, *words):
         """It ended with this code, these words in what it printed, and no traceback."""
         assert "Traceback" not in self.text, self.text

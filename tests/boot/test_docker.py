@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -19,6 +18,7 @@ import pytest
 from command import INVOKE, Running, invoke
 from conftest import BOOT
 from docker_engine import dockerd
+from oci_registry import free_port
 
 from guestforge.arch import X86_64
 from guestforge.docker import engine as engine_module
@@ -92,9 +92,8 @@ def test_a_guest_is_built_and_booted_there_and_is_the_one_that_is_built_here(tmp
     assert {path.stat().st_uid for path in folder.rglob("*")} == {os.geteuid()}
     for artifact in ("initrd", "image"):
         assert json.loads((folder / "check" / artifact / "report.json").read_text())["verdict"] == "pass"
-    lines = [line[line.index("boot: ") :] for line in first.text.splitlines() if "boot: " in line]
-    assert len(lines) == 2
-    request.node.user_properties.extend((BOOT, f"{line} (in a container)") for line in lines)
+    assert len(first.boots) == 2
+    request.node.user_properties.extend((BOOT, f"{line} (in a container)") for line in first.boots)
     # all of it once
     again.assert_told(0, "x86_64 kernel             reused", "passed before")
     assert "making" not in again.text
@@ -136,12 +135,6 @@ def lose_one(place, address, words, elsewhere):
         process.kill()
         process.wait()
         return command.end(), engines
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def keys(place):

@@ -10,7 +10,7 @@ from command import invoke
 from conftest import BOOT, arches
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from oci_registry import registry
+from oci_registry import registry, skopeo
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
@@ -115,12 +115,6 @@ def test_a_flipped_bit_anywhere_is_seen_and_its_file_named(place, monkeypatch):
     verify(made, place)
 
 
-def skopeo(*words):
-    done = subprocess.run(["skopeo", *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def fetched(place, tmp_path_factory):
     """All architectures released, published, listed and copied by skopeo, and fetched into an empty place."""
@@ -149,9 +143,8 @@ def test_what_was_fetched_is_booted_and_checked(fetched, arch_row, request):
         path.unlink()  # what the maintainer saw
     ended = invoke("check", "--arch", arch_row.name, "--guest", "minimal", "--output", str(fetched))
     ended.assert_told(0, "release 1.0.0, which is booted as it was fetched")
-    lines = [line[line.index("boot: ") :] for line in ended.text.splitlines() if "boot: " in line]
-    assert len(lines) == len(ROOTS)
-    request.node.user_properties.extend((BOOT, f"{line} (fetched from a registry)") for line in lines)
+    assert len(ended.boots) == len(ROOTS)
+    request.node.user_properties.extend((BOOT, f"{line} (fetched from a registry)") for line in ended.boots)
     for artifact, root in ROOTS.items():
         report = json.loads((folder / "check" / artifact / "report.json").read_text())
         assert report["verdict"] == "pass"

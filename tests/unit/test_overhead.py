@@ -392,7 +392,7 @@ def test_what_has_ended_and_what_is_not_ours_to_see_is_said(monkeypatch):
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(usage, "fields", refuse)
+    monkeypatch.setattr(usage, "memory", refuse)
     with pytest.raises(UserError, match="the memory of the server can't be read: Permission denied"):
         usage.memory_of([os.getpid()], "the server")
 

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from oci_registry import registry
+from oci_registry import registry, skopeo
 from releases import ARCH, VERSION, contents, manifest
 
 from guestforge.core.progress import Bar
@@ -95,13 +95,9 @@ def test_publishing_takes_little_longer_than_skopeo(tmp_path, port, monkeypatch)
         layout = f"oci:{tmp_path / f'layout{number}'}:x"
         with registry(tmp_path / f"from{number}") as source, registry(tmp_path / f"to{number}") as target:
             both = ["--src-tls-verify=false", "--dest-tls-verify=false"]
-            _skopeo("copy", "--all", *both[:1], f"docker://127.0.0.1:{source}/a:1", layout)
+            skopeo("copy", "--all", *both[:1], f"docker://127.0.0.1:{source}/a:1", layout)
             start = time.monotonic()
-            _skopeo("copy", "--all", *both[1:], layout, f"docker://127.0.0.1:{target}/b:1")
+            skopeo("copy", "--all", *both[1:], layout, f"docker://127.0.0.1:{target}/b:1")
             theirs.append(time.monotonic() - start)
     print(f"ours {min(ours):.2f} s, skopeo {min(theirs):.2f} s, {min(ours) / min(theirs):.2f} of it")
     assert min(ours) < 1.3 * min(theirs)
-
-
-def _skopeo(*words):
-    subprocess.run(["skopeo", *words], check=True, capture_output=True, timeout=120)

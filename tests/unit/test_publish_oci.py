@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from faulty_proxy import USUAL, Fault, Proxy
-from oci_registry import get, registry, tags
+from oci_registry import get, registry, skopeo, tags
 from releases import VERSION, going_out, release_of_two, same_files, unverified, verify
 
 from guestforge.core.errors import BuildError, GuestforgeError, UserError
@@ -87,12 +87,6 @@ def test_other_content_under_a_tag_is_refused_and_changes_nothing(tmp_path, port
     with pytest.raises(UserError, match="with other content: a version is published once"):
         place(port, repository).publish(other)
     assert get(port, f"{repository}/manifests/{TAG}", ANY) == before
-
-
-def skopeo(*words):
-    done = subprocess.run(["skopeo", *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_skopeo_lists_inspects_and_copies(tmp_path, port, repository, made):

@@ -1,18 +1,11 @@
 """What figures were measured on and with."""
 
-import os
-import platform
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final
 
 from guestforge.arch import Arch
-from guestforge.core.procfs import fields
 from guestforge.core.run import find_tool, run
-from guestforge.project.options import processors
+from guestforge.overhead.host import load, this_host
 
-MEMINFO: Final = Path("/proc/meminfo")
-CPUINFO: Final = Path("/proc/cpuinfo")
 Facts = tuple[tuple[str, str], ...]
 
 
@@ -23,12 +16,12 @@ def now() -> str:
 
 def host_facts() -> Facts:
     """Return what the machine is, and how busy it was before the measurement."""
-    memory = int(fields(MEMINFO)["MemTotal"].split()[0]) / 1024**2
+    host = this_host()
     return (
-        ("processors", f"{processors()} ({fields(CPUINFO).get('model name') or platform.machine()})"),
-        ("memory", f"{memory:.1f} GiB"),
-        ("host kernel", platform.release()),
-        ("load in the minute before", f"{os.getloadavg()[0]:.1f}"),
+        ("processors", f"{host.processors} ({host.model})"),
+        ("memory", f"{host.memory_mib / 1024:.1f} GiB"),
+        ("host kernel", host.kernel),
+        ("load in the minute before", f"{load():.1f}"),
     )
 
 
