@@ -220,6 +220,14 @@ def clean(removed: CleanOptions) -> None:
 
 
 @job()
+def bench_matrix(measured: BenchOptions) -> None:
+    """Measure builds of all architectures at once, and write docs/figures.md."""
+    from tools.bench import matrix
+
+    matrix.run(measured)
+
+
+@job()
 def bench_build(measured: HostBenchOptions) -> None:
     """Measure builds against plain make, and write docs/figures.md."""
     from tools.bench import build
@@ -254,6 +262,7 @@ ci.add_task(ci_init, "init")
 ci.add_task(ci_summary, "summary")
 
 bench = Collection("bench")
+bench.add_task(bench_matrix, "matrix")
 bench.add_task(bench_build, "build")
 bench.add_task(bench_boot, "boot")
 bench.add_task(bench_storage, "storage")

@@ -29,6 +29,7 @@ from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import MachinePlan
 from guestforge.vmm.vsock import choose_vsock
+from tools.bench.aims import aim
 from tools.bench.figures import Aim, Figure, Section, Table, formatted, missed, spread, write
 from tools.bench.host import compiler, host_facts, now
 
@@ -164,13 +165,14 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
 
 
 def _boot_figures(measured: Measured, artifact: Artifact) -> Iterator[Figure]:
+    ready, instructions = f"{artifact}: agent ready", f"{artifact}: guest instructions"
     boots, counted = measured.boots[artifact], [float(count) for count in measured.counted[artifact]]
     seconds = [boot.seconds for boot in boots]
     used = [float(boot.guest_used) for boot in boots]
     rss, pss = [float(boot.qemu_rss) for boot in boots], [float(boot.qemu_pss) for boot in boots]
     total = formatted(boots[0].guest_total, "KiB")
-    yield Figure(f"{artifact}: agent ready", median(seconds), "seconds", None, spread(seconds, "seconds"))
-    yield Figure(f"{artifact}: guest instructions", median(counted), "instructions", None,
+    yield Figure(ready, median(seconds), "seconds", aim(measured.arch, ready), spread(seconds, "seconds"))
+    yield Figure(instructions, median(counted), "instructions", aim(measured.arch, instructions),
                  spread(counted, "instructions"))  # fmt: skip
     yield Figure(f"{artifact}: guest memory used", median(used), "KiB", MEMORY,
                  f"{spread(used, 'KiB')}; of {total} that the kernel manages")  # fmt: skip

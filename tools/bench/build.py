@@ -1,10 +1,6 @@
-"""`./invoke bench.build`: builds against plain make, in a cache of their own beside the user's store.
-
-Of the user's cache only what was fetched is used: the kernel's source, which packages it came from, Go's modules.
-"""
+"""`./invoke bench.build`: builds of one architecture after the other against plain make, in a scratch project."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -12,39 +8,24 @@ from typing import Final
 from guestforge.arch import Arch
 from guestforge.bootable import guest_needs
 from guestforge.check.report import REPORT
-from guestforge.core.cache import SCRATCH, VARIABLE
+from guestforge.core.cache import SCRATCH
 from guestforge.core.errors import BuildError
-from guestforge.core.files import digest_file, remove_tree
-from guestforge.core.graph import Evaluation
+from guestforge.core.files import remove_tree
 from guestforge.core.progress import Bar, bar, say, step
-from guestforge.core.runtime import HOST
 from guestforge.core.scratch import scratch_directory
 from guestforge.core.store import Store
-from guestforge.host.packages import SWITCH, ensure
-from guestforge.kernel.configure import CONFIG, configure
-from guestforge.kernel.dotconfig import format_line, parse_line, read_dotconfig
-from guestforge.kernel.fragment import COMMON, compose
-from guestforge.kernel.make import ENVIRONMENT, Make, build_argv, configure_argv
-from guestforge.kernel.packing import with_packing
-from guestforge.kernel.step import CONFIG_COPY, FACTS, KERNEL, STEP
-from guestforge.kernel.toolchain import identify
+from guestforge.host.packages import ensure
+from guestforge.kernel.dotconfig import format_line, parse_line
+from guestforge.kernel.fragment import COMMON
+from guestforge.kernel.step import FACTS, STEP
 from guestforge.pipeline import Pipeline
-from guestforge.project.folder import FILE
-from guestforge.project.layout import CHECKOUT, FRAGMENTS, INVOKE, RECIPES
-from guestforge.project.load import load_guest, load_kernel
-from guestforge.project.models import Kernel
 from guestforge.project.options import ARTIFACTS, BuildOptions, HostBenchOptions
-from guestforge.sources.kernel_tree import kernel_tree
-from guestforge.sources.linux import source_step
-from guestforge.sources.resolution import Archive
 from guestforge.vmm.emulator import choose_emulator
 from tools.bench.builds import Change, Measured, figures
 from tools.bench.figures import Section, Table, missed, write
 from tools.bench.host import compiler, host_facts, now
-from tools.bench.lanes import Command, Cost, Lane, alone, in_turn, seconds_of
-
-BORROWED: Final = ("store/source", "store/package", "resolved", "go/modules")  # of the user's cache
-
+from tools.bench.lanes import Cost, Lane, alone, in_turn, seconds_of
+from tools.bench.scratch_project import PlainMake, ScratchProject, fetch
 
 REPEATS: Final = 5  # builds with nothing changed
 CHECKS: Final = 3  # checks alone
@@ -77,38 +58,20 @@ def _table(measured: Measured) -> Table:
 
 
 def _measure(arch: Arch) -> Measured:
-    user, options = Store(), BuildOptions()
-    recipe = load_kernel(load_guest(options.guest).kernel)
-    evaluation = Evaluation(user)
-    steps = Pipeline(arch, options, evaluation).steps
-    for before in (steps.kernel.uses["source"].step, steps.agent, steps.probe):
-        evaluation.entry(before)  # what is not there is fetched and built before the clock runs
+    user = Store()
+    fetch(arch, user)
     with scratch_directory(SCRATCH, user.cache) as scratch:
-        return Bench(arch, recipe, options.jobs, scratch, user.cache).measure()
+        return Bench(arch, ScratchProject(scratch, user.cache)).measure()
 
 
 class Bench:
-    """The measurements of one architecture, in a scratch directory."""
+    """The measurements of one architecture, in a scratch project."""
 
-    def __init__(self, arch: Arch, recipe: Kernel, jobs: int, scratch: Path, user_cache: Path) -> None:
+    def __init__(self, arch: Arch, project: ScratchProject) -> None:
         self._arch = arch
-        self._recipe = recipe
-        self._jobs = jobs
-        self._scratch = scratch
-        self._log = scratch / "log"
-        self._output = scratch / "output"
-        self._project = scratch / "project"  # a copy of this checkout's, whose fragments change
-        self._fragments = self._project / FRAGMENTS.name
-        self._store = Store(scratch / "cache")
-        for folder in (RECIPES, FRAGMENTS):
-            shutil.copytree(folder, self._project / folder.name)
-        shutil.copy(CHECKOUT / FILE, self._project)
-        for name in BORROWED:
-            _borrow(user_cache / name, self._store.cache / name)
-        self._tree = kernel_tree(Evaluation(self._store).entry(source_step(Archive(self._store), recipe.source)))
-        # plain make reads the same tree, and writes a directory of its own
-        self._plain = Make(arch, self._tree.path, scratch / "plain", self._tree.date, HOST)
-        self._plain.build.mkdir()
+        self._project = project
+        self._log = project.log
+        self._plain = PlainMake(project, arch)
 
     def measure(self) -> Measured:
         """Measure everything; the order matters, for each part goes on where the one before has ended."""
@@ -118,57 +81,33 @@ class Bench:
         check = self._check()
         changes = [self._change(option, value) for option, value in CHANGES]
         peak_kib = max(made.peak_kib, rest.peak_kib)
-        release = (self._plain.build / "include/config/kernel.release").read_text().strip()
-        return Measured(self._arch, release, made, plain, peak_kib, unchanged, check, changes)
+        return Measured(self._arch, self._plain.release, made, plain, peak_kib, unchanged, check, changes)
 
     # from nothing
 
     def _from_nothing(self) -> tuple[Cost, Cost]:
         """Build the kernel with both, in turn; return what each took."""
-        shutil.copyfile(self._configured(), self._plain.build / CONFIG)
-        ours = Lane([self._invoke("kernel")], self._log)
-        theirs = Lane(self._make_commands(), self._log)
+        self._plain.configure(self._plain.configured())
+        ours, theirs = self._lanes()
         with step(f"building the kernel for {self._arch.name} twice, with our step and with plain make"):
             in_turn([ours, theirs])
-        self._require_same()
+        self._plain.require_same()
         say(f"the step took {ours.cost.seconds:.1f} s, plain make {theirs.cost.seconds:.1f} s")
         return ours.cost, theirs.cost
 
-    def _configured(self) -> Path:
-        """Return the configuration that the fragments make, as it is just now."""
-        directory = self._scratch / "configured"
-        directory.mkdir(exist_ok=True)
-        make = Make(self._arch, self._tree.path, directory, self._tree.date, HOST)
-        fragments = compose(self._recipe.fragments, self._arch.name, [self._fragments])
-        requests = with_packing(fragments, self._arch, self._recipe.compression)
-        configure(make, self._recipe.base, requests, identify(self._store.cache, self._arch, HOST), self._log)
-        return directory / CONFIG
-
-    def _require_same(self) -> Path:
-        """Return the step's entry. Raises BuildError unless both have built the same configuration and kernel."""
-        entry = next((self._store.cache / "store" / STEP).iterdir())
-        ours, theirs = read_dotconfig(entry / CONFIG_COPY), read_dotconfig(self._plain.build / CONFIG)
-        if ours != theirs:
-            differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-            raise BuildError(f"make built another configuration than our step: {', '.join(differing[:10])}")
-        if digest_file(entry / KERNEL) != digest_file(
-            self._plain.build / self._arch.kernel_file(self._recipe.compression)
-        ):
-            raise BuildError(
-                "make built another kernel than our step, from the same source and configuration",
-                hint="a build that is not reproducible: docs/kernels.md says what is pinned",
-            )
-        return entry
+    def _lanes(self) -> tuple[Lane, Lane]:
+        return Lane([self._project.invoke("kernel", self._arch)], self._log), Lane(self._plain.commands(), self._log)
 
     # the whole
 
     def _whole(self) -> Cost:
         with step(f"building and checking the rest for {self._arch.name}"):
-            return alone(self._invoke("build"), self._log)
+            return alone(self._project.invoke("build", self._arch), self._log)
 
     def _unchanged(self) -> list[float]:
+        command = self._project.invoke("build", self._arch)
         with bar(f"builds of {self._arch.name} with nothing changed", REPEATS, "builds") as shown:
-            return [_counted(shown, lambda: seconds_of(self._invoke("build"), self._log)) for _ in range(REPEATS)]
+            return [_counted(shown, lambda: seconds_of(command, self._log)) for _ in range(REPEATS)]
 
     def _check(self) -> list[float]:
         """Return what checks took beyond their boots."""
@@ -176,8 +115,9 @@ class Bench:
             return [_counted(shown, self._check_once) for _ in range(CHECKS)]
 
     def _check_once(self) -> float:
-        seconds = seconds_of(self._invoke("check"), self._log)
-        guest = self._output / self._arch.name / BuildOptions().guest
+        command = self._project.invoke("check", self._arch, options=("--jobs", "1"))
+        seconds = seconds_of(command, self._log)
+        guest = self._project.built(self._arch)
         reports = [json.loads((guest / "check" / artifact / REPORT).read_text()) for artifact in ARTIFACTS]
         return seconds - sum(float(report["phases"]["done"]) for report in reports)
 
@@ -185,7 +125,7 @@ class Bench:
 
     def _change(self, option: str, value: str) -> Change:
         """Change an option there and back, and build with both after each; who has the first turn changes too."""
-        fragment, line = _find(self._fragments, option)
+        fragment, line = _find(self._project.fragments, option)
         states = [line, format_line(option, value)]
         configs = [self._config_with(fragment, line, state) for state in states]
         change = Change(option)
@@ -199,38 +139,22 @@ class Bench:
 
     def _round(self, change: Change, config: str, *, step_first: bool) -> None:
         """Build with the fragments as they are now, and with make from the configuration that they make."""
-        remove_tree(self._store.cache / "store" / STEP)  # what was built before must not be found
-        (self._plain.build / CONFIG).write_text(config)
-        ours, theirs = Lane([self._invoke("kernel")], self._log), Lane(self._make_commands(), self._log)
+        kernels = self._project.store.cache / "store" / STEP
+        remove_tree(kernels)  # what was built before must not be found
+        self._plain.configure(config)
+        ours, theirs = self._lanes()
         in_turn([ours, theirs] if step_first else [theirs, ours], SHORT_TURN)
-        facts = json.loads((self._require_same() / FACTS).read_text())
+        self._plain.require_same()
+        facts = json.loads((next(kernels.iterdir()) / FACTS).read_text())
         change.add(ours.cost, theirs.cost, int(facts["objects"]))
         say(f"the step took {ours.cost.seconds:.1f} s, plain make {theirs.cost.seconds:.1f} s")
 
     def _config_with(self, fragment: Path, line: str, state: str) -> str:
         """Return the configuration with a line of a fragment in another state, and leave the fragment as it was."""
         _put(fragment, line, state)
-        text = self._configured().read_text()
+        text = self._plain.configured()
         _put(fragment, state, line)
         return text
-
-    # commands
-
-    def _invoke(self, task: str) -> Command:
-        argv = (INVOKE, task, "--project", self._project, "--arch", self._arch.name, "--output", self._output)
-        return Command(argv, {VARIABLE: str(self._store.cache), SWITCH: "never"})
-
-    def _make_commands(self) -> list[Command]:
-        plain = self._plain
-        argvs = (configure_argv(plain, "olddefconfig"), [*build_argv(plain), f"-j{self._jobs}"])
-        return [Command(argv, ENVIRONMENT) for argv in argvs]
-
-
-def _borrow(theirs: Path, ours: Path) -> None:
-    """Have a directory of the user's cache in ours; one that is not there yet is made, for the tools to fill."""
-    theirs.mkdir(parents=True, exist_ok=True)
-    ours.parent.mkdir(parents=True, exist_ok=True)
-    ours.symlink_to(theirs)
 
 
 def _find(fragments: Path, option: str) -> tuple[Path, str]:

@@ -15,31 +15,43 @@ from guestforge.project.layout import CHECKOUT
 FIGURES: Final = CHECKOUT / "docs" / "figures.md"
 
 Unit = Literal["ratio", "seconds", "bytes", "KiB", "instructions"]
-Key = Literal["build", "boot", "storage"]
+Key = Literal["matrix", "build", "boot", "storage"]
 
 HEAD: Final = """\
 # Figures
 
-Written by `./invoke bench.build`, `./invoke bench.boot` and `./invoke bench.storage`, each its own section; nothing
-here is written by hand. [compressions.md](compressions.md) compares what kernels and initrds can be packed with.
-Run them on a machine that does nothing else: `bench.build` takes two kernel builds and a dozen small ones for each
-architecture (`--arch`), about half an hour on two processors, and 1 GB below the cache directory while it runs;
-`bench.boot` and `bench.storage` take a few minutes and reuse what has been built.
+Written by `./invoke bench.matrix`, `./invoke bench.build`, `./invoke bench.boot` and `./invoke bench.storage`, each its
+own section; nothing here is written by hand. [compressions.md](compressions.md) compares what kernels and initrds can
+be packed with. Run them on a machine that does nothing else: `bench.matrix` takes two kernel builds for each
+architecture, about an hour on two processors for all four, and 4 GB below the cache directory while it runs;
+`bench.build` takes as many and a dozen small ones for each (`--arch`), about half an hour; `bench.boot` and
+`bench.storage` take a few minutes and reuse what has been built.
+
+## What the figures of the matrix mean
+
+- **From nothing**: the wall time of one `./invoke build` for all architectures with nothing in the store but fetched
+  sources, its boot checks included, divided by that of the same kernels built by plain make, one after the other.
+  Plain make is what a person would run by hand to get from the same configuration to the same kernel: `make O=...
+  olddefconfig`, then `make -jN` with the bootable target, with the same tree, variables and environment, without a
+  compiler cache. Half of the makes run before the build and half after it, so that a machine whose speed drifts slows
+  both. The command fails unless all kernels are the same as make's, byte for byte.
+- **Nothing changed**: the wall time of the same command again, from the start of the shell script to its end.
+- **Check of initrd and image**: the wall time of `./invoke check`, which boots as many guests at once as the host has
+  processors.
 
 ## What the figures of builds mean
 
 - **Kernel from nothing**: the wall time of `./invoke kernel` with an empty workspace, its start-up, configuration,
-  verification and copying included, divided by that of plain make. Plain make is what a person would run by hand to
-  get from the same configuration to the same kernel: `make O=... olddefconfig`, then `make -jN` with the bootable
-  target, with the same tree, variables and environment, without a compiler cache. Both builds take turns of a few
-  seconds, one stopped while the other runs, so that a machine whose speed changes slows both; the processor time of
-  both is given beside. The command fails unless both kernels are the same, byte for byte.
+  verification and copying included, divided by that of plain make, as above. Both builds take turns of a few seconds,
+  one stopped while the other runs, so that a machine whose speed changes slows both; the processor time of both is
+  given beside. The command fails unless both kernels are the same, byte for byte.
 - **One option changed**: the wall time of `./invoke kernel` with one option of one fragment changed, in a workspace
   that holds a whole build, divided by `olddefconfig` and make in plain make's directory with the same changed
   configuration. The option is changed and restored in turn, and both builds take turns as above; the ratio is that of
   the medians.
 - **Nothing changed**: the wall time of a whole `./invoke build`, from the start of the shell script to its end.
-- **Check alone**: the wall time of `./invoke check` less what its reports say the boots took (`phases.done`).
+- **Check alone**: the wall time of `./invoke check --jobs 1`, which boots one guest after the other, less what its
+  reports say the boots took (`phases.done`).
 - **Peak memory**: the largest sum of the resident memory of all processes below `./invoke`, sampled every half second
   while the kernel and then all the rest is built and checked, the guests and their storages included. Pages that
   processes share are counted once for each, so it is an upper bound.
@@ -66,7 +78,12 @@ turn, three times, under TCG. A ratio is a speed: the median of virtio-blk's sec
 counted.
 """
 NOT_YET: Final = "Not measured yet.\n"
-TITLES: Final[Mapping[Key, str]] = {"build": "Builds", "boot": "Boots", "storage": "Storages"}
+TITLES: Final[Mapping[Key, str]] = {
+    "matrix": "The matrix",
+    "build": "Builds",
+    "boot": "Boots",
+    "storage": "Storages",
+}
 
 # bytes are written in powers of ten, as the aims of files are; memory in those of two, as the kernel counts it
 _FORMATS: Final[Mapping[Unit, Callable[[float], str]]] = {
@@ -106,9 +123,9 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The figures of one architecture, and what they were measured with."""
+    """The figures of one architecture (or of all), and what they were measured with."""
 
-    arch: str
+    title: str
     facts: tuple[tuple[str, str], ...]
     figures: tuple[Figure, ...]
 
@@ -128,7 +145,7 @@ def render(section: Section) -> str:
     parts = [f"## {TITLES[section.key]}", "", f"Measured on {section.date} by `./invoke bench.{section.key}`.", ""]
     parts += _listed(section.facts)
     for table in section.tables:
-        parts += [f"### {table.arch}", "", *_listed(table.facts)]
+        parts += [f"### {table.title}", "", *_listed(table.facts)]
         parts += ["| figure | value | aim | met | measured |", "| --- | --- | --- | --- | --- |"]
         parts += [_row(figure) for figure in table.figures] + [""]
     return "\n".join(parts)
@@ -137,7 +154,7 @@ def render(section: Section) -> str:
 def missed(section: Section) -> list[str]:
     """Return a line for each figure that is not what was aimed at."""
     return [
-        f"{table.arch}: {figure.name}: {formatted(figure.value, figure.unit)}, aim {_aim(figure)}"
+        f"{table.title}: {figure.name}: {formatted(figure.value, figure.unit)}, aim {_aim(figure)}"
         for table in section.tables
         for figure in table.figures
         if figure.aim and not figure.aim.met(figure.value)
