@@ -1,7 +1,7 @@
 """What can be made of one guest for one architecture: its steps, and what each uses.
 
 source ---------- kernel ---.--- initrd ---.
-agent, packages ------------'--- image ----'--- check
+agent, packages, overlays ---'--- image ----'--- check
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from guestforge.project.load import load_kernel, load_rootfs
 from guestforge.project.models import DebianSource, Guest, Kernel, Rootfs
 from guestforge.project.options import BuildOptions
 from guestforge.rootfs.agent import AGENT, CONFORM, PROBE, STORAGEBENCH, given_step, program_step
+from guestforge.rootfs.overlay import overlay_step
 from guestforge.rootfs.parts import Parts
 from guestforge.sources.linux import source_step
 from guestforge.sources.packages import package_step
@@ -76,7 +77,8 @@ def guest_steps(store: Store, arch: Arch, options: BuildOptions, jobs: Jobserver
     kernel = kernel_step(store, arch, kernel_recipe, source, jobs=jobs, fragments=options.project.fragments)
     agent = given_step(arch, options.agent) if options.agent else program_step(store, arch, AGENT, jobs)
     packages = (_package(archive, name, rootfs.suite, arch.debian) for name in rootfs.packages)
-    parts = Parts(agent, tuple(packages))
+    overlays = (overlay_step(arch, name, options.project.overlays) for name in rootfs.overlays)
+    parts = Parts(agent, tuple(packages), tuple(overlays))
     return GuestSteps(
         guest=guest,
         kernel_recipe=kernel_recipe,

@@ -15,6 +15,7 @@ from guestforge.core.step import Step
 from guestforge.core.store import Inputs
 from guestforge.kernel.fragment import compose, composed_text
 from guestforge.kernel.packing import with_packing
+from guestforge.rootfs.overlay import digest, find_overlay, items
 
 # Inputs that the machine decides, by step: the same on both sides of a comparison. docs/ci.md tells of them.
 MACHINE: Final[Mapping[str, frozenset[str]]] = {
@@ -45,6 +46,13 @@ def _package(step: Step, plan: Plan, checkout: Checkout) -> Inputs:
         "row": checkout.row(plan.arch.name),
         "model": checkout.definitions("project.models", "Rootfs"),
         "unpacked": checkout.definitions("sources.packages", "UNPACKED"),
+    }
+
+
+def _overlay(step: Step, plan: Plan, checkout: Checkout) -> Inputs:
+    return {
+        "files": digest(items(find_overlay(step.variant, plan.project.overlays))),
+        "model": checkout.definitions("project.models", "Rootfs"),
     }
 
 
@@ -104,6 +112,7 @@ def _rootfs(plan: Plan) -> dict[str, Any]:
 _OF: Final[Mapping[str, Callable[[Step, Plan, Checkout], Inputs]]] = {
     "source": _source,
     "package": _package,
+    "overlay": _overlay,
     "kernel": _kernel,
     "agent": _program,
     "probe": _program,

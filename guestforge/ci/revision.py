@@ -12,9 +12,9 @@ from guestforge.ci.checkout import AGENT, LOCK, PACKAGE
 from guestforge.core.errors import BuildError, UserError
 from guestforge.core.runtime import Runtime
 from guestforge.project.folder import Project
-from guestforge.project.layout import FRAGMENTS, RECIPES
+from guestforge.project.layout import FRAGMENTS, OVERLAYS, RECIPES
 
-OF_A_PROJECT: Final = (Path(RECIPES.name), Path(FRAGMENTS.name))
+OF_A_PROJECT: Final = tuple(Path(folder.name) for folder in (RECIPES, FRAGMENTS, OVERLAYS))
 OF_OURS: Final = (*OF_A_PROJECT, PACKAGE, AGENT, LOCK)
 WANTED_BY: Final = "--changed-since"
 # What CI systems give for "the commit before" where there is none, in SHA-1 and SHA-256

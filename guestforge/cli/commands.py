@@ -105,7 +105,7 @@ def rootfs(built: BuildOptions, making: MakeOptions) -> int:
             send(_listed(node))
 
     def goals(pipeline: Pipeline) -> tuple[Goal, ...]:
-        return (Goal(pipeline.arch.name, (pipeline.steps.agent, *pipeline.steps.parts.packages)),)
+        return (Goal(pipeline.arch.name, pipeline.steps.parts.steps),)
 
     return _make(_pipelines(built), making, goals, work)
 

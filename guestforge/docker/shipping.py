@@ -27,12 +27,12 @@ from guestforge.docker.engine import Engine, engine_errors
 from guestforge.docker.owner import LABEL, ours
 from guestforge.manifest import MANIFEST
 from guestforge.project.folder import FILE
-from guestforge.project.layout import AGENT_SOURCES, FRAGMENTS, INVOKE, RECIPES
+from guestforge.project.layout import AGENT_SOURCES, FRAGMENTS, INVOKE, OVERLAYS, RECIPES
 
 # What a task reads of a checkout or a project. Neither git's files nor tests nor what was made go over.
 SENT: Final = (
     "guestforge", "tasks.py", "tools", "pyproject.toml", "requirements.lock", FILE,
-    INVOKE.name, RECIPES.name, FRAGMENTS.name, AGENT_SOURCES.parent.name,
+    INVOKE.name, RECIPES.name, FRAGMENTS.name, OVERLAYS.name, AGENT_SOURCES.parent.name,
 )  # fmt: skip
 AGAIN: Final = "the same command again"
 MAX_FILES: Final = 10_000  # of a guest's output directory, which has about a dozen

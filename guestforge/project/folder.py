@@ -3,6 +3,7 @@
     guestforge.toml     makes a folder a project; it may be empty
     recipes/            guests/ kernels/ rootfs/
     kernel-configs/     common/ and a folder for each architecture
+    overlays/           a folder for each, of files that are laid over a root file system
     output/             what is built
 
 What a project does not have is ours. docs/projects.md is for users.
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from guestforge.core.errors import UserError
-from guestforge.project.layout import CHECKOUT, FRAGMENTS, OUTPUT, RECIPES
+from guestforge.project.layout import CHECKOUT, FRAGMENTS, OUTPUT, OVERLAYS, RECIPES
 from guestforge.project.load import Folders, load_file
 from guestforge.project.models import Settings
 
@@ -41,6 +42,11 @@ class Project:
     def fragments(self) -> Folders:
         """The folders of kernel fragments, in the order in which a name is looked up."""
         return self._before_ours(FRAGMENTS)
+
+    @property
+    def overlays(self) -> Folders:
+        """The folders of overlays, in the order in which a name is looked up."""
+        return self._before_ours(OVERLAYS)
 
     @property
     def output(self) -> Path:

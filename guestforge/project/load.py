@@ -58,6 +58,12 @@ def names(model: type[Model], recipes: Folders = OURS) -> list[str]:
     return sorted({path.stem for folder in recipes for path in (folder / KINDS[model]).glob("*.toml")})
 
 
+def nearest(name: str, there: Sequence[str]) -> str:
+    """Return a hint for a name that is not there: the one that was meant, or all that are."""
+    near = difflib.get_close_matches(name, there, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(there) or 'none'}"
+
+
 def parse(model: type[M], text: str, where: str) -> M:
     """Parse a recipe's text; `where` is the file's name in messages. Raises UserError."""
     try:
@@ -79,10 +85,8 @@ def load_file(model: type[M], path: Path) -> M:
 
 
 def _missing(model: type[Model], name: str, recipes: Folders, paths: list[Path]) -> UserError:
-    there = names(model, recipes)
-    near = difflib.get_close_matches(name, there, n=1)
     message = f"no recipe {name!r}: there is no {' and no '.join(map(str, paths))}"
-    return UserError(message, hint=f"did you mean {near[0]}?" if near else f"there are: {', '.join(there) or 'none'}")
+    return UserError(message, hint=nearest(name, names(model, recipes)))
 
 
 def _explain(model: type[Model], error: ValidationError, text: str, where: str) -> UserError:

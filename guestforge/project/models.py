@@ -16,6 +16,7 @@ Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+~:-
 # What a runner is chosen by: GitHub's labels and GitLab's tags are free texts, of which this is what people use
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=-]{0,127}$")]
 Hostname = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
+Mode = Annotated[str, StringConstraints(pattern=r"^0?[0-7]{3,4}$")]
 
 
 class Model(BaseModel):
@@ -82,6 +83,12 @@ class Rootfs(Model):
         (), description="Debian packages of the guest's architecture whose files are added (no maintainer scripts run)"
     )
     suite: Name = Field("bookworm", description="the Debian suite that the packages come from")
+    overlays: tuple[Name, ...] = Field(
+        (), description="folders of the project's overlays/ whose files are laid over it"
+    )
+    modes: dict[str, Mode] = Field(
+        {}, description="modes of what is in it: absolute path in the guest, and octal digits"
+    )
     links: dict[str, str] = Field({}, description="symbolic links to add: absolute path in the guest, and its target")
 
 

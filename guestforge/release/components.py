@@ -90,6 +90,8 @@ def bill_of(manifest: Manifest, sha256: str) -> Bill:
     agent = _agent(draft, manifest, roots)
     for package in _packages(manifest):
         draft.add(package, *((root, "contains") for root in roots))
+    for overlay in _overlays(manifest):
+        draft.add(overlay, *((root, "contains") for root in roots))
     _tools(draft, manifest, kernel, agent, whole)
     return Bill(name, manifest.guestforge, tuple(draft.components), tuple(draft.relations))
 
@@ -148,6 +150,12 @@ def _agent(draft: _Draft, manifest: Manifest, roots: list[str]) -> str:
 def _packages(manifest: Manifest) -> Iterator[Component]:
     for role, package in manifest.read_by("package").items():
         yield _debian(f"package:{role.partition(' ')[2]}", package, manifest.release.suites.get(role))
+
+
+def _overlays(manifest: Manifest) -> Iterator[Component]:
+    for role, overlay in manifest.read_by("overlay").items():
+        facts = (("files", overlay.files),) if overlay.files else ()
+        yield Component(f"overlay:{role.partition(' ')[2]}", "file", role, comment="a project's own files", facts=facts)
 
 
 def _tools(draft: _Draft, manifest: Manifest, kernel: str, agent: str, whole: str) -> None:

@@ -96,12 +96,13 @@ class Versions(Document):
 
 
 class Package(Document):
-    """What a step says in its key of what it read, if it is a package of Debian's, and of mke2fs, if that ran."""
+    """What a step says in its key of what it read, if it is a package of Debian's or an overlay, and of mke2fs."""
 
     package: Text | None = None
     version: Text | None = None
     architecture: Text | None = None
     sha256: Digest | None = None
+    files: Digest | None = None
     e2fsprogs: Text | None = None
 
 

@@ -1,12 +1,13 @@
-"""From a recipe to the tree of a guest: the agent, what a kernel and a runtime expect to find, and packages.
+"""From a recipe to the tree of a guest: the agent, what a kernel and a runtime expect to find, packages, overlays.
 
 Layout: `/init` is what the kernel runs from an initrd (init/main.c: ramdisk_execute_command), `/sbin/init` the first
 of what it tries on a disk. A runtime mounts the disk read-only, so every directory that the agent mounts on is there.
 """
 
+import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,27 +50,38 @@ HOSTS = b"127.0.0.1 localhost\n::1 localhost\n"
 UNWANTED = ("/usr/share/doc/", "/usr/share/info/", "/usr/share/lintian/", "/usr/share/locale/", "/usr/share/man/")
 
 
-def initrd_tree(recipe: Rootfs, agent: Path, packages: Iterable[Path] = ()) -> Tree:
-    """Return the tree of an initrd; `agent` is the agent's file, `packages` directories of unpacked packages.
+def initrd_tree(recipe: Rootfs, agent: Path, packages: Iterable[Path] = (), overlays: Iterable[Path] = ()) -> Tree:
+    """Return the tree of an initrd; `agent` is the agent's file, the others directories, of which later ones win.
 
-    Raises UserError where packages or links disagree with each other or with the layout.
+    Raises UserError where packages, overlays, links or modes disagree with each other or with the layout.
     """
-    return _tree(recipe, agent, INITRD_INIT, packages)
+    return _tree(recipe, agent, INITRD_INIT, packages, overlays)
 
 
-def disk_tree(recipe: Rootfs, agent: Path, packages: Iterable[Path] = ()) -> Tree:
+def disk_tree(recipe: Rootfs, agent: Path, packages: Iterable[Path] = (), overlays: Iterable[Path] = ()) -> Tree:
     """Return the tree of a disk image; see `initrd_tree`."""
-    return _tree(recipe, agent, DISK_INIT, packages)
+    return _tree(recipe, agent, DISK_INIT, packages, overlays)
 
 
-def _tree(recipe: Rootfs, agent: Path, init: str, packages: Iterable[Path]) -> Tree:
+def _tree(recipe: Rootfs, agent: Path, init: str, packages: Iterable[Path], overlays: Iterable[Path]) -> Tree:
     nodes: dict[str, Node] = {node.path: node for node in layout(recipe)}
-    for package in packages:
-        for node in map(_behind_links, package_nodes(package)):
-            # a directory or link of the layout stays; a package's own passwd or group is what its files need
-            if not (isinstance(nodes.get(node.path), Directory | Symlink) and isinstance(node, Directory)):
-                nodes[node.path] = node
+    laid = itertools.chain(*map(package_nodes, packages), *map(_nodes, overlays))
+    for node in map(_behind_links, laid):
+        # a directory or link that is there stays; a package's own passwd or group is what its files need
+        if not (isinstance(nodes.get(node.path), Directory | Symlink) and isinstance(node, Directory)):
+            nodes[node.path] = node
+    nodes |= _with_modes(recipe, nodes)
     return Tree([*nodes.values(), File(init, agent, 0o755), *map(_behind_links, _links(recipe))])
+
+
+def _with_modes(recipe: Rootfs, nodes: Mapping[str, Node]) -> Iterator[tuple[str, Node]]:
+    """Yield the nodes whose modes a recipe gives, by their paths."""
+    for path, mode in recipe.modes.items():
+        node = nodes.get(path)
+        if node is None or isinstance(node, Symlink):
+            there = "is a symbolic link, which has none" if node else "is not there"
+            raise UserError(f"root file system: the recipe gives {path!r} the mode {mode}, and it {there}")
+        yield path, replace(node, mode=int(mode, 8))
 
 
 def layout(recipe: Rootfs) -> Iterator[Node]:
@@ -94,12 +106,14 @@ def package_nodes(root: Path) -> Iterator[Node]:
 
     Raises UserError for what is neither file, directory nor symbolic link.
     """
+    return (node for node in _nodes(root) if _wanted(node))
+
+
+def _nodes(root: Path) -> Iterator[Node]:
     for directory, names, files in os.walk(root, onerror=_raise):
         for name in sorted([*names, *files]):
             host = Path(directory, name)
-            path = "/" + host.relative_to(root).as_posix()
-            if _wanted(path, host):
-                yield _node(path, host)
+            yield _node("/" + host.relative_to(root).as_posix(), host)
 
 
 def _behind_links(node: Node) -> Node:
@@ -114,9 +128,9 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _wanted(path: str, host: Path) -> bool:
-    if f"{path}/".startswith(UNWANTED):
-        return path.endswith("/copyright") and not host.is_symlink()
+def _wanted(node: Node) -> bool:
+    if f"{node.path}/".startswith(UNWANTED):
+        return node.path.endswith("/copyright") and not isinstance(node, Symlink)
     return True
 
 

@@ -11,6 +11,7 @@ from guestforge.ci.matrix import make_matrix
 from guestforge.ci.revision import OF_OURS
 from guestforge.core.runtime import HOST
 from guestforge.project.folder import FILE, Project
+from guestforge.project.layout import OVERLAYS
 from guestforge.project.load import load_file
 from guestforge.project.models import Settings
 
@@ -56,7 +57,8 @@ def edit(place, name, old, new):
 
 def copy_of_the_checkout(place):
     """Fill a directory with what the checkout is made of, committed."""
-    for name in (*OF_OURS, Path("tasks.py"), Path(FILE)):
+    ours = [name for name in OF_OURS if name != Path(OVERLAYS.name)]  # of which the checkout has none
+    for name in (*ours, Path("tasks.py"), Path(FILE)):
         source = REPOSITORY / name
         if source.is_dir():
             shutil.copytree(source, place / name, ignore=NO_CACHES)

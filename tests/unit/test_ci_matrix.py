@@ -131,6 +131,21 @@ def test_a_fragment_of_ones_own_takes_the_place_of_ours(repository):
     }
 
 
+def test_an_overlay_names_the_guests_that_have_it(repository):
+    recipe = 'overlays = ["site"]\n'
+    guest = 'description = "mine"\nkernel = "default"\nrootfs = "site"\n'
+    files = {"guests__site.toml": guest, "rootfs__site.toml": recipe}
+    motd = {"overlays__site__etc__motd": "hello\n"}
+    commit(repository, **{f"recipes__{name}": text for name, text in files.items()}, **motd)
+    edit(repository, "overlays/site/etc/motd", "hello", "goodbye")
+    found = changed(repository)
+    assert found.keys() == both("site")
+    assert set(found.values()) == {("check image", "check initrd", "image", "initrd", "overlay site")}
+    commit(repository)
+    write(repository / "overlays" / "nobodys" / "file", "")
+    assert changed(repository) == {}
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "steps"),
     [

@@ -43,6 +43,11 @@ def given(said):
     said["versions"]["go"] = None
 
 
+def overlaid(said):
+    """With files of a project's own."""
+    said["steps"]["overlay site"] = {"key": "2" * 32, "inputs": {"files": DIGEST}}
+
+
 def bill(change=lambda _: None):
     said = manifest(contents())
     change(said)
@@ -55,7 +60,7 @@ def documents(**more):
     return {suffix: json.loads(found[ROOT + suffix]) for suffix in SBOMS}
 
 
-@pytest.mark.parametrize("change", [lambda _: None, given])
+@pytest.mark.parametrize("change", [lambda _: None, given, overlaid])
 @pytest.mark.parametrize("epoch", [0, 8**11 - 1])
 def test_both_are_valid(tmp_path, change, epoch):
     found = sboms(bill(change), epoch)
@@ -65,6 +70,12 @@ def test_both_are_valid(tmp_path, change, epoch):
     read = parse_file(str(path))
     assert validate_full_spdx_document(read) == []
     assert len(read.packages) == len(bill(change).components)
+
+
+def test_an_overlay_is_a_component_by_the_digest_of_its_files():
+    found = next(one for one in bill(overlaid).components if one.ref == "overlay:site")
+    assert (found.name, found.kind, found.facts) == ("overlay site", "file", (("files", DIGEST),))
+    assert sum(link.other == found.ref for link in bill(overlaid).relations) == 2  # in the initrd and in the image
 
 
 def test_the_validators_see_what_is_wrong(tmp_path):
