@@ -20,6 +20,7 @@ from guestforge.project.options import (
     InitOptions,
     InstallOptions,
     KeygenOptions,
+    LockOptions,
     MakeOptions,
     MatrixOptions,
     OverheadOptions,
@@ -204,6 +205,14 @@ def test(tried: SelftestOptions) -> int:
 
 
 @job()
+def lock(asked: LockOptions) -> None:
+    """Write down, in the project's guestforge.lock, which versions of packages its guests are made of."""
+    from guestforge.cli import lock as locking
+
+    locking.lock(asked)
+
+
+@job()
 def doctor(targets: TargetOptions) -> int:
     """Say what of this machine a build and its checks can use, and what is missing."""
     from guestforge.cli import doctor
@@ -283,6 +292,7 @@ namespace = Collection(
     install,
     overhead,
     ci,
+    lock,
     why,
     test,
     doctor,

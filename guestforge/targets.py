@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from guestforge.arch import Arch
+from guestforge.core.errors import UserError
 from guestforge.core.jobserver import Jobserver
 from guestforge.core.step import Step
 from guestforge.core.store import Store
@@ -16,14 +17,15 @@ from guestforge.image.initrd_step import initrd_step
 from guestforge.kernel.step import kernel_step
 from guestforge.project.bounds import load_guest_for
 from guestforge.project.load import load_kernel, load_rootfs
+from guestforge.project.lock import AGAIN, LOCK
 from guestforge.project.models import DebianSource, Guest, Kernel, Rootfs
 from guestforge.project.options import BuildOptions
 from guestforge.rootfs.agent import AGENT, CONFORM, PROBE, STORAGEBENCH, given_step, program_step
 from guestforge.rootfs.overlay import overlay_step
 from guestforge.rootfs.parts import Parts
-from guestforge.sources.linux import source_step
+from guestforge.sources.linux import source_step, wanted_of
 from guestforge.sources.packages import package_step
-from guestforge.sources.resolution import Archive
+from guestforge.sources.resolution import Archive, Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def guest_programs(store: Store, arch: Arch, jobs: Jobserver) -> dict[str, Step]
 
 def guest_steps(store: Store, arch: Arch, options: BuildOptions, jobs: Jobserver) -> GuestSteps:
     """Return a guest's steps, whose programs share `jobs`. Raises UserError for what is wrong with its recipes."""
-    archive = Archive(store, options.mirror, options.refresh)
+    archive = _archive(store, options)
     recipes = options.project.recipes
     guest = load_guest_for(arch, options.guest, recipes)
     kernel_recipe, rootfs = load_kernel(guest.kernel, recipes), load_rootfs(guest.rootfs, recipes)
@@ -90,6 +92,18 @@ def guest_steps(store: Store, arch: Arch, options: BuildOptions, jobs: Jobserver
         own_agent=not options.agent,
         **guest_programs(store, arch, jobs),
     )
+
+
+def packages_of(kernel: Kernel, rootfs: Rootfs, arch: Arch) -> tuple[Wanted, ...]:
+    """Return all of Debian's packages that a guest is made of."""
+    return (wanted_of(kernel.source), *(Wanted(name, rootfs.suite, arch.debian) for name in rootfs.packages))
+
+
+def _archive(store: Store, options: BuildOptions) -> Archive:
+    lock = options.project.lock
+    if lock and options.refresh:
+        raise UserError(f"--refresh: the versions are those of {options.project.root / LOCK}", hint=AGAIN)
+    return Archive(store, options.mirror, options.refresh, lock)
 
 
 @cache

@@ -16,10 +16,14 @@ from guestforge.core.store import Inputs
 from guestforge.kernel.fragment import compose, composed_text
 from guestforge.kernel.packing import with_packing
 from guestforge.rootfs.overlay import digest, find_overlay, items
+from guestforge.sources.linux import wanted_of
+from guestforge.sources.resolution import Wanted
 
 # Inputs that the machine decides, by step: the same on both sides of a comparison. docs/ci.md tells of them.
 MACHINE: Final[Mapping[str, frozenset[str]]] = {
-    "source": frozenset({"version", "sha256", "size"}),  # the suite's newest, where the recipe pins none
+    "source": frozenset(
+        {"version", "sha256", "size"}
+    ),  # the suite's newest, where neither recipe nor lock file pins one
     "package": frozenset({"version", "sha256", "size"}),
     "kernel": frozenset({"compiler", "linker"}),
     "image": frozenset({"e2fsprogs"}),
@@ -34,6 +38,7 @@ def declared(step: Step, plan: Plan, checkout: Checkout) -> Inputs:
 
 def _source(_: Step, plan: Plan, checkout: Checkout) -> Inputs:
     return {
+        **_locked(plan, wanted_of(plan.kernel.source)),
         "source": plan.kernel.source.model_dump(mode="json"),
         "model": checkout.definitions("project.models", "DebianSource"),
     }
@@ -41,12 +46,19 @@ def _source(_: Step, plan: Plan, checkout: Checkout) -> Inputs:
 
 def _package(step: Step, plan: Plan, checkout: Checkout) -> Inputs:
     return {
+        **_locked(plan, Wanted(step.variant, plan.rootfs.suite, plan.arch.debian)),
         "package": step.variant,
         "suite": plan.rootfs.suite,
         "row": checkout.row(plan.arch.name),
         "model": checkout.definitions("project.models", "Rootfs"),
         "unpacked": checkout.definitions("sources.packages", "UNPACKED"),
     }
+
+
+def _locked(plan: Plan, wanted: Wanted) -> Inputs:
+    """Return what the project's lock file says of a package."""
+    found = plan.lock and plan.lock.find(wanted.suite, wanted.package, wanted.architecture)
+    return {"locked": found.model_dump(mode="json")} if found else {}
 
 
 def _overlay(step: Step, plan: Plan, checkout: Checkout) -> Inputs:

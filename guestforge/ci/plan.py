@@ -11,6 +11,7 @@ from guestforge.core.jobserver import Jobserver
 from guestforge.core.step import Step
 from guestforge.pipeline import Pipeline
 from guestforge.project.folder import Project
+from guestforge.project.lock import Lock
 from guestforge.project.models import Guest, Kernel, Rootfs
 from guestforge.project.options import ARTIFACTS, BuildOptions, CheckOptions
 
@@ -25,6 +26,7 @@ class Plan:
     guest: Guest
     kernel: Kernel
     rootfs: Rootfs
+    lock: Lock | None
     targets: tuple[Step, ...]
 
 
@@ -41,5 +43,6 @@ def plan(project: Project, name: str, arch: Arch, evaluation: Evaluation) -> Pla
         guest=steps.guest,
         kernel=steps.kernel_recipe,
         rootfs=steps.rootfs,
+        lock=project.lock,
         targets=(*steps.published, steps.probe, *checks),
     )

@@ -13,8 +13,9 @@ from guestforge.core.errors import BuildError, UserError
 from guestforge.core.runtime import Runtime
 from guestforge.project.folder import Project
 from guestforge.project.layout import FRAGMENTS, OVERLAYS, RECIPES
+from guestforge.project.lock import LOCK as LOCK_FILE
 
-OF_A_PROJECT: Final = tuple(Path(folder.name) for folder in (RECIPES, FRAGMENTS, OVERLAYS))
+OF_A_PROJECT: Final = (*(Path(folder.name) for folder in (RECIPES, FRAGMENTS, OVERLAYS)), Path(LOCK_FILE))
 OF_OURS: Final = (*OF_A_PROJECT, PACKAGE, AGENT, LOCK)
 WANTED_BY: Final = "--changed-since"
 # What CI systems give for "the commit before" where there is none, in SHA-1 and SHA-256

@@ -28,10 +28,11 @@ from guestforge.docker.owner import LABEL, ours
 from guestforge.manifest import MANIFEST
 from guestforge.project.folder import FILE
 from guestforge.project.layout import AGENT_SOURCES, FRAGMENTS, INVOKE, OVERLAYS, RECIPES
+from guestforge.project.lock import LOCK
 
 # What a task reads of a checkout or a project. Neither git's files nor tests nor what was made go over.
 SENT: Final = (
-    "guestforge", "tasks.py", "tools", "pyproject.toml", "requirements.lock", FILE,
+    "guestforge", "tasks.py", "tools", "pyproject.toml", "requirements.lock", FILE, LOCK,
     INVOKE.name, RECIPES.name, FRAGMENTS.name, OVERLAYS.name, AGENT_SOURCES.parent.name,
 )  # fmt: skip
 AGAIN: Final = "the same command again"

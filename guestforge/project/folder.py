@@ -4,6 +4,7 @@
     recipes/            guests/ kernels/ rootfs/
     kernel-configs/     common/ and a folder for each architecture
     overlays/           a folder for each, of files that are laid over a root file system
+    guestforge.lock     which versions of Debian's packages its guests are made of, where it has been written
     output/             what is built
 
 What a project does not have is ours. docs/projects.md is for users.
@@ -18,6 +19,7 @@ from typing import Final
 from guestforge.core.errors import UserError
 from guestforge.project.layout import CHECKOUT, FRAGMENTS, OUTPUT, OVERLAYS, RECIPES
 from guestforge.project.load import Folders, load_file
+from guestforge.project.lock import LOCK, Lock, read_lock
 from guestforge.project.models import Settings
 
 FILE: Final = "guestforge.toml"
@@ -47,6 +49,11 @@ class Project:
     def overlays(self) -> Folders:
         """The folders of overlays, in the order in which a name is looked up."""
         return self._before_ours(OVERLAYS)
+
+    @property
+    def lock(self) -> Lock | None:
+        """Which versions of packages its guests are made of; None where it leaves that to each machine."""
+        return read_lock(self.root / LOCK)
 
     @property
     def output(self) -> Path:

@@ -135,6 +135,12 @@ def _guest() -> Any:  # noqa: ANN401 - as of `option`
     )
 
 
+def _guests() -> Any:  # noqa: ANN401 - as of `option`
+    return option(
+        "recipes of recipes/guests, with commas (default: all that the project has)", texts, name="guest", default=()
+    )
+
+
 def _mirror() -> Any:  # noqa: ANN401 - as of `option`
     return option("a Debian mirror instead of the host's", text_or_none)
 
@@ -436,13 +442,20 @@ class MatrixOptions(ProjectOptions):
     """What a CI system is told to build."""
 
     arches: "tuple[Arch, ...]" = _arch("those that are proven", _proven)
-    guests: tuple[str, ...] = option(
-        "recipes of recipes/guests, with commas (default: all that the project has)", texts, name="guest", default=()
-    )
+    guests: tuple[str, ...] = _guests()
     format_: MatrixFormat = option(
         "github, gitlab or json (default: json)", one_of(MATRIX_FORMATS), name="format", default="json"
     )
     changed_since: str | None = option("only what differs from this revision's, such as origin/main", text_or_none)
+
+
+@dataclass(frozen=True, slots=True)
+class LockOptions(ProjectOptions):
+    """Whose packages are locked."""
+
+    arches: "tuple[Arch, ...]" = _arch("those that are proven", _proven)
+    guests: tuple[str, ...] = _guests()
+    mirror: str | None = _mirror()
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,7 +510,7 @@ class SelftestOptions:
 RECORDS: Final = (
     StepOptions, TargetOptions, BuildOptions, DebugOptions, MakeOptions, CheckOptions, ProofOptions, TerminalOptions,
     ContainerOptions, ConformOptions, ReleaseOptions, VerifyOptions, PublishOptions, FetchOptions, InstallOptions,
-    KeygenOptions, OverheadOptions, MatrixOptions, InitOptions, SummaryOptions, CleanOptions, BenchOptions,
+    KeygenOptions, OverheadOptions, MatrixOptions, LockOptions, InitOptions, SummaryOptions, CleanOptions, BenchOptions,
     HostBenchOptions, SelftestOptions,
 )  # fmt: skip
 OPTIONS: Final = {declared.name: declared for record in RECORDS for declared in options_of(record).values()}

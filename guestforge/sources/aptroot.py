@@ -19,12 +19,16 @@ from guestforge.core.errors import BuildError, GuestforgeError, UserError
 from guestforge.core.files import digest_file, open_regular
 from guestforge.core.run import Completed, failure
 from guestforge.core.runtime import Runtime
+from guestforge.project.lock import LOCK, MAX_SIZE
 from guestforge.sources import aptconf
 from guestforge.sources.aptplace import Place
 from guestforge.sources.hostapt import Mirror
 
 OnBytes = Callable[[int], None]
-MAX_SIZE = 8 * 1024**3  # bytes; no package comes near it
+NEWEST: Final = (
+    f"take the newest: --refresh, and no `version` in the recipe; with a {LOCK}: ./invoke lock. Or name a mirror that "
+    "keeps old versions: --mirror"
+)
 
 # What apt says, and what would help. The first that is in its output counts.
 REMEDIES: Final = (
@@ -107,7 +111,14 @@ class AptRoot:
 
     def _update_for(self, wanted: Resolved) -> None:
         self.update()
-        if self._find(wanted.package, wanted.version) != wanted:
+        found = self._find(wanted.package, wanted.version)
+        if found is not None and found != wanted:
+            raise UserError(
+                f"{wanted.package} {wanted.version} in suite {self.suite} for {self.architecture} is another file than "
+                f"the recorded one: it has SHA-256 {found.sha256}, recorded is {wanted.sha256}",
+                hint="an archive never changes a version's file: look at --mirror, and at who changed the record",
+            )
+        if found is None:
             raise self._unknown(wanted.package, wanted.version)
 
     def _fetch(self, wanted: Resolved, place: Path, meter: "_Meter") -> None:
@@ -125,7 +136,7 @@ class AptRoot:
         if version and (newest := self._find(package, None)):
             return UserError(
                 f"{package} {version} is not in {where}, which has {newest.version}",
-                hint="take the newest: --refresh, and no `version` in the recipe",
+                hint=NEWEST,
             )
         names = self._runtime.run(["apt-cache", "pkgnames", package[:4]], env=self._env, check=False).output.split()
         near = difflib.get_close_matches(package, names, n=3)

@@ -37,7 +37,7 @@ def debian_step(
 
     @cache
     def resolved(runtime: Runtime) -> Resolved:
-        return resolve(archive, wanted, runtime).resolved
+        return resolve(archive, wanted, runtime)
 
     def read(runtime: Runtime) -> Mapping[str, Any]:
         return {**asdict(resolved(runtime)), **inputs}

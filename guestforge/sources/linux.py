@@ -24,10 +24,14 @@ def source_step(archive: Archive, source: DebianSource) -> Step:
     It raises UserError for an unknown package or a host without Debian's keys, BuildError for the network or a package
     that holds no kernel tree.
     """
-    # the package is for all architectures; the host's lists have it as well as any
-    wanted = Wanted(source.package, source.suite, host().debian, source.version)
     code = ("guestforge.sources.unpack", "guestforge.sources.kernel_tree")
-    return debian_step(STEP, archive, wanted, _unpack, code=code, outputs=(FACTS,), needs=NEEDS)
+    return debian_step(STEP, archive, wanted_of(source), _unpack, code=code, outputs=(FACTS,), needs=NEEDS)
+
+
+def wanted_of(source: DebianSource) -> Wanted:
+    """Return the package that a recipe's source is."""
+    # it is for all architectures; the host's lists have it as well as any
+    return Wanted(source.package, source.suite, host().debian, source.version)
 
 
 def _unpack(deb: Path, out: Path, resolved: Resolved, runtime: Runtime) -> None:

@@ -1,5 +1,6 @@
 """Which guests have to be built: a change names those that it concerns, and no other."""
 
+import json
 import shutil
 from dataclasses import fields
 from unittest.mock import Mock
@@ -19,7 +20,6 @@ from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
 from guestforge.kernel.toolchain import Toolchain
 from guestforge.sources.aptroot import Resolved
-from guestforge.sources.resolution import Resolution
 
 SMALL = """fragments = ["base", "executables", "initrd", "block"]
 
@@ -129,6 +129,21 @@ def test_a_fragment_of_ones_own_takes_the_place_of_ours(repository):
     assert changed(repository, project=project, guests=["minimal"], arches=[X86_64]) == {
         ("minimal", "x86_64"): OF_THE_KERNEL
     }
+
+
+def test_a_locked_version_names_the_guests_that_are_made_of_it(repository):
+    packages = [
+        {"suite": suite, "package": name, "architecture": arch, "version": "1.0", "sha256": "a" * 64, "size": 1}
+        for suite, name, arch in [("trixie", "linux-source-6.12", "all"), ("bookworm", "busybox-static", "amd64"),
+                                  ("bookworm", "busybox-static", "s390x")]
+    ]  # fmt: skip
+    commit(repository, **{"guestforge.lock": json.dumps({"schema": 1, "packages": packages})})
+    edit(repository, "guestforge.lock", '"s390x", "version": "1.0"', '"s390x", "version": "1.1"')
+    found = changed(repository)
+    assert found.keys() == both("debug", arches=["s390x"])
+    assert "package busybox-static" in next(iter(found.values()))
+    edit(repository, "guestforge.lock", '"all", "version": "1.0"', '"all", "version": "1.1"')
+    assert changed(repository).keys() == both("debug", "minimal", "small")
 
 
 def test_an_overlay_names_the_guests_that_have_it(repository):
@@ -461,7 +476,7 @@ def test_a_new_input_of_a_step_is_noticed(monkeypatch):
     """What a step reads besides these must get its place in `guestforge/ci/declared.py`, and then here."""
     resolved = Resolved(**dict.fromkeys((field.name for field in fields(Resolved)), "1"))
     for asked, answer in {
-        "sources.download.resolve": Resolution(resolved, "today"),
+        "sources.download.resolve": resolved,
         "kernel.step.identify": Toolchain("gcc", "ld"),
         "image.disk_step.e2fsprogs_version": "1",
         "check.step.emulators": ["1"],

@@ -1,5 +1,6 @@
 import json
 import stat
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from guestforge.core.errors import BuildError, UserError
 from guestforge.core.graph import Evaluation
 from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
+from guestforge.project.lock import Locked, lock_of
 from guestforge.project.models import DebianSource
 from guestforge.sources import aptconf, hostapt, resolution
 from guestforge.sources import unpack as unpack_module
@@ -200,12 +202,12 @@ def test_a_package_of_another_architecture_is_fetched(store):
 
 
 def test_a_resolution_holds_until_it_is_refreshed(store, archive, keys, tmp_path):
-    assert resolve(store, Wanted("hello", "trixie", "arm64")).resolved.version == "1:2.0"
+    assert resolve(store, Wanted("hello", "trixie", "arm64")).version == "1:2.0"
     archive.add(tmp_path, "hello", "1:3.0", "arm64", {"usr/bin/hello": b"new"})
     archive.publish(keys[0])
-    assert resolve(store, Wanted("hello", "trixie", "arm64")).resolved.version == "1:2.0"
-    assert resolve(store, Wanted("hello", "trixie", "arm64"), refresh=True).resolved.version == "1:3.0"
-    assert resolve(store, Wanted("hello", "trixie", "arm64", "1:2.0")).resolved.version == "1:2.0"
+    assert resolve(store, Wanted("hello", "trixie", "arm64")).version == "1:2.0"
+    assert resolve(store, Wanted("hello", "trixie", "arm64"), refresh=True).version == "1:3.0"
+    assert resolve(store, Wanted("hello", "trixie", "arm64", "1:2.0")).version == "1:2.0"
 
 
 def test_a_version_that_left_the_suite_is_an_error_with_the_one_that_is_there(store, archive, keys, tmp_path):
@@ -303,7 +305,7 @@ def test_a_damaged_record_is_asked_for_again(store):
     first = resolve(store, wanted)
     for damaged in ("", "{", "[]", json.dumps({"resolved": {"package": "hello"}, "date": "2020-01-01"})):
         path.write_text(damaged)
-        assert resolve(store, wanted).resolved == first.resolved
+        assert resolve(store, wanted) == first
 
 
 @given(st.text(max_size=400))
@@ -372,3 +374,73 @@ def test_a_huge_tarball_is_refused(archive, tmp_path, monkeypatch):
 
 def test_the_suites_that_we_know_include_those_of_the_recipes():
     assert {"bookworm", "trixie"} <= hostapt.SUITES
+
+
+# a project's lock file
+
+
+def locked(**changes):
+    """What a lock file has of the archive's `hello`."""
+    facts = {"suite": "trixie", "package": "hello", "architecture": "arm64", "version": "1:2.0", "sha256": "0" * 64}
+    return lock_of([Locked(**{**facts, "size": 1, **changes})])
+
+
+def as_locked(archive, resolved):
+    return replace(archive, lock=lock_of([Locked(suite="trixie", **asdict(resolved))]))
+
+
+def test_a_locked_version_is_taken_though_the_mirror_has_a_newer_one(store, archive, keys, tmp_path):
+    here = resolution.Archive(store)
+    old = resolution.ask(here, Wanted("hello", "trixie", "arm64"), HOST)
+    archive.add(tmp_path, "hello", "1:3.0", "arm64", {"usr/bin/hello": b"new"})
+    archive.publish(keys[0])
+    assert resolution.ask(here, Wanted("hello", "trixie", "arm64"), HOST).version == "1:3.0"
+    entry = Evaluation(store).entry(package_step(as_locked(here, old), "hello", "trixie", "arm64"))
+    assert (entry.path / "tree/usr/bin/hello").read_bytes() == b"x"
+    assert entry.inputs["version"] == "1:2.0"
+    assert not list((store.cache / "resolved").glob("*"))  # the machine's own record has no part in it
+
+
+def test_a_package_for_all_architectures_is_locked_once(store):
+    here = resolution.Archive(store)
+    resolved = resolution.ask(here, Wanted("linux-source-6.12", "trixie", "amd64"), HOST)
+    assert resolved.architecture == "all"
+    wanted = Wanted("linux-source-6.12", "trixie", "arm64")
+    assert resolution.resolve(as_locked(here, resolved), wanted, HOST) == resolved
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (Wanted("hello", "trixie", "amd64"), "no hello of trixie for amd64"),
+        (Wanted("hello", "sid", "arm64"), "no hello of sid for arm64"),
+        (Wanted("hullo", "trixie", "arm64"), "no hullo of trixie"),
+        (
+            Wanted("hello", "trixie", "arm64", "1:3.0"),
+            r"asks for hello 1:3\.0, and the project's guestforge.lock has 1:2\.0",
+        ),
+    ],
+)
+def test_what_is_not_locked_where_others_are_is_an_error(store, wanted, why):
+    with pytest.raises(UserError, match=why) as caught:
+        resolution.resolve(resolution.Archive(store, lock=locked()), wanted, HOST)
+    assert "./invoke lock" in caught.value.hint
+
+
+def test_a_version_that_is_locked_and_pinned_alike_is_taken(store):
+    archive = resolution.Archive(store, lock=locked())
+    assert resolution.resolve(archive, Wanted("hello", "trixie", "arm64", "1:2.0"), HOST).version == "1:2.0"
+
+
+def test_a_locked_file_that_is_not_the_archives_is_an_error_with_both_digests(store):
+    archive = resolution.Archive(store, lock=locked())
+    with pytest.raises(UserError, match=r"hello 1:2\.0 in suite trixie for arm64 is another file") as caught:
+        Evaluation(store).entry(package_step(archive, "hello", "trixie", "arm64"))
+    assert "0" * 64 in caught.value.message
+
+
+def test_a_locked_version_that_left_the_suite_says_what_would_help(store):
+    archive = resolution.Archive(store, lock=locked(version="1:1.0"))
+    with pytest.raises(UserError, match=r"hello 1:1\.0 is not in suite trixie") as caught:
+        Evaluation(store).entry(package_step(archive, "hello", "trixie", "arm64"))
+    assert "./invoke lock" in caught.value.hint
