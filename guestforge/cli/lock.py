@@ -5,7 +5,6 @@ from dataclasses import asdict
 from itertools import product
 
 from guestforge.arch import PROVEN, Arch
-from guestforge.ci.matrix import guests_of
 from guestforge.core.errors import UserError
 from guestforge.core.progress import say
 from guestforge.core.runtime import HOST
@@ -14,8 +13,9 @@ from guestforge.host.packages import ensure
 from guestforge.manifest import write_json
 from guestforge.project.bounds import load_guest_for
 from guestforge.project.folder import Project
-from guestforge.project.load import load_kernel, load_rootfs
+from guestforge.project.load import load_kernel, load_rootfs, names
 from guestforge.project.lock import LOCK, Lock, Locked, lock_of
+from guestforge.project.models import Guest
 from guestforge.project.options import LockOptions
 from guestforge.sources.packages import NEEDS
 from guestforge.sources.resolution import Archive, Wanted, ask
@@ -25,19 +25,14 @@ from guestforge.targets import packages_of
 def lock(asked: LockOptions) -> None:
     """Write the project's lock file: what was asked for as it is now, the rest of what its guests want as it was."""
     project = asked.project
-    guests = guests_of(project, "--guest names those to lock") if not asked.guests else list(asked.guests)
-    wanted = _wanted(project, guests, asked.arches)
+    own = names(Guest, project.recipes[:1])
+    wanted = _wanted(project, asked.guests or own or [project.settings.guest], asked.arches)
     ensure(NEEDS)
     before = _before(project)
     archive = Archive(Store(), asked.mirror)
     found = [_locked(archive, each, before) for each in wanted]
-    kept = (
-        _kept(before, _wanted(project, guests_of(project, ""), PROVEN))
-        if asked.guests or asked.arches != PROVEN
-        else []
-    )
-    path = project.root / LOCK
-    new = lock_of([*kept, *found])
+    kept = _kept(before, _wanted(project, own, PROVEN))
+    path, new = project.root / LOCK, lock_of([*kept, *found])
     write_json(path, new.model_dump(mode="json", by_alias=True))
     say(f"{path}: {'as it was' if new == before else 'written'}")
 

@@ -79,6 +79,14 @@ def test_what_was_not_asked_for_stays_as_it_was(project, mirror):
 
 
 @pytest.mark.usefixtures("mirror")
+def test_of_a_project_without_guests_its_default_one_is_locked(tmp_path):
+    (tmp_path / FILE).write_text('guest = "debug"\n')
+    bare = open_project(tmp_path, "a test")
+    locking.lock(LockOptions(project=bare, arches=PROVEN[:1]))
+    assert versions(bare).keys() == {("linux-source-6.12", "all"), ("busybox-static", PROVEN[0].debian)}
+
+
+@pytest.mark.usefixtures("mirror")
 def test_what_no_guest_wants_any_more_is_dropped(project):
     locking.lock(LockOptions(project=project))
     (project.root / "recipes/guests/large.toml").unlink()
