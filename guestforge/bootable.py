@@ -1,6 +1,7 @@
 """A guest of one architecture that can be booted: its files, its output directory, its proof."""
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from guestforge.arch import Arch
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.report import FILES
 from guestforge.check.step import check_step
+from guestforge.core.errors import BuildError, UserError
 from guestforge.core.files import require_temporary_directory, try_directory
 from guestforge.core.graph import Evaluation, needs_of
 from guestforge.core.jobserver import Jobserver
 from guestforge.core.need import Need
 from guestforge.core.progress import say
 from guestforge.core.runtime import Runtime
+from guestforge.core.schedule import Goal, Rules, Schedule
 from guestforge.core.step import Step, Use
 from guestforge.core.store import Entry
 from guestforge.image.disk_step import IMAGE
@@ -37,6 +40,23 @@ def output_of(arch: Arch, options: BuildOptions) -> Path:
 def guest_needs(guest: "Bootable") -> tuple[Need, ...]:
     """Return what of the host it takes to build a guest and to boot it."""
     return (*needs_of(*guest.steps.published, guest.steps.probe), *boot_needs(guest.arch))
+
+
+def make_guests(*guests: "Bootable", booted: Sequence[Booted] = ARTIFACTS) -> None:
+    """Have all that guests are booted of made, side by side, where the store does not have it.
+
+    The guests share an evaluation. Where something can't be made, what and why is told, and it raises BuildError, or
+    UserError for a user's mistakes alone.
+    """
+    evaluation, jobs = guests[0].evaluation, guests[0].jobs
+    goals = [Goal(guest.arch.name, guest.booted_steps(*booted)) for guest in guests]
+    if all(prospect.state == "reused" for goal in goals for prospect in evaluation.outlook(*goal.steps)):
+        return
+    schedule = Schedule(evaluation, goals, Rules(jobs))
+    schedule.run()
+    if errors := schedule.errors:
+        kind = UserError if all(isinstance(error, UserError) for error in errors) else BuildError
+        raise kind("nothing is booted: not all of it could be built")
 
 
 class Bootable:
@@ -141,6 +161,11 @@ class Bootable:
             own_agent=self.steps.own_agent,
             digests=self.booted_digests(*booted),
         )
+
+    def booted_steps(self, *booted: Booted) -> tuple[Step, ...]:
+        """Return the steps of what is booted."""
+        roots = {"initrd": self.steps.initrd, "image": self.steps.image}
+        return (self.steps.kernel, *(roots[name] for name in booted), self.steps.probe)
 
     def booted_digests(self, *booted: Booted) -> dict[str, str]:
         """Return the SHA-256 of the kernel and of the artifacts that are booted, by their names in the output."""

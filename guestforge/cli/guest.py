@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from guestforge.bootable import Bootable
+from guestforge.bootable import Bootable, make_guests
 from guestforge.check.live import guest_plan
 from guestforge.core.graph import Evaluation, needs_of
 from guestforge.core.jobserver import Jobserver
@@ -21,19 +21,20 @@ CONSOLE_LOG: Final = "run-console.log"
 
 
 def prepared(built: DebugOptions, *needs: Need) -> Bootable:
-    """Return the guest of the one architecture, once all that it takes and the `needs` are installed.
+    """Return the guest of the one architecture, built where it is missing, once it and the `needs` can be had.
 
-    Raises UserError for what can't be, and for places that can't be written.
+    Raises UserError for what can't be installed and for places that can't be written, BuildError for what fails.
     """
     arch = built.arches[0]
     guest = guest_to_boot(arch, built, Evaluation(Store()), Jobserver(built.jobs))
     guest.try_places()
     ensure((*needs_of(*guest.steps.published), *boot_needs(arch), *needs))
+    make_guests(guest)
     return guest
 
 
 def planned(guest: Bootable, terminal: TerminalOptions) -> tuple[MachinePlan, VsockChoice]:
-    """Return the guest's own machine, having built what is missing, and why it has its vsock device."""
+    """Return the guest's own machine, and why it has its vsock device."""
     artifacts = guest.guest_artifacts()
     accelerator = choose_accelerator(terminal.accel, artifacts.arch, artifacts.kernel)
     vsock = choose_vsock()

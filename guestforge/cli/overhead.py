@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from guestforge.arch import Arch
-from guestforge.bootable import Bootable, guest_needs
+from guestforge.bootable import Bootable, guest_needs, make_guests
 from guestforge.check.artifacts import DEFAULT_TIMEOUT, GuestArtifacts
 from guestforge.core.errors import UserError
 from guestforge.core.graph import Evaluation
@@ -36,6 +36,7 @@ def overhead(built: BuildOptions, checks: CheckOptions, asked: OverheadOptions) 
     for guest in guests:
         guest.try_places()
     ensure(need for guest in guests for need in guest_needs(guest))
+    make_guests(*guests, booted=(asked.artifact,))
     return max(_one(guest, checks, asked) for guest in guests)
 
 

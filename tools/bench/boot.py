@@ -13,12 +13,15 @@ from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.transport import AGENT_PORT
 from guestforge.arch import Arch
-from guestforge.bootable import guest_needs
+from guestforge.bootable import guest_needs, make_guests
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.live import guest_plan
 from guestforge.core.errors import CheckError
+from guestforge.core.graph import Evaluation
+from guestforge.core.jobserver import Jobserver
 from guestforge.core.progress import bar, say
 from guestforge.core.scratch import scratch_directory
+from guestforge.core.store import Store
 from guestforge.host.packages import ensure
 from guestforge.image.initrd_step import INITRD
 from guestforge.kernel.step import KERNEL
@@ -76,9 +79,11 @@ class Measured:
 
 def run(measured: BenchOptions) -> None:
     """Measure the architectures that were asked for, by default those that are proven, and write the section."""
-    pipelines = [Pipeline(arch, BuildOptions()) for arch in measured.arches]
+    evaluation, jobs = Evaluation(Store()), Jobserver(BuildOptions().jobs)
+    pipelines = [Pipeline(arch, BuildOptions(), evaluation, jobs) for arch in measured.arches]
     ensure(need for pipeline in pipelines for need in guest_needs(pipeline))
-    guests = [pipeline.guest_artifacts() for pipeline in pipelines]  # built, where they are not, before the clock runs
+    make_guests(*pipelines)  # before the clock runs
+    guests = [pipeline.guest_artifacts() for pipeline in pipelines]
     facts = host_facts()
     pairs = zip(pipelines, guests, strict=True)
     tables = tuple(_table(_measure(pipeline, guest), guest) for pipeline, guest in pairs)

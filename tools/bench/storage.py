@@ -8,16 +8,19 @@ from statistics import median
 from typing import Final, get_args
 
 from guestforge.arch import Arch
-from guestforge.bootable import guest_needs
+from guestforge.bootable import guest_needs, make_guests
 from guestforge.check import fixtures, live
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure
 from guestforge.check.guest import Machine
 from guestforge.check.report import CONSOLE
 from guestforge.check.storages import Storage, fill_shares, prepare_with
+from guestforge.core.graph import Evaluation
+from guestforge.core.jobserver import Jobserver
 from guestforge.core.progress import bar, say
 from guestforge.core.runtime import HOST
 from guestforge.core.scratch import scratch_directory
+from guestforge.core.store import Store
 from guestforge.host.packages import ensure
 from guestforge.pipeline import Pipeline
 from guestforge.project.options import BenchOptions, BuildOptions, CheckOptions
@@ -61,8 +64,10 @@ class Measured:
 
 def run(measured: BenchOptions) -> None:
     """Measure the architectures that were asked for, by default those that are proven, and write the section."""
-    pipelines = [Pipeline(arch, BuildOptions()) for arch in measured.arches]
+    evaluation, jobs = Evaluation(Store()), Jobserver(BuildOptions().jobs)
+    pipelines = [Pipeline(arch, BuildOptions(), evaluation, jobs) for arch in measured.arches]
     ensure(need for pipeline in pipelines for need in guest_needs(pipeline))
+    make_guests(*pipelines)  # before the clock runs
     guests = [(pipeline.guest_artifacts(), pipeline.storagebench) for pipeline in pipelines]
     facts = host_facts()
     section = Section("storage", now(), facts, tuple(_table(guest, program) for guest, program in guests))
