@@ -253,6 +253,14 @@ def bench_boot(measured: BenchOptions) -> None:
 
 
 @job()
+def bench_agent(measured: BenchOptions) -> None:
+    """Measure what the agent needs and how quickly it answers, and write docs/figures.md."""
+    from tools.bench import agent
+
+    agent.run(measured)
+
+
+@job()
 def bench_storage(measured: BenchOptions) -> None:
     """Measure how quickly guests work on their storages, and write docs/figures.md."""
     from tools.bench import storage
@@ -274,6 +282,7 @@ bench = Collection("bench")
 bench.add_task(bench_matrix, "matrix")
 bench.add_task(bench_build, "build")
 bench.add_task(bench_boot, "boot")
+bench.add_task(bench_agent, "agent")
 bench.add_task(bench_storage, "storage")
 
 namespace = Collection(

@@ -13,7 +13,7 @@ from guestforge.arch import PROVEN
 from guestforge.core.errors import BuildError
 from guestforge.core.scratch import scratch_directory
 from guestforge.project.layout import FRAGMENTS
-from tools.bench import boot, build, builds, matrix, scratch_project
+from tools.bench import agent, boot, build, builds, matrix, scratch_project
 from tools.bench.aims import AIMS, aim, limits
 from tools.bench.figures import (
     HEAD,
@@ -270,6 +270,17 @@ def test_figures_of_boots_are_medians_and_aims_are_judged():
     assert figures["kernel and initrd"].value == 5_630_000
     assert figures["initrd: guest memory used"].aim.met(figures["initrd: guest memory used"].value)
     assert not figures["initrd: agent ready"].aim.met(2.0)
+
+
+def test_figures_of_the_agent_are_medians_with_the_late_ones_beside():
+    seconds = [0.1] * 98 + [0.5, 0.9]
+    measured = agent.Measured(9_000, 31 * 1024, seconds, [0.2, 0.2], [0.3, 0.3], 7_500_000)
+    figures = {figure.name: figure for figure in agent.figures(measured)}
+    assert figures["exec until its process runs"].value == 0.1
+    assert "99th percentile 0.90 s" in figures["exec until its process runs"].note
+    assert [figure.name for figure in figures.values() if figure.aim and not figure.aim.met(figure.value)] == [
+        "agent's memory, 100 containers"
+    ]
 
 
 def test_figures_of_builds_are_ratios_of_medians():

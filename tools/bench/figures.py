@@ -15,17 +15,17 @@ from guestforge.project.layout import CHECKOUT
 FIGURES: Final = CHECKOUT / "docs" / "figures.md"
 
 Unit = Literal["ratio", "seconds", "bytes", "KiB", "instructions"]
-Key = Literal["matrix", "build", "boot", "storage"]
+Key = Literal["matrix", "build", "boot", "agent", "storage"]
 
 HEAD: Final = """\
 # Figures
 
-Written by `./invoke bench.matrix`, `./invoke bench.build`, `./invoke bench.boot` and `./invoke bench.storage`, each its
-own section; nothing here is written by hand. [compressions.md](compressions.md) compares what kernels and initrds can
-be packed with. Run them on a machine that does nothing else: `bench.matrix` takes two kernel builds for each
-architecture, about an hour on two processors for all four, and 4 GB below the cache directory while it runs;
-`bench.build` takes as many and a dozen small ones for each (`--arch`), about half an hour; `bench.boot` and
-`bench.storage` take a few minutes and reuse what has been built.
+Written by `./invoke bench.matrix`, `bench.build`, `bench.boot`, `bench.agent` and `bench.storage`, each its own
+section; nothing here is written by hand. [compressions.md](compressions.md) compares what kernels and initrds can be
+packed with. Run them on a machine that does nothing else: `bench.matrix` takes two kernel builds for each architecture, about
+an hour on two processors for all four, and 4 GB below the cache directory while it runs; `bench.build` takes as many
+and a dozen small ones for each (`--arch`), about half an hour; the others take a few minutes and reuse what has been
+built.
 
 ## What the figures of the matrix mean
 
@@ -69,6 +69,13 @@ architecture, about an hour on two processors for all four, and 4 GB below the c
 - **QEMU's memory**: resident (rss), and with shared pages divided by those who share them (pss), at the same moment.
 - **Sizes** are those of the files.
 
+## What the figures of the agent mean
+
+All in one guest booted from the initrd, under TCG. The agent's memory is what it says itself of its resident pages,
+once a sandbox has been created and again beside 101 containers with a process each. Seconds are those of the host from a
+request on: until ExecProcess has answered (the process runs), until WaitProcess has told its exit code, and until
+CreateContainer and StartContainer have answered.
+
 ## What the figures of storages mean
 
 A program in a container writes 64 MiB in blocks of 1 MiB and syncs them, reads them back past the guest's page cache,
@@ -82,6 +89,7 @@ TITLES: Final[Mapping[Key, str]] = {
     "matrix": "The matrix",
     "build": "Builds",
     "boot": "Boots",
+    "agent": "The agent",
     "storage": "Storages",
 }
 
