@@ -22,10 +22,10 @@ HEAD: Final = """\
 
 Written by `./invoke bench.matrix`, `bench.build`, `bench.boot`, `bench.agent` and `bench.storage`, each its own
 section; nothing here is written by hand. [compressions.md](compressions.md) compares what kernels and initrds can be
-packed with. Run them on a machine that does nothing else: `bench.matrix` takes two kernel builds for each architecture, about
-an hour on two processors for all four, and 4 GB below the cache directory while it runs; `bench.build` takes as many
-and a dozen small ones for each (`--arch`), about half an hour; the others take a few minutes and reuse what has been
-built.
+packed with. Run them on a machine that does nothing else: `bench.matrix` takes two kernel builds for each architecture,
+about an hour on two processors for all four, and 4 GB below the cache directory while it runs; `bench.build` takes as
+many and a dozen small ones for each (`--arch`), about half an hour; the others take a few minutes and reuse what has
+been built.
 
 ## What the figures of the matrix mean
 
@@ -72,8 +72,8 @@ built.
 ## What the figures of the agent mean
 
 All in one guest booted from the initrd, under TCG. The agent's memory is what it says itself of its resident pages,
-once a sandbox has been created and again beside 101 containers with a process each. Seconds are those of the host from a
-request on: until ExecProcess has answered (the process runs), until WaitProcess has told its exit code, and until
+once a sandbox has been created and again beside 101 containers with a process each. Seconds are those of the host from
+a request on: until ExecProcess has answered (the process runs), until WaitProcess has told its exit code, and until
 CreateContainer and StartContainer have answered.
 
 ## What the figures of storages mean
