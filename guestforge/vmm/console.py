@@ -8,9 +8,9 @@ import re
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-Kind = Literal["no-memory", "panic", "oops", "lockup", "no-init", "warning", "firmware"]
+from guestforge.vmm.faults import Kind, classify
 
 MAX_LINE: Final = 4096  # bytes; a longer line is taken in pieces
 HEAD_LINES: Final = 1000  # what is kept in memory: the first lines,
@@ -27,43 +27,6 @@ _ESCAPES: Final = re.compile(
 )
 _BREAKS: Final = re.compile(rb"[\r\n]+")
 
-# A kernel message begins the line, or follows the time stamp; user space may have left an unfinished line before it.
-_START: Final = r"(?:^|\] |\] ?watchdog: )"
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    kind: Kind
-    pattern: re.Pattern[str]
-
-
-# What no healthy guest prints, the more telling first: the first row that matches a line gives its kind.
-_PATTERNS: Final[tuple[tuple[Kind, str], ...]] = (
-    # a guest that is too small: the kernel refuses its init memory, or finds none; Go's runtime in init; an initrd that
-    # does not fit what the kernel lets a tmpfs have. The panic that follows says none of this.
-    ("no-memory", r"__vm_enough_memory: pid: 1,"),
-    ("no-memory", rf"{_START}Out of memory(?:: Killed process| and no killable processes)"),
-    ("no-memory", r"Kernel panic - not syncing: .*(?:[Oo]ut of memory|deadlocked on memory|[Nn]o memory|allocate)"),
-    ("no-memory", r"^fatal error: (?:runtime: )?(?:out of memory|cannot (?:allocate|reserve)|failed to reserve)"),
-    ("no-memory", r"Initramfs unpacking failed: write error"),
-    # lib/fs of a guest without a root, before the panic that follows: these lines name the cause
-    ("no-init", r"VFS: (?:Cannot open root device|Unable to mount root fs)"),
-    ("no-init", r"No working init found|Failed to execute /\S+ \(error -\d+\)|Requested init \S+ failed"),
-    ("no-init", r"Initramfs unpacking failed"),
-    ("panic", r"Kernel panic - not syncing"),
-    ("lockup", r"BUG: soft lockup|Watchdog detected hard LOCKUP|CPU \d+ Hard LOCKUP|BUG: workqueue lockup"),
-    ("lockup", r"rcu: INFO: \S+ (?:self-detected stall|detected (?:expedited )?stalls?)|kthread starved for"),
-    ("lockup", r"INFO: task \S+ blocked (?:in I/O wait )?for more than \d+ seconds"),
-    ("oops", rf"{_START}BUG: |kernel BUG at "),
-    ("oops", rf"{_START}(?:Oops: |Internal error: |Oops\b)|Unable to handle kernel "),
-    ("oops", r"(?::| -) [0-9a-f]{4,16} .*\[#\d+\]"),  # die()'s counter: x86 before 6.10, s390 `illegal operation`
-    ("oops", r"Unrecoverable (?:exception|FP|VMX|VSX)|Fatal exception in interrupt"),
-    ("warning", rf"{_START}(?:WARNING: |UBSAN: |INFO: possible recursive locking|INFO: inconsistent lock)"),
-    # SLOF's, for a kernel that it can't run; before the console is the kernel's
-    ("firmware", r"\( [0-9a-f]{3} \) (?:Program Exception|Data Storage|Instruction Storage)"),
-)
-TABLE: Final = tuple(_Row(kind, re.compile(pattern)) for kind, pattern in _PATTERNS)
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -72,11 +35,6 @@ class Fault:
     kind: Kind
     line: str
     number: int
-
-
-def classify(line: str) -> Kind | None:
-    """Return what a line of the console speaks of, None if it is harmless."""
-    return next((row.kind for row in TABLE if row.pattern.search(line)), None)
 
 
 def clean(data: bytes) -> str:

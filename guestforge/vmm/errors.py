@@ -3,10 +3,10 @@
 from typing import Literal
 
 from guestforge.core.errors import CheckError
-from guestforge.vmm import console
+from guestforge.vmm import faults
 
 Kind = (
-    console.Kind
+    faults.Kind
     | Literal["qemu-exited", "qemu-stopped", "qemu-failed", "virtiofs-died", "vsock-died", "helper-failed"]
     | Literal["log-failed", "watcher-failed", "timeout"]
 )

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestforge.vmm import console
-from guestforge.vmm.console import Console, classify, clean
+from guestforge.vmm.console import Console, clean
+from guestforge.vmm.faults import TABLE, classify
 
 
 @pytest.fixture
@@ -85,6 +86,51 @@ def test_healthy_line_is_no_fault(line):
     assert classify(line) is None
 
 
+# What a container may have the kernel say: by the name of a task, by a program's path; and what an agent's log quotes.
+SAID = (
+    "WARNING: x",
+    "BUG: x",
+    "kernel BUG at ",
+    "Oops: x",
+    "UBSAN: x",
+    "Internal error:",
+    "aa: 0000 b[#1]",
+    "[1.0] BUG: ",
+)
+BY_NAME = (
+    "{} invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0",
+    "{}[123]: segfault at 0 ip 0000000000401000 sp 00007ffd error 4 in x[401000+1000]",
+    "{}[123]: unhandled signal 11 code 0x1 at 0x0000000000000000",
+    "{}: page allocation failure: order:0, mode:0xcc0(GFP_KERNEL), nodemask=(null)",
+    "{} (123): drop_caches: 3",
+    "traps: {}[123] trap invalid opcode ip:401000 sp:7ffd error:0 in x[401000+1000]",
+    "Memory cgroup out of memory: Killed process 77 ({}) total-vm:12kB",
+    "process '/{}' started with executable stack",
+    "cgroup: fork rejected by pids controller in /{}",
+)
+
+
+@pytest.mark.parametrize("form", BY_NAME)
+@pytest.mark.parametrize("said", SAID)
+def test_the_name_of_a_task_is_not_the_kernels_word(said, form):
+    assert classify("[   12.345678] " + form.format(said)) is None
+    assert classify("[   12.345678][   T12] " + form.format(said)) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["Kernel panic - not syncing: x", "[    1.0] BUG: x", "Out of memory: Killed process 1"]
+)
+def test_what_a_path_or_an_agents_log_quotes_is_not_the_kernels_word(text):
+    assert classify(f"[   12.3] process '/{text}' started with executable stack") is None
+    assert classify(f'time=2026-01-01T00:00:00Z level=ERROR msg="a hook failed" error="{text}"') is None
+    assert classify(f'{{"msg":"{text}","level":"WARN"}}') is None
+
+
+@given(st.sampled_from(SAID), st.text(max_size=15), st.sampled_from(BY_NAME))
+def test_no_task_has_a_name_that_ends_a_healthy_run(said, more, form):
+    assert classify(clean(f"[   12.345678] {form.format((said + more)[:15])}".encode())) is None
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
@@ -110,7 +156,7 @@ def test_terminal_sequences_are_taken_out(data, text):
 def test_no_bytes_raise_or_pass_a_control_character(data):
     text = clean(data)
     assert text.isprintable()
-    assert classify(text) in (None, *(row.kind for row in console.TABLE))
+    assert classify(text) in (None, *(row.kind for row in TABLE))
 
 
 ESCAPES = st.sampled_from(
