@@ -179,9 +179,12 @@ func main() {
 
 
 def test_a_container_gets_no_more_than_its_spec_says(started, go_program):
-    with started(X86_64, "builtin", more=[File("/greedy", go_program(X86_64, GREEDY), 0o755)]) as (guest, storages):
+    """Nor has it the kernel's word: what runs out of memory is named by the kernel, and named like one of its faults."""
+    program = go_program(X86_64, GREEDY)
+    more = [File(path, program, 0o755) for path in ("/greedy", "/WARNING: small")]
+    with started(X86_64, "builtin", more=more) as (guest, storages):
         disk, agent = mounted(guest, storages, ["/conform", "execute", "/out", "1"])
-        for name, args in (("few", ["/greedy"]), ("small", ["/greedy", "all"])):
+        for name, args in (("few", ["/greedy"]), ("small", ["/WARNING: small", "all"])):
             spec = container_spec(name, disk.mount_point, process(args))
             spec.Linux.Resources.Pids.Limit = 40
             spec.Linux.Resources.Memory.Limit = 32 * 1024 * 1024
@@ -192,6 +195,8 @@ def test_a_container_gets_no_more_than_its_spec_says(started, go_program):
             assert 20 < children < 40
         assert agent.wait_process("few", timeout=30) == 0
         assert agent.wait_process("small", timeout=30) == 128 + 9
+        assert "WARNING: small invoked oom-killer" in guest.console_tail(200)
+        assert not guest.console_faults()
         assert agent.check_health()
         for name in ("few", "small"):
             agent.remove_container(name, 30)
