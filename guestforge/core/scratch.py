@@ -109,7 +109,8 @@ def _is_marked(directory: Path) -> bool:
         if file := open_regular(directory / MARK):
             with file:
                 ours = os.fstat(file.fileno()).st_uid == os.geteuid()
-                return ours and file.read(len(MARK_TEXT) + 1) == MARK_TEXT
+                # a part of it: its maker was killed, or the disk was full, before it was whole
+                return ours and MARK_TEXT.startswith(file.read(len(MARK_TEXT) + 1))
     return False
 
 

@@ -70,6 +70,17 @@ def empty(path):
     path.mkdir()
 
 
+def half_marked(path):
+    """Its maker was killed while it wrote the mark."""
+    marked(path)
+    os.truncate(path / MARK, 7)
+
+
+def hardly_marked(path):
+    half_marked(path)
+    os.truncate(path / MARK, 0)
+
+
 def other_mark(path):
     path.mkdir()
     (path / MARK).write_text("my own notes")
@@ -100,6 +111,8 @@ def file_of_that_name(path):
     [
         ("t-abcdefgh", marked, True),
         ("t-a_3defgh", marked, True),
+        ("t-abcdefgh", half_marked, True),
+        ("t-abcdefgh", hardly_marked, True),
         ("t-precious", unmarked, False),  # mkdtemp makes such names too
         ("t-precious", other_mark, False),
         ("t-abcdefgh", empty, True),  # its maker was killed before it had marked it
