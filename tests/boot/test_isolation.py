@@ -179,7 +179,7 @@ func main() {
 
 
 def test_a_container_gets_no_more_than_its_spec_says(started, go_program):
-    """Nor has it the kernel's word: what runs out of memory is named by the kernel, and named like one of its faults."""
+    """Nor is its name the kernel's word: what runs out of memory is named on the console, here like a fault."""
     program = go_program(X86_64, GREEDY)
     more = [File(path, program, 0o755) for path in ("/greedy", "/WARNING: small")]
     with started(X86_64, "builtin", more=more) as (guest, storages):
