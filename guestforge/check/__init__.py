@@ -10,6 +10,7 @@ FACE: Final[tuple[str, ...]] = (
     "guest",
     "live",
     "report",
+    "stage",
     "step",
     "storages",
     "table",

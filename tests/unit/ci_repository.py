@@ -13,9 +13,11 @@ from guestforge.core.runtime import HOST
 from guestforge.project.folder import FILE, Project
 from guestforge.project.layout import OVERLAYS
 from guestforge.project.load import load_file
+from guestforge.project.lock import LOCK
 from guestforge.project.models import Settings
 
 GUEST = 'description = "one of the tests"\nkernel = "default"\nrootfs = "minimal"\n'
+NOT_OURS = {Path(OVERLAYS.name), Path(LOCK)}  # what a project may have, and the checkout has not
 NO_CACHES = shutil.ignore_patterns("__pycache__")
 
 
@@ -57,7 +59,7 @@ def edit(place, name, old, new):
 
 def copy_of_the_checkout(place):
     """Fill a directory with what the checkout is made of, committed."""
-    ours = [name for name in OF_OURS if name != Path(OVERLAYS.name)]  # of which the checkout has none
+    ours = [name for name in OF_OURS if name not in NOT_OURS]
     for name in (*ours, Path("tasks.py"), Path(FILE)):
         source = REPOSITORY / name
         if source.is_dir():

@@ -50,7 +50,7 @@ def told(*guests, **more):
 def test_what_is_booted_of_all_guests_is_made_and_nothing_else(guest_of):
     one, other = map(guest_of, PROVEN[:2])
     seen = told(one, other, booted=("initrd",))
-    made = {event.title for event in seen if isinstance(event, Ended) and event.state == "built"}
+    made = {event.step for event in seen if isinstance(event, Ended) and event.state == "built"}
     names = ("kernel", "initrd", "probe")
     assert made == {f"{arch.name} {name}" for arch in PROVEN[:2] for name in names}
     assert one.evaluation.find(one.steps.image) is None

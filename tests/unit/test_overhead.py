@@ -281,6 +281,7 @@ def measured(tmp_path, monkeypatch):
         seen = []
         monkeypatch.setattr(cli, "guest_to_boot", lambda *_: guest)
         monkeypatch.setattr(cli, "guest_needs", lambda _: ())
+        monkeypatch.setattr(cli, "make_guests", lambda *_, **__: None)
         monkeypatch.setattr(cli, "choose_accelerator", lambda *_: Accelerator(accelerator, "said the test"))
         monkeypatch.setattr(cli, "measure", lambda _, state: seen.append(state) or sample())
         code = cli.overhead(BuildOptions(arches=(X86_64,)), CheckOptions(), OverheadOptions(**asked))
