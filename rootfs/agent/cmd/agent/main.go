@@ -122,6 +122,7 @@ func assemble(config cmdline.Config, children *reaper.Reaper, destroyed chan str
 	}
 	launcher := &container.Launcher{
 		Reaper: children, Timeout: config.LaunchTimeout, PipeSize: config.ContainerPipeSize,
+		Unread: container.Unread, Unasked: container.Unasked,
 	}
 	cgroups, err := cgroup.Open()
 	if err != nil {

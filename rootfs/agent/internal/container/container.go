@@ -42,9 +42,6 @@ type container struct {
 	freezer sync.Mutex // one pause or resumption at a time, each of which takes a while
 }
 
-// unread is how long a process's output is kept after its status was told.
-const unread = 10 * time.Second
-
 // state is how far a container is, but for the end of its first process.
 type state int
 
@@ -168,9 +165,10 @@ func (c *container) exec(l *Launcher, id string, process *api.Process) error {
 		return fault.New(codes.NotFound, "container %s has ended", c.id)
 	}
 	if before := c.execs[id]; before != nil {
-		before.streams.close()
+		before.drop()
 	}
 	c.execs[id] = p
+	go c.forget(id, p, l)
 	return nil
 }
 
@@ -215,22 +213,22 @@ func (c *container) find(id string) (*process, error) {
 	return nil, fault.New(codes.NotFound, "container %s has no process %s", c.id, id)
 }
 
-// forget takes away a process whose status was told, once its output has been read to the end, or nobody has done that for
-// some time: each holds three pipes.
-func (c *container) forget(id string, p *process) {
-	limit, cancel := context.WithTimeout(context.Background(), unread)
-	defer cancel()
-	for _, stream := range []*reader{p.streams.stdout, p.streams.stderr} {
-		select {
-		case <-stream.over:
-		case <-limit.Done():
-		}
+// forget takes away a process that has ended, once its status was told and its output has been read to the end, or
+// nobody has done that for some time: each holds three pipes, and a runtime may never ask
+// (https://github.com/kata-containers/agent/pull/880).
+func (c *container) forget(id string, p *process, l *Launcher) {
+	<-p.child.Done()
+	select {
+	case <-p.told:
+		p.awaitReaders(l.Unread)
+	case <-time.After(l.Unasked):
+	case <-p.dropped:
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.execs[id] == p {
 		delete(c.execs, id)
-		p.streams.close()
+		p.drop()
 	}
 }
 
@@ -244,8 +242,9 @@ func (m *Manager) clear(c *container) error {
 		c.init.streams.close()
 	}
 	for _, p := range c.execs {
-		p.streams.close()
+		p.drop()
 	}
+	clear(c.execs)
 	errs := []error{unmountBelow(filepath.Join(c.bundle, "rootfs"), c.storages), m.Storage.Unmount(c.storages), c.cgroup.Remove()}
 	for _, path := range []string{filepath.Join(c.bundle, "rootfs"), c.bundle} {
 		// never what is in them: if an unmount failed that is a storage's content

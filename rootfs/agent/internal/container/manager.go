@@ -124,17 +124,13 @@ func (m *Manager) Exec(r *api.ExecProcessRequest) error {
 
 // Wait returns a process's exit code when it has ended.
 func (m *Manager) Wait(ctx context.Context, id, exec string) (int, error) {
-	c, err := m.get(id)
-	if err != nil {
-		return 0, err
-	}
-	p, err := c.find(exec)
+	p, err := m.process(id, exec)
 	if err != nil {
 		return 0, err
 	}
 	code, err := p.wait(ctx)
-	if err == nil && p != c.init {
-		go c.forget(exec, p)
+	if err == nil {
+		p.tell()
 	}
 	return code, err
 }

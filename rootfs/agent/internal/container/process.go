@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,13 +21,25 @@ type process struct {
 	child   *reaper.Child
 	pipes   *shim.Pipes
 	streams *streams
+	telling sync.Once
+	told    chan struct{} // closed when somebody was told its status
+	dropped chan struct{} // closed when it is nobody's any more
 }
+
+// How long a process of ExecProcess that has ended is kept: Unread from when its status was told, if its output is not
+// read to the end, and Unasked from its end, if nobody asks for its status.
+const (
+	Unread  = 10 * time.Second
+	Unasked = 10 * time.Minute
+)
 
 // Launcher starts processes.
 type Launcher struct {
 	Reaper   *reaper.Reaper
 	Timeout  time.Duration // of a process's way to its program
 	PipeSize int           // bytes; 0 is the kernel's default
+	Unread   time.Duration
+	Unasked  time.Duration
 }
 
 // create starts a process in namespaces and a cgroup, and has it wait for its release.
@@ -41,7 +54,7 @@ func (l *Launcher) create(name string, spec *api.Spec, in shim.Spaces, group *cg
 		shim.CloseAll(theirs)
 		return nil, err
 	}
-	p := &process{pipes: pipes, streams: streams}
+	p := &process{pipes: pipes, streams: streams, told: make(chan struct{}), dropped: make(chan struct{})}
 	deadline := time.Now().Add(l.Timeout)
 	err = l.start(p, name, slices.Concat(standard, theirs, in[:]), in.PID() != nil, group)
 	shim.CloseAll(standard) // the process has them, or there is none
@@ -108,6 +121,29 @@ func (p *process) wait(ctx context.Context) (int, error) {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+}
+
+// tell takes note that the status was told.
+func (p *process) tell() { p.telling.Do(func() { close(p.told) }) }
+
+// awaitReaders returns when both streams have been read to their ends, or after a limit.
+func (p *process) awaitReaders(limit time.Duration) {
+	over := time.After(limit)
+	for _, stream := range []*reader{p.streams.stdout, p.streams.stderr} {
+		select {
+		case <-stream.over:
+		case <-over:
+			return
+		case <-p.dropped:
+			return
+		}
+	}
+}
+
+// drop lets go of a process that nobody finds any more. Once, under the container's lock.
+func (p *process) drop() {
+	p.streams.close()
+	close(p.dropped)
 }
 
 func (p *process) ended() bool {

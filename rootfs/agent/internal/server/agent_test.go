@@ -55,7 +55,9 @@ func newService(directory string) (*Service, error) {
 		Devices:  &device.Finder{Sys: "/sys", Dev: "/dev", Watch: watch, Timeout: 50 * time.Millisecond},
 		Interval: 20 * time.Millisecond,
 	}
-	launcher := &container.Launcher{Reaper: children(), Timeout: 10 * time.Second}
+	launcher := &container.Launcher{
+		Reaper: children(), Timeout: 10 * time.Second, Unread: container.Unread, Unasked: container.Unasked,
+	}
 	containers := &container.Manager{Base: base, Storage: storages, Launcher: launcher}
 	box := &sandbox.Sandbox{Base: base, Storage: storages, Containers: containers}
 	containers.Spaces = box.Spaces

@@ -145,6 +145,41 @@ func TestRoundsOfProcessesLeaveNothing(t *testing.T) {
 	})
 }
 
+// A runtime may never ask how a process has ended, nor what it said.
+func TestRoundsOfProcessesThatNobodyAsksForLeaveNothing(t *testing.T) {
+	a := startSandbox(t)
+	a.launcher.Unasked, a.launcher.Unread = 50*time.Millisecond, 50*time.Millisecond
+	a.run(a.create("host", "sleep", "100000"))
+	a.leavesNothing(func(round int) {
+		id := fmt.Sprint("e", round)
+		a.exec("host", id, "exit", "3")
+		if round%2 == 0 { // of the others nobody asks at all
+			a.expect(a.exitCode("host", id), int32(3), "exit code")
+		}
+	})
+}
+
+// A copy that was begun and left is one file, until it is begun anew; the next sandbox has none.
+func TestRoundsOfCopiesBegunAndLeftLeaveNothing(t *testing.T) {
+	a := startSandbox(t)
+	directory := filepath.Join(a.base, "shared", "containers")
+	request := &api.CopyFileRequest{
+		Path: filepath.Join(directory, "file"), FileSize: 100, FileMode: 0o600, Data: []byte("begun"),
+	}
+	a.leavesNothing(func(int) { a.do("CopyFile", request) })
+	left := func() int {
+		entries, err := os.ReadDir(directory)
+		if !os.IsNotExist(err) {
+			a.must(err)
+		}
+		return len(entries)
+	}
+	a.expect(left(), 1, "number of files")
+	a.do("DestroySandbox", &api.DestroySandboxRequest{})
+	a.do("CreateSandbox", &api.CreateSandboxRequest{})
+	a.expect(left(), 0, "number of files of the next sandbox")
+}
+
 func TestRoundsOfConnectionsLeaveNothing(t *testing.T) {
 	a := startAgent(t)
 	a.leavesNothing(func(round int) {
