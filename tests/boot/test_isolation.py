@@ -3,6 +3,8 @@
 import contextlib
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 
 import pytest
 
@@ -10,6 +12,8 @@ from guestforge.agent.container import run_container
 from guestforge.agent.errors import AgentError
 from guestforge.agent.spec import container_spec, process
 from guestforge.arch import X86_64
+from guestforge.kernel.dotconfig import read_dotconfig
+from guestforge.kernel.step import CONFIG_COPY
 from guestforge.rootfs.agent import PROBE
 from guestforge.rootfs.tree import File
 
@@ -54,9 +58,19 @@ def test_a_container_that_stops_whatever_enters_it_holds_nobody_up(started, prob
             assert agent.wait_process("good", f"e{number}", timeout=20) == 7
             assert time.monotonic() - begun < 5
         assert failed, "nothing was stopped: this shows nothing"
-        for name in ("bad", "good"):
-            agent.remove_container(name, 10)
-        guest.power_off(30)
+        with ThreadPoolExecutor(ROUNDS) as visitors:  # the sandbox ends with all of it there, and with those who wait
+            enter = partial(agent.exec_process, "bad", process=process(["/probe", "exit", "0"]), timeout=20)
+            entries = [visitors.submit(enter, f"last{number}") for number in range(ROUNDS)]
+            _, waiting = wait(entries, timeout=LAUNCH / 2)
+            begun = time.monotonic()
+            guest.power_off(30)
+            assert time.monotonic() - begun < 10
+        assert waiting, "nobody waited: this shows nothing"
+
+
+def test_no_kernel_has_keyrings(arch_row, pipeline):
+    """Those of a user are all its containers' (keyrings(7)), and the guest's: the agent makes none for a container."""
+    assert read_dotconfig(pipeline(arch_row.name).kernel.path / CONFIG_COPY).get("CONFIG_KEYS", "n") == "n"
 
 
 BOMB = """package main

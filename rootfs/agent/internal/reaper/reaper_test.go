@@ -56,6 +56,21 @@ func TestASignalHasACodeAndIsSentOnce(t *testing.T) {
 	}
 }
 
+// The kernel gives a number to another process once the one that had it was collected.
+func TestASignalIsNotForWhoHasTheNumberNow(t *testing.T) {
+	r := New(false)
+	gone, bystander := start(t, r, "exit 3"), start(t, r, "exec sleep 100")
+	expect(t, gone, 3)
+	gone.Pid = bystander.Pid
+	if err := gone.Signal(unix.SIGKILL); err != unix.ESRCH {
+		t.Errorf("signal to a process that has ended: %v", err)
+	}
+	if err := bystander.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, bystander, 128+15)
+}
+
 func TestAStartThatTakesLongHoldsNobodyUp(t *testing.T) {
 	r := New(false)
 	begun, over := make(chan struct{}), make(chan struct{})
