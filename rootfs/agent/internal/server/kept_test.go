@@ -99,7 +99,7 @@ func TestAProcessOfWhichNobodyAsksIsForgottenInTheEnd(t *testing.T) {
 func TestATerminalsOutputWaitsForALateReader(t *testing.T) {
 	a := startSandbox(t)
 	a.run(a.create("host", "sleep", "100"))
-	long := strings.Repeat("0123456789", 1200) // more than a terminal hands on at once
+	long := strings.Repeat("0123456789", 600) // more than is ready to be read (4,096 bytes), less than a terminal holds
 	for id, value := range map[string]string{"short": "hello", "long": long} {
 		process := &api.Process{Args: []string{"/probe", "echo-env", "X"}, Env: []string{"X=" + value}, Terminal: true}
 		a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "host", ExecId: id, Process: process})

@@ -104,7 +104,7 @@ func TestASigtermIsLeftToAFirstProcessThatHasSaidWhatBecomesOfIt(t *testing.T) {
 		{"is in sigwait", perl, "-e", blocked + sigwait, int32(unix.SIGTERM)},
 	} {
 		for _, own := range []bool{false, true} {
-			id := fmt.Sprint("heeds-", i, own)
+			id := fmt.Sprintf("heeds-%d-%v", i, own)
 			a.run(a.hostProgram(id, test.program, test.flag, test.text))
 			a.expect(a.said(id, ""), "ready\n", "what it said")
 			time.Sleep(100 * time.Millisecond) // it waits by now, and is judged by that
