@@ -115,18 +115,19 @@ func assemble(config cmdline.Config, children *reaper.Reaper, destroyed chan str
 	if err != nil {
 		return nil, err
 	}
+	cgroups, err := cgroup.Open()
+	if err != nil {
+		slog.Warn("containers are not limited, and may use every device", "error", err)
+	}
 	base := sandbox.Base
 	storages := &storage.Manager{
 		Base:    base,
 		Devices: &device.Finder{Sys: "/sys", Dev: "/dev", Watch: watch, Timeout: config.HotplugTimeout},
+		Memory:  cgroups,
 	}
 	launcher := &container.Launcher{
 		Reaper: children, Timeout: config.LaunchTimeout, PipeSize: config.ContainerPipeSize,
 		Unread: container.Unread, Unasked: container.Unasked,
-	}
-	cgroups, err := cgroup.Open()
-	if err != nil {
-		slog.Warn("containers are not limited, and may use every device", "error", err)
 	}
 	containers := &container.Manager{Base: base, Storage: storages, Launcher: launcher, Cgroups: cgroups}
 	box := &sandbox.Sandbox{Base: base, ResolvConf: "/etc/resolv.conf", Storage: storages, Containers: containers}

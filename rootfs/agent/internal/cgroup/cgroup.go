@@ -43,6 +43,8 @@ var errNone = fault.New(codes.FailedPrecondition, "this guest has no cgroups")
 type Tree struct {
 	pids int64 // what a container gets whose spec limits none
 	oom  *oom
+
+	mu sync.Mutex // of the limit of all memory
 }
 
 // Cgroup is a container's. A nil one limits nothing.
@@ -80,7 +82,7 @@ func Open() (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tree{pids * 3 / 4, watch}, nil // so that one of them can't take the others' processes
+	return &Tree{pids: pids * 3 / 4, oom: watch}, nil // so that one of them can't take the others' processes
 }
 
 // NextOOM waits for a container that has lost a process to the lack of memory, and returns its id.
@@ -89,19 +91,6 @@ func (t *Tree) NextOOM(ctx context.Context) (string, error) {
 		return "", errNone
 	}
 	return t.oom.next(ctx)
-}
-
-// Grow adds memory that was plugged in to what all containers may take.
-func (t *Tree) Grow(bytes uint64) error {
-	if t == nil {
-		return nil
-	}
-	path := filepath.Join(parent, "memory.max")
-	limit, err := number(path)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, []byte(strconv.FormatUint(uint64(limit)+bytes, 10)), 0)
 }
 
 // New makes a container's cgroup. What its spec leaves open has the parent's limits; its devices never have.

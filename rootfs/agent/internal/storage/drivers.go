@@ -77,8 +77,8 @@ func disk(parse func(string) (device.Address, error)) driver {
 }
 
 func ephemeral(_ context.Context, _ *Manager, s *api.Storage) (string, string, error) {
-	if s.Fstype == "hugetlbfs" {
-		return "none", "hugetlbfs", nil
+	if s.Fstype == hugetlbfs {
+		return "none", hugetlbfs, nil
 	}
 	return "tmpfs", "tmpfs", expectType(s, "tmpfs")
 }
@@ -137,7 +137,7 @@ func parseOwnership(options []string, mode uint32) (ownership, error) {
 }
 
 // Modes of the top directories of file systems that take `mode` and `gid`, where nobody names one.
-var ownedModes = map[string]uint32{"tmpfs": 0o1777, "hugetlbfs": 0o755}
+var ownedModes = map[string]uint32{"tmpfs": 0o1777, hugetlbfs: 0o755}
 
 // grouped returns options of a file system, in which `fsgid` is said in its own words.
 func grouped(fstype string, options []string) ([]string, error) {

@@ -31,6 +31,9 @@ type Manager struct {
 	Devices *device.Finder
 
 	Interval time.Duration // at which watchable storages are looked at; 0 is Kata's
+	Memory   Memory        // is told of what becomes huge pages; nil: nobody is
+
+	pools sync.Mutex // of the kernel's pools of huge pages
 
 	looking atomic.Bool // at the mounts of the share, and the host may never answer
 
@@ -44,6 +47,7 @@ type mounted struct {
 	users          int
 	real           bool     // false: a directory alone
 	watched        *watched // of a watchable storage
+	pages          pages    // that a hugetlbfs has reserved
 }
 
 // Set is the storages of one sandbox or container, by their mount points, in the order in which they were mounted.
@@ -83,6 +87,9 @@ func (m *Manager) mountOne(ctx context.Context, s *api.Storage) (string, error) 
 	}
 	if s.Driver == watchableBind {
 		return point, m.mountWatched(ctx, s, source, point)
+	}
+	if fstype == hugetlbfs {
+		return point, m.mountPages(s, source, relative, point)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -160,11 +167,8 @@ func (m *Manager) attach(s *api.Storage, source, fstype, relative string) error 
 	if fstype == "" {
 		return give(target, owner)
 	}
-	options, err := mount.ParseOptions(s.Options)
+	options, err := mountOptions(s, fstype)
 	if err != nil {
-		return err
-	}
-	if options.Data, err = grouped(fstype, options.Data); err != nil {
 		return err
 	}
 	if fstype == "overlay" {
@@ -178,6 +182,14 @@ func (m *Manager) attach(s *api.Storage, source, fstype, relative string) error 
 		return fault.Invalid("a bind mount is no storage of driver %s", s.Driver)
 	}
 	return mount.On(target, fstype, source, options)
+}
+
+func mountOptions(s *api.Storage, fstype string) (mount.Options, error) {
+	options, err := mount.ParseOptions(s.Options)
+	if err == nil {
+		options.Data, err = grouped(fstype, options.Data)
+	}
+	return options, err
 }
 
 // give changes group and mode of what an O_PATH descriptor has open, which fchmod(2) does not.
@@ -195,6 +207,15 @@ func give(file *os.File, owner ownership) error {
 
 // Unmount gives up storages, the last one first, and unmounts those that nobody else uses.
 func (m *Manager) Unmount(set Set) error {
+	freed, err := m.unmount(set)
+	for _, each := range freed { // nobody waits for the kernel's pools
+		err = errors.Join(err, m.release(each))
+	}
+	return err
+}
+
+// unmount is Unmount, but for the huge pages, which it returns.
+func (m *Manager) unmount(set Set) (freed []pages, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
@@ -213,6 +234,7 @@ func (m *Manager) Unmount(set Set) error {
 		if known.watched != nil {
 			errs = append(errs, m.unwatchLocked(known.watched))
 		}
+		freed = append(freed, known.pages)
 	}
-	return errors.Join(errs...)
+	return freed, errors.Join(errs...)
 }
