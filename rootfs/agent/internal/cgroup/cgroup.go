@@ -100,7 +100,7 @@ func (t *Tree) New(id string, linux *api.Linux) (*Cgroup, error) {
 	}
 	limits, err := resources(linux)
 	if err != nil {
-		return nil, err
+		return nil, fault.Invalid("%v", err)
 	}
 	if limits.PidsLimit == nil {
 		limits.PidsLimit = &t.pids
@@ -144,7 +144,7 @@ func (c *Cgroup) Update(asked *api.LinuxResources) error {
 	limits.SkipDevices = len(asked.GetDevices()) == 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.manager.Set(limits)
+	return apply(c.manager, limits)
 }
 
 // Freeze stops all processes, or lets them go on; it returns once they have stopped. A process that is frozen can be
@@ -183,12 +183,21 @@ func create(path string, limits *cgroups.Resources) (*fs2.Manager, error) {
 		err = fs2.CreateCgroupPath(path, config)
 	}
 	if err == nil {
-		err = manager.Set(limits)
+		err = apply(manager, limits)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cgroup %s: %w", path, err)
+		return nil, fmt.Errorf("cgroup %s: %w", path, errors.Join(err, cgroups.RemovePath(path)))
 	}
 	return manager, nil
+}
+
+// apply sets limits. Of all of them those of block I/O alone are a device's.
+func apply(manager *fs2.Manager, limits *cgroups.Resources) error {
+	err := manager.Set(limits)
+	if errors.Is(err, unix.ENODEV) {
+		return fault.Invalid("limit of block I/O: this guest has no such disk: %v", err)
+	}
+	return err
 }
 
 // available returns how many bytes of memory are left to be used, now that the agent is there.

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
@@ -31,6 +32,7 @@ var types = map[string]config.Type{
 }
 
 // resources returns what a spec asks for in the library's words. A device that the spec puts into the container may be used.
+// An error is the caller's.
 func resources(linux *api.Linux) (*cgroups.Resources, error) {
 	r := linux.GetResources()
 	memory, cpu := r.GetMemory(), r.GetCPU()
@@ -43,12 +45,33 @@ func resources(linux *api.Linux) (*cgroups.Resources, error) {
 	if limit := r.GetPids().GetLimit(); limit != 0 {
 		limits.PidsLimit = &limit
 	}
-	for _, each := range r.GetHugepageLimits() {
-		limits.HugetlbLimit = append(limits.HugetlbLimit, &cgroups.HugepageLimit{Pagesize: each.Pagesize, Limit: each.Limit})
+	if _, err := cgroups.ConvertMemorySwapToCgroupV2Value(limits.MemorySwap, limits.Memory); err != nil {
+		return nil, fmt.Errorf("limit of swap space: %w", err)
+	}
+	if err := setBlockIO(limits, r.GetBlockIO()); err != nil {
+		return nil, err
 	}
 	var err error
+	if limits.HugetlbLimit, err = hugePages(r.GetHugepageLimits(), cgroups.HugePageSizes()); err != nil {
+		return nil, err
+	}
 	limits.Devices, err = rules(r.GetDevices(), linux.GetDevices())
 	return limits, err
+}
+
+// hugePages returns limits of huge pages. Those of sizes that this kernel does not have are left out, for nobody gets such
+// pages: of a pod they are the host's sizes, each with a limit of 0 where the pod asks for none.
+func hugePages(asked []*api.LinuxHugepageLimit, sizes []string) (all []*cgroups.HugepageLimit, err error) {
+	for _, each := range asked {
+		unit := strings.TrimLeft(each.Pagesize, "0123456789")
+		if unit == each.Pagesize || !slices.Contains([]string{"KB", "MB", "GB"}, unit) {
+			return nil, fmt.Errorf("limit of huge pages: not a size of pages: %q", each.Pagesize)
+		}
+		if slices.Contains(sizes, each.Pagesize) {
+			all = append(all, &cgroups.HugepageLimit{Pagesize: each.Pagesize, Limit: each.Limit})
+		}
+	}
+	return all, nil
 }
 
 // rules returns which devices a container may use: a later rule goes before an earlier one.

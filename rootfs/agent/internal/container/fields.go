@@ -91,7 +91,24 @@ Linux.Resources.CPU.Mems
 Linux.Resources.Pids.Limit
 Linux.Resources.HugepageLimits.Pagesize
 Linux.Resources.HugepageLimits.Limit
-Linux.Resources.BlockIO          a limit, and no protection: it is logged
+Linux.Resources.BlockIO.Weight          where the kernel has none it is logged: a share, and no limit
+Linux.Resources.BlockIO.LeafWeight      version 2 of cgroups has none
+Linux.Resources.BlockIO.WeightDevice.Major
+Linux.Resources.BlockIO.WeightDevice.Minor
+Linux.Resources.BlockIO.WeightDevice.Weight     where the kernel has none it is logged: a share, and no limit
+Linux.Resources.BlockIO.WeightDevice.LeafWeight version 2 of cgroups has none
+Linux.Resources.BlockIO.ThrottleReadBpsDevice.Major
+Linux.Resources.BlockIO.ThrottleReadBpsDevice.Minor
+Linux.Resources.BlockIO.ThrottleReadBpsDevice.Rate
+Linux.Resources.BlockIO.ThrottleWriteBpsDevice.Major
+Linux.Resources.BlockIO.ThrottleWriteBpsDevice.Minor
+Linux.Resources.BlockIO.ThrottleWriteBpsDevice.Rate
+Linux.Resources.BlockIO.ThrottleReadIOPSDevice.Major
+Linux.Resources.BlockIO.ThrottleReadIOPSDevice.Minor
+Linux.Resources.BlockIO.ThrottleReadIOPSDevice.Rate
+Linux.Resources.BlockIO.ThrottleWriteIOPSDevice.Major
+Linux.Resources.BlockIO.ThrottleWriteIOPSDevice.Minor
+Linux.Resources.BlockIO.ThrottleWriteIOPSDevice.Rate
 Linux.Resources.Network          a limit, and no protection: it is logged
 `)
 
@@ -167,11 +184,8 @@ func among(name string, value protoreflect.Value) error {
 
 // ignored returns the limits of a spec that nobody keeps, for the log.
 func ignored(resources *api.LinuxResources) string {
-	var names []string
-	for _, part := range []proto.Message{resources.GetBlockIO(), resources.GetNetwork()} {
-		if proto.Size(part) > 0 {
-			names = append(names, string(part.ProtoReflect().Descriptor().Name()))
-		}
+	if proto.Size(resources.GetNetwork()) > 0 {
+		return "network"
 	}
-	return strings.Join(names, ", ")
+	return ""
 }
