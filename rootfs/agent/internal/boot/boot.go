@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -119,8 +120,13 @@ func openConsole() {
 	unix.Close(fd)
 }
 
-// openFiles is the most that the kernel allows, fs.nr_open. It leaves 4096 to a PID 1 that asks for nothing.
-const openFiles = 1 << 20
+// Of the files that a process may have open the kernel leaves 4096 to a PID 1 that asks for nothing, and to nobody more than
+// fs.nr_open, 1 << 20. An init system raises both: what is unlimited on a host with systemd is 1,073,741,816, and a
+// container's spec may ask for that.
+const (
+	openFiles = 1 << 20
+	mostFiles = 1 << 30
+)
 
 // Settle does what depends on the command line, and what the guest can do without: failures are logged.
 func Settle(config cmdline.Config) {
@@ -145,7 +151,10 @@ func Settle(config cmdline.Config) {
 }
 
 func raiseOpenFiles() error {
-	return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: openFiles, Max: openFiles})
+	if err := os.WriteFile("/proc/sys/fs/nr_open", []byte(strconv.Itoa(mostFiles)), 0); err != nil {
+		return err
+	}
+	return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: openFiles, Max: mostFiles})
 }
 
 // dumpNoTasks leaves out the list of processes when the kernel kills for memory: of some thousand it takes a slow

@@ -2,10 +2,8 @@ package shim
 
 import (
 	"fmt"
-	"os"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,21 +20,14 @@ var capabilities = strings.Fields(`CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSE
 	AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF
 	CHECKPOINT_RESTORE`)
 
-// The limits by their numbers (include/uapi/asm-generic/resource.h; the same on all architectures that we build for).
-var limits = map[string]int{
-	"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4, "RLIMIT_RSS": 5,
-	"RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10,
-	"RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
-}
-
 // Check returns an error for a process whose fields restrict would reject, or that has no program.
 func Check(process *api.Process) error {
 	if process == nil || len(process.Args) == 0 || process.Args[0] == "" {
 		return fault.Invalid("a process without a program")
 	}
 	for _, limit := range process.Rlimits {
-		if _, known := limits[limit.Type]; !known {
-			return fault.Invalid("no such limit: %q", limit.Type)
+		if err := checkLimit(limit); err != nil {
+			return err
 		}
 	}
 	_, err := capabilitySets(process)
@@ -98,30 +89,6 @@ func takePrivileges(process *api.Process) error {
 		return err
 	}
 	return setCapabilities(sets[1], sets[2], sets[3], sets[4])
-}
-
-// openFiles is how many files a program may open that does not ask for more: some close all that they could have open.
-const openFiles = 1024
-
-func setLimits(process *api.Process) error {
-	var files unix.Rlimit
-	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &files); err != nil {
-		return err
-	}
-	files.Cur = min(openFiles, files.Max)
-	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &files, nil); err != nil {
-		return err
-	}
-	for _, limit := range process.Rlimits {
-		value := unix.Rlimit{Cur: limit.Soft, Max: limit.Hard}
-		if err := unix.Prlimit(0, limits[limit.Type], &value, nil); err != nil {
-			return fmt.Errorf("set %s: %w", limit.Type, err)
-		}
-	}
-	if process.OOMScoreAdj == 0 {
-		return nil
-	}
-	return os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.FormatInt(process.OOMScoreAdj, 10)), 0)
 }
 
 // become changes this thread's user. Go's own Setuid would change all threads, to no use: the execve ends the others.
