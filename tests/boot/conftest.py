@@ -135,8 +135,8 @@ def started(pipeline, built, tmp_path):
 def go_program(tmp_path):
     """Return a static program of an architecture, made of the text of a Go file."""
 
-    def make(arch, text):
-        source, program = tmp_path / "main.go", tmp_path / f"program-{arch.name}"
+    def make(arch, text, name="program"):
+        source, program = tmp_path / f"{name}.go", tmp_path / f"{name}-{arch.name}"
         source.write_text(text)
         argv = [str(Path(sys.executable).with_name("go")), "build", "-o", str(program), str(source)]
         run(argv, env=go_environment(user_cache().path, arch))

@@ -12,12 +12,14 @@ from hashlib import sha256
 from itertools import count
 
 import pytest
+import resources
 
 from guestforge.agent.errors import Code, RpcError
 from guestforge.agent.proto import oci_pb2, types_pb2
 from guestforge.agent.spec import container_spec, limits, process
 from guestforge.agent.storage import Storage
 from guestforge.agent.tasks import Status, TaskService
+from guestforge.arch import PPC64LE
 from guestforge.check import containers, isolation, live
 from guestforge.check.checks import CHECKS, use_containers
 from guestforge.rootfs.agent import PROBE
@@ -77,6 +79,8 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
     one = pipeline(arch_row.name)
     probe = File("/probe", one.entry(one.steps.probe).file(PROBE), 0o755)
     more = [File("/program", go_program(arch_row, PROGRAM), 0o755), probe, Symlink("/var/run", "/run/none")]
+    for name, text in (("files", resources.FILES), ("limits", resources.LIMITS)):
+        more.append(File(f"/{name}", go_program(arch_row, text, name), 0o755))
     with started(arch_row, "builtin", more=more) as (guest, storages):
         disk = storages["virtio-blk"]
         guest.run_program(disk, ["/program", "end"], 30, 4096)  # the agent mounts it
@@ -101,6 +105,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
         volumes_change(agent, disk.mount_point)
         guest.run_program(storages["virtio-fs"], ["/program", "end"], 30, 4096)
         a_volume_is_watched(agent, disk.mount_point, storages["virtio-fs"].place)
+        resources.are_served(agent, arch_row, disk.mount_point, page_size(arch_row))
         it_is_paused(agent)
         begin("hungry", "take", memory=32 * MIB)
         assert agent.oom_event(timeout=60) == "hungry"
@@ -131,13 +136,19 @@ def test_containers_hold_to_their_whole_extent(rig, arch_row):
     assert "50 processes at once; 16777216 bytes through one; 100 rounds" in found["container"]
 
 
+def page_size(arch):
+    """Return the size of the pages of an architecture's kernel."""
+    return 65536 if arch is PPC64LE else 4096
+
+
 @pytest.fixture
-def plugged(monkeypatch):
-    """Have machines under check have a network interface, on a network of QEMU's own that leads nowhere.
+def plugged(monkeypatch, arch_row, tmp_path):
+    """Have machines under check have a network interface, on a network of QEMU's own that leads nowhere, and more disks.
 
     And the file system on the disk is smaller than its disk.
     """
     real = live.machine_plan
+    disks = resources.disks(tmp_path, page_size(arch_row))
 
     def plan(wanted, *args):
         for storage in wanted.storages:
@@ -146,7 +157,7 @@ def plugged(monkeypatch):
         made, words = real(wanted, *args)
         device = f"virtio-net-{made.arch.virtio_bus},netdev=n,mac={HARDWARE}"
         extra = (*made.extra, "-netdev", "user,id=n,restrict=on", "-device", device)
-        return replace(made, extra=extra), words
+        return replace(made, extra=extra, disks=(*made.disks, *disks)), words
 
     monkeypatch.setattr(live, "machine_plan", plan)
 
@@ -194,8 +205,6 @@ def volumes_change(agent, root):
     assert 112 * MIB < agent.volume_stats(root).bytes.total < 128 * MIB
     with refused(Code.INVALID_ARGUMENT):
         agent.resize_volume(root, 64 * MIB)
-    with pytest.raises(RpcError, match="CONFIG_SWAP"):
-        agent.add_swap([0x1F])
 
 
 def a_volume_is_watched(agent, root, share):

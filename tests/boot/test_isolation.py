@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 
 from guestforge.agent.container import run_container
-from guestforge.agent.errors import AgentError
+from guestforge.agent.errors import AgentError, RpcError
+from guestforge.agent.metrics import held, parse_metrics
 from guestforge.agent.spec import container_spec, process
 from guestforge.arch import X86_64
 from guestforge.kernel.dotconfig import read_dotconfig
@@ -86,7 +87,10 @@ func main() {
 
 
 def test_a_container_that_takes_all_processes_leaves_the_agent_its_own(started, probe, go_program):
-    """Go's runtime ends a program that gets no thread, and with PID 1 the kernel ends."""
+    """Go's runtime ends a program that gets no thread, and with PID 1 the kernel ends.
+
+    The same for memory, when a container takes all of it that has no limit of its own.
+    """
     more = [probe, File("/bomb", go_program(X86_64, BOMB), 0o755)]
     with started(X86_64, "builtin", more=more) as (guest, storages):
         disk, agent = mounted(guest, storages, ["/probe", "exit", "0"])
@@ -96,14 +100,69 @@ def test_a_container_that_takes_all_processes_leaves_the_agent_its_own(started, 
         agent.create_container("bad", container_spec("bad", disk.mount_point, bomb))
         agent.start_container("bad")
         time.sleep(3)
-        for number in range(5):
-            with contextlib.suppress(AgentError):  # it may take its time: the bomb has the processor as well
-                agent.exec_process("good", f"e{number}", process(["/probe", "exit", "7"]), timeout=2)
-        agent.remove_container("bad", 60)
-        agent.exec_process("good", "after", process(["/probe", "exit", "7"]), timeout=30)
-        assert agent.wait_process("good", "after", timeout=30) == 7
+        for number in range(10):  # one bomb leaves others theirs, though it has the processor as well
+            agent.exec_process("good", f"e{number}", process(["/probe", "exit", "7"]), timeout=20)
+            assert agent.wait_process("good", f"e{number}", timeout=20) == 7
+        agent.create_container("worse", container_spec("worse", disk.mount_point, bomb))
+        agent.start_container("worse")
+        time.sleep(3)
+        for number in range(10):
+            with contextlib.suppress(AgentError):  # two take what all containers may have
+                agent.exec_process("good", f"f{number}", process(["/probe", "exit", "7"]), timeout=2)
+        assert agent.check_health(timeout=5)
+        for name in ("bad", "worse"):
+            agent.remove_container(name, 60)
+        is_well(agent, "bombs")
+        a_container_without_a_limit_takes_all_memory(agent, disk.mount_point)
+        a_process_that_came_later_takes_all_memory(agent, disk.mount_point)
         agent.remove_container("good", 30)
         assert run_container(agent, "after", disk.mount_point, ["/probe", "exit", "3"]).status == 3
+        guest.power_off(30)
+
+
+def is_well(agent, after):
+    agent.exec_process("good", f"after-{after}", process(["/probe", "exit", "7"]), timeout=30)
+    assert agent.wait_process("good", f"after-{after}", timeout=30) == 7
+    assert agent.check_health()
+
+
+def a_container_without_a_limit_takes_all_memory(agent, root):
+    agent.create_container("hog", container_spec("hog", root, process(["/probe", "take"])))
+    agent.start_container("hog")
+    assert agent.oom_event(timeout=60) == "hog"
+    assert agent.wait_process("hog", timeout=30) == 128 + 9
+    is_well(agent, "hog")
+    agent.remove_container("hog", 30)
+
+
+def a_process_that_came_later_takes_all_memory(agent, root):
+    """The container ends whole, though its first process has taken none."""
+    spec = container_spec("group", root, process(["/probe", "sleep", "120"]))
+    spec.Linux.Resources.Memory.Limit = 32 * 1024 * 1024
+    agent.create_container("group", spec)
+    agent.start_container("group")
+    agent.exec_process("group", "hog", process(["/probe", "take"]))
+    assert agent.wait_process("group", "hog", timeout=30) == 128 + 9
+    assert agent.wait_process("group", timeout=30) == 128 + 9
+    assert agent.oom_event(timeout=30) == "group"
+    agent.remove_container("group", 30)
+
+
+def test_a_guest_whose_kernel_has_no_limits_serves_without(started, probe):
+    """That is told: its containers could take all that there is."""
+    with started(X86_64, "builtin", kernel_args=("cgroup_disable=memory",), more=[probe]) as (guest, storages):
+        assert "memory" in guest.wait_console("containers are not limited", 5)
+        disk, agent = mounted(guest, storages, ["/probe", "exit", "0"])
+        spec = container_spec("one", disk.mount_point, process(["/probe", "sleep", "120"]))
+        spec.Linux.Resources.Memory.Limit = 32 * 1024 * 1024
+        agent.create_container("one", spec)
+        agent.start_container("one")
+        assert guest.wait_console("limits are not enforced: there are no cgroups", 5)
+        for call in (agent.stats_container, agent.pause_container):
+            with pytest.raises(RpcError, match="FAILED_PRECONDITION.*no cgroups"):
+                call("one")
+        agent.remove_container("one", 30)
+        assert held(parse_metrics(agent.metrics()))["cgroups"] == 0
         guest.power_off(30)
 
 
