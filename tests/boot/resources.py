@@ -100,7 +100,7 @@ def disks(directory, page_size):
 
 
 def are_served(agent, arch, root, page_size):
-    """Ask for all of them; a container `counts` is there, and sees the guest's sysfs. The disks are the second and third."""
+    """Ask for all of them. A container `counts` is there, which sees the guest's sysfs; the disks are the last two."""
     counts = asker(agent, "counts")
     swap_space_is_added(agent, arch, page_size)
     families = {sample.name for sample in parse_metrics(agent.metrics())}

@@ -143,9 +143,9 @@ def page_size(arch):
 
 @pytest.fixture
 def plugged(monkeypatch, arch_row, tmp_path):
-    """Have machines under check have a network interface, on a network of QEMU's own that leads nowhere, and more disks.
+    """Have machines under check have a network interface, on a network of QEMU's own that leads nowhere.
 
-    And the file system on the disk is smaller than its disk.
+    And two disks more, one of them with swap space; and the file system on the first is smaller than its disk.
     """
     real = live.machine_plan
     disks = resources.disks(tmp_path, page_size(arch_row))

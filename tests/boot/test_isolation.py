@@ -159,7 +159,7 @@ def test_a_guest_whose_kernel_has_no_limits_serves_without(started, probe):
         agent.start_container("one")
         assert guest.wait_console("limits are not enforced: there are no cgroups", 5)
         for call in (agent.stats_container, agent.pause_container):
-            with pytest.raises(RpcError, match="FAILED_PRECONDITION.*no cgroups"):
+            with pytest.raises(RpcError, match=r"FAILED_PRECONDITION.*no cgroups"):
                 call("one")
         agent.remove_container("one", 30)
         assert held(parse_metrics(agent.metrics()))["cgroups"] == 0
