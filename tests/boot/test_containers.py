@@ -79,8 +79,7 @@ def test_a_container_is_changed_measured_paused_and_missed(started, go_program, 
     one = pipeline(arch_row.name)
     probe = File("/probe", one.entry(one.steps.probe).file(PROBE), 0o755)
     more = [File("/program", go_program(arch_row, PROGRAM), 0o755), probe, Symlink("/var/run", "/run/none")]
-    for name, text in (("files", resources.FILES), ("limits", resources.LIMITS)):
-        more.append(File(f"/{name}", go_program(arch_row, text, name), 0o755))
+    more.append(File("/files", go_program(arch_row, resources.FILES, "files"), 0o755))
     with started(arch_row, "builtin", more=more) as (guest, storages):
         disk = storages["virtio-blk"]
         guest.run_program(disk, ["/program", "end"], 30, 4096)  # the agent mounts it

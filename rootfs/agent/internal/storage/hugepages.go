@@ -82,6 +82,16 @@ func (m *Manager) reserve(s *api.Storage, source string) (pages, error) {
 	return wanted, m.take(wanted)
 }
 
+// keepGroup has what is made in a volume of a group's be the group's too. The kernel takes no set-group-ID bit for an
+// option of a hugetlbfs (fs/hugetlbfs/inode.c, hugetlbfs_parse_param).
+func keepGroup(mounted *os.File, options mount.Options) error {
+	owner, err := parseOwnership(options.Data, ownedModes[hugetlbfs])
+	if err != nil || owner.mode&setGroup == 0 {
+		return err
+	}
+	return give(mounted, owner)
+}
+
 // take enlarges a pool, of memory that all containers may use less of then.
 func (m *Manager) take(p pages) error {
 	m.pools.Lock()

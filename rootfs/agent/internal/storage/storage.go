@@ -181,7 +181,17 @@ func (m *Manager) attach(s *api.Storage, source, fstype, relative string) error 
 	if options.Bind {
 		return fault.Invalid("a bind mount is no storage of driver %s", s.Driver)
 	}
-	return mount.On(target, fstype, source, options)
+	mounted, err := mount.New(fstype, source, options)
+	if err != nil {
+		return err
+	}
+	defer mounted.Close()
+	if fstype == hugetlbfs {
+		if err := keepGroup(mounted, options); err != nil {
+			return err
+		}
+	}
+	return mount.Place(mounted, target, options)
 }
 
 func mountOptions(s *api.Storage, fstype string) (mount.Options, error) {
