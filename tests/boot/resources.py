@@ -113,10 +113,8 @@ def are_served(agent, arch, root, page_size):
     swap_space_is_added(agent, arch, page_size)
     families = {sample.name for sample in parse_metrics(agent.metrics())}
     assert set(FAMILIES.split()) <= families
-    disk = counts("/files", "cat", "/sys/block/vda/dev").strip()
-    pages = smallest_pages(counts)
-    limits_and_pages(agent, root, disk, pages, counts)
-    what_is_not_there_is_refused(agent, root, pages, counts)
+    limits_are_those_of_the_spec(agent, root, counts("/files", "cat", "/sys/block/vda/dev").strip())
+    huge_pages_are_there(agent, root, smallest_pages(counts), counts)
 
 
 def asker(agent, container):
@@ -153,74 +151,49 @@ def swap_space_is_added(agent, arch, page_size):
         agent.add_swap_path("/dev/vdc")
 
 
-def smallest_pages(counts):
-    """Return the size of the smallest huge pages that the guest's kernel has, in bytes."""
-    names = json.loads(counts("/probe", "list", PAGES))["names"]
-    return min(int(name.removeprefix("hugepages-").removesuffix("kB")) for name in names) * KIB
-
-
-def called(size):
-    """Return how the OCI specification writes a size of pages."""
-    return f"{size // MIB}MB" if size >= MIB else f"{size // KIB}KB"
-
-
-def limits_and_pages(agent, root, disk, size, counts):
-    def there():
-        return counts("/files", "cat", f"{PAGES}/hugepages-{size // KIB}kB/nr_hugepages").strip()
-
-    options = (f"pagesize={size},size={4 * size}", "fsgid=1234")
-    pages = Storage("ephemeral", "nodev", "hugetlbfs", "/run/kata-containers/sandbox/ephemeral/pages", options)
-    spec = container_spec("served", root, process(["/probe", "sleep", "120"]))
+def limits_are_those_of_the_spec(agent, root, disk):
+    spec = container_spec("limited", root, process(["/probe", "sleep", "120"]))
     with_cgroup(spec)
-    limit(spec, disk, size)
-    spec.Mounts.add(destination="/volume", source=pages.mount_point, type="bind", options=["rbind"])
-    assert there() == "0"
-    agent.create_container("served", spec, storages=[pages])
-    assert there() == "4"
-    agent.start_container("served")
-    ask = asker(agent, "served")
-    limits_are_those_of_the_spec(agent, ask, disk, size)
-    huge_pages_are_there(agent, ask, size)
-    with refused(Code.UNIMPLEMENTED):
-        agent.update_ephemeral_mounts([replace(pages, options=("remount", f"size={8 * size}"))])
-    agent.remove_container("served", 20)
-    assert there() == "0"
-
-
-def limit(spec, disk, size):
-    """Have a container be limited in all ways."""
     resources, (major, minor) = spec.Linux.Resources, map(int, disk.split(":"))
     resources.Memory.Limit, resources.Memory.Swap = 64 * MIB, 80 * MIB
     for kind, rate in (("ReadBps", GIB), ("WriteBps", GIB // 2), ("ReadIOPS", 30_000), ("WriteIOPS", 40_000)):
         getattr(resources.BlockIO, f"Throttle{kind}Device").add(Major=major, Minor=minor, Rate=rate)
     resources.BlockIO.Weight = 500  # which our kernels do without
-    resources.HugepageLimits.add(Pagesize=called(size), Limit=3 * size)
     resources.HugepageLimits.add(Pagesize="3MB")  # a size of the host's
     spec.Process.Rlimits.add(Type="RLIMIT_NOFILE", Soft=2000, Hard=3_000_000)
     spec.Linux.Sysctl.update({"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"})
-
-
-def limits_are_those_of_the_spec(agent, ask, disk, size):
-    def cgroup(name):
-        return ask("/files", "cat", f"/sys/fs/cgroup/{name}").strip()
-
-    assert cgroup("memory.swap.max") == str(16 * MIB)
-    assert cgroup("io.max") == f"{disk} rbps={GIB} wbps={GIB // 2} riops=30000 wiops=40000"
-    assert cgroup(f"hugetlb.{called(size)}.max") == str(3 * size)
-    major, minor = map(int, disk.split(":"))
-    changed = oci_pb2.LinuxResources()
-    changed.BlockIO.ThrottleReadBpsDevice.add(Major=major, Minor=minor)
-    changed.BlockIO.ThrottleReadIOPSDevice.add(Major=major, Minor=minor, Rate=50_000)
-    agent.update_container("served", changed)
-    assert cgroup("io.max") == f"{disk} rbps=max wbps={GIB // 2} riops=50000 wiops=40000"
-    changed.BlockIO.ThrottleReadBpsDevice.add(Major=4095, Minor=0, Rate=GIB)
-    with refused(Code.INVALID_ARGUMENT, "no such disk"):
-        agent.update_container("served", changed)
+    agent.create_container("limited", spec)
+    agent.start_container("limited")
+    ask = asker(agent, "limited")
+    assert ask("/files", "cat", "/sys/fs/cgroup/memory.swap.max").strip() == str(16 * MIB)
     assert ask("/files", "cat", "/proc/sys/net/ipv4/ping_group_range").split() == ["0", "2147483647"]
     assert ask("/files", "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start").strip() == "0"
     calls = json.loads(ask("/probe", "attempt"))["calls"]
     assert (calls["swapon"], calls["swapoff"]) == ("EPERM", "EPERM")
+    limits_of_disks_are_changed(agent, ask, disk)
     limits_of_processes_are_those_of_their_own(agent, ask)
+    agent.remove_container("limited", 20)
+    before = held(parse_metrics(agent.metrics()))["cgroups"]
+    resources.BlockIO.ThrottleWriteBpsDevice.add(Major=4095, Minor=0, Rate=GIB)
+    with refused(Code.INVALID_ARGUMENT, "no such disk"):
+        agent.create_container("limited", spec)
+    assert held(parse_metrics(agent.metrics()))["cgroups"] == before
+
+
+def limits_of_disks_are_changed(agent, ask, disk):
+    def limits():
+        return ask("/files", "cat", "/sys/fs/cgroup/io.max").strip()
+
+    assert limits() == f"{disk} rbps={GIB} wbps={GIB // 2} riops=30000 wiops=40000"
+    major, minor = map(int, disk.split(":"))
+    changed = oci_pb2.LinuxResources()
+    changed.BlockIO.ThrottleReadBpsDevice.add(Major=major, Minor=minor)
+    changed.BlockIO.ThrottleReadIOPSDevice.add(Major=major, Minor=minor, Rate=50_000)
+    agent.update_container("limited", changed)
+    assert limits() == f"{disk} rbps=max wbps={GIB // 2} riops=50000 wiops=40000"
+    changed.BlockIO.ThrottleReadBpsDevice.add(Major=4095, Minor=0, Rate=GIB)
+    with refused(Code.INVALID_ARGUMENT, "no such disk"):
+        agent.update_container("limited", changed)
 
 
 def limits_of_processes_are_those_of_their_own(agent, ask):
@@ -234,45 +207,69 @@ def limits_of_processes_are_those_of_their_own(agent, ask):
     wanted = process(["/files", "limits"])
     for kind, soft, hard in (("NOFILE", 2000, 3_000_000), ("CORE", 1, 2), ("MSGQUEUE", 10, 20)):
         wanted.Rlimits.add(Type=f"RLIMIT_{kind}", Soft=soft, Hard=hard)
-    agent.exec_process("served", "limited", wanted)
-    found = said(agent.read_stdout("served", "limited", limit=4 * KIB, timeout=30).decode())
+    agent.exec_process("limited", "few", wanted)
+    found = said(agent.read_stdout("limited", "few", limit=4 * KIB, timeout=30).decode())
     names = ("Max open files", "Max core file size", "Max msgqueue size")
     assert [found[name] for name in names] == [["2000", "3000000"], ["1", "2"], ["10", "20"]]
     wanted.Rlimits[0].Hard = GIB + 1
     with refused(Code.INVALID_ARGUMENT, str(GIB)):
-        agent.exec_process("served", "unlimited", wanted)
+        agent.exec_process("limited", "many", wanted)
 
 
-def huge_pages_are_there(agent, ask, size):
-    def write(number):
-        return ask("/files", "pages", "/volume/file", str(number), str(size))
+def smallest_pages(counts):
+    """Return the size of the smallest huge pages that the guest's kernel has, in bytes; None where it has none."""
+    names = json.loads(counts("/probe", "list", PAGES)).get("names", [])
+    return min((int(name.removeprefix("hugepages-").removesuffix("kB")) for name in names), default=0) * KIB or None
 
-    volume = json.loads(ask("/probe", "stat", "/volume"))
-    assert (volume["gid"], volume["mode"]) == (1234, 0o2755)
-    assert write(3) == "3 pages"
-    assert json.loads(ask("/probe", "stat", "/volume/file"))["gid"] == 1234
-    assert write(4) == "cannot allocate memory"  # its own limit
-    agent.update_container("served", oci_pb2.LinuxResources(HugepageLimits=[page_limit(size, 6)]))
-    assert write(4) == "4 pages"
-    assert write(5) == "cannot allocate memory"  # the volume's
+
+def called(size):
+    """Return how the OCI specification writes a size of pages."""
+    return f"{size // MIB}MB" if size >= MIB else f"{size // KIB}KB"
+
+
+def huge_pages_are_there(agent, root, size, counts):
+    """A volume of four pages, of which the container may have three, then six."""
+    spec = container_spec("paged", root, process(["/probe", "sleep", "120"]))
+    with_cgroup(spec)
+    options = (f"pagesize={size},size={4 * size}", "fsgid=1234") if size else ()
+    pages = Storage("ephemeral", "nodev", "hugetlbfs", "/run/kata-containers/sandbox/ephemeral/pages", options)
+    spec.Mounts.add(destination="/volume", source=pages.mount_point, type="bind", options=["rbind"])
+    if size is None:  # an emulated processor of s390x has none
+        with refused(Code.UNIMPLEMENTED, "huge pages"):
+            agent.create_container("paged", spec, storages=[pages])
+        return
+
+    def there():
+        return counts("/files", "cat", f"{PAGES}/hugepages-{size // KIB}kB/nr_hugepages").strip()
+
+    with refused(Code.RESOURCE_EXHAUSTED, "huge pages"):
+        agent.create_container("paged", spec, storages=[replace(pages, options=(f"pagesize={size},size=1g",))])
+    assert there() == "0"
+    spec.Linux.Resources.HugepageLimits.append(page_limit(size, 3))
+    agent.create_container("paged", spec, storages=[pages])
+    assert there() == "4"
+    agent.start_container("paged")
+    huge_pages_are_limited(agent, asker(agent, "paged"), size)
+    with refused(Code.UNIMPLEMENTED):
+        agent.update_ephemeral_mounts([replace(pages, options=("remount", f"size={8 * size}"))])
+    agent.remove_container("paged", 20)
+    assert there() == "0"
 
 
 def page_limit(size, number):
     return oci_pb2.LinuxHugepageLimit(Pagesize=called(size), Limit=number * size)
 
 
-def what_is_not_there_is_refused(agent, root, size, counts):
-    """A container that is refused leaves nothing."""
-    before = held(parse_metrics(agent.metrics()))
-    spec = container_spec("greedy", root, process(["/probe", "exit", "0"]))
-    pages = Storage(
-        "ephemeral", "nodev", "hugetlbfs", "/run/kata-containers/sandbox/ephemeral/more", (f"pagesize={size},size=1g",)
-    )
-    with refused(Code.RESOURCE_EXHAUSTED, "huge pages"):
-        agent.create_container("greedy", spec, storages=[pages])
-    assert counts("/files", "cat", f"{PAGES}/hugepages-{size // KIB}kB/nr_hugepages").strip() == "0"
-    spec.Linux.Resources.BlockIO.ThrottleWriteBpsDevice.add(Major=4095, Minor=0, Rate=GIB)
-    with refused(Code.INVALID_ARGUMENT, "no such disk"):
-        agent.create_container("greedy", spec)
-    after = held(parse_metrics(agent.metrics()))
-    assert {key: after[key] for key in ("mounts", "cgroups")} == {key: before[key] for key in ("mounts", "cgroups")}
+def huge_pages_are_limited(agent, ask, size):
+    def write(number):
+        return ask("/files", "pages", "/volume/file", str(number), str(size))
+
+    volume = json.loads(ask("/probe", "stat", "/volume"))
+    assert (volume["gid"], volume["mode"]) == (1234, 0o2755)
+    assert ask("/files", "cat", f"/sys/fs/cgroup/hugetlb.{called(size)}.max").strip() == str(3 * size)
+    assert write(3) == "3 pages"
+    assert json.loads(ask("/probe", "stat", "/volume/file"))["gid"] == 1234
+    assert write(4) == "cannot allocate memory"  # its own limit
+    agent.update_container("paged", oci_pb2.LinuxResources(HugepageLimits=[page_limit(size, 6)]))
+    assert write(4) == "4 pages"
+    assert write(5) == "cannot allocate memory"  # the volume's

@@ -66,6 +66,9 @@ func (m *Manager) reserve(s *api.Storage, source string) (pages, error) {
 		return pages{}, err
 	}
 	made, err := mount.New(hugetlbfs, source, options)
+	if errors.Is(err, unix.ENODEV) {
+		return pages{}, fault.Unimplemented("huge pages, which this guest's kernel or its processor does not have")
+	}
 	if err != nil {
 		return pages{}, err
 	}
