@@ -113,10 +113,13 @@ func TestDisksAreFoundByTheirAddresses(t *testing.T) {
 	m.mkdir("sys/devices/pci0000:00/0000:00:02.0/0000:01:1f.3/virtio4/block/vda")
 	m.mkdir("sys/devices/platform/4010000000.pcie/pci0000:00/0000:00:05.0/virtio1/block/vda")
 	m.mkdir("sys/devices/platform/soc/30000000.pci/pci0000:00/0000:00:06.0/virtio3/block/vda")
+	m.mkdir("sys/devices/pci0000:20/0000:20:00.0/pci_bus/0000:21")
+	m.mkdir("sys/devices/pci0000:20/0000:20:00.0/0000:21:03.0/virtio5/block/vda")
 	m.mkdir("sys/devices/css0/0.0.0001/0.0.0005/virtio2/block/vda")
 	m.mkdir("sys/class/scsi_device/2:0:0:3/device/block/vda")
 	for source, parse := range map[string]func(string) (Address, error){
-		"/dev/vda": NodeOrPCI, "02/1f.3": NodeOrPCI, "05": NodeOrPCI, "06": NodeOrPCI, "0.0.0005": CCW, "0:3": SCSI,
+		"/dev/vda": NodeOrPCI, "02/1f.3": NodeOrPCI, "05": NodeOrPCI, "06": NodeOrPCI, "20/00/03": NodeOrPCI,
+		"0.0.0005": CCW, "0:3": SCSI,
 	} {
 		if got, err := m.find(parse, source); got != "vda" || err != nil {
 			t.Errorf("%s: %q, %v", source, got, err)
@@ -176,10 +179,27 @@ func TestWhatIsNoBlockDeviceIsRefused(t *testing.T) {
 	}
 }
 
+// A disk of another root bus has the same slots.
+func TestADiskOfAnotherRootBusIsNotMeant(t *testing.T) {
+	m := newMachine(t)
+	m.Timeout = 10 * time.Millisecond
+	m.node("vda", unix.S_IFBLK)
+	m.mkdir("sys/class/block/vda")
+	m.mkdir("sys/devices/pci0000:40/0000:40:00.0/pci_bus/0000:41")
+	m.mkdir("sys/devices/pci0000:40/0000:40:00.0/0000:41:02.0/virtio5/block/vda")
+	for _, source := range []string{"00/02", "20/00/02"} {
+		if got, err := m.find(NodeOrPCI, source); err == nil {
+			t.Errorf("%s: %s", source, got)
+		}
+	}
+}
+
 func TestMalformedAddressesAreRefused(t *testing.T) {
 	for source, parse := range map[string]func(string) (Address, error){
 		"/dev/../etc/passwd": NodeOrPCI, "/dev/": Node, "/dev/a/b": Node, "vda": NodeOrPCI, "": NodeOrPCI, "2/1": NodeOrPCI,
-		"02/*": NodeOrPCI, "02/01.8": NodeOrPCI, "02//01": NodeOrPCI, "0:*": SCSI, "0": SCSI, "0.0.*": CCW, "0.0.00050": CCW,
+		"02/*": NodeOrPCI, "02/01.8": NodeOrPCI, "02//01": NodeOrPCI,
+		"20": NodeOrPCI, "20/02": NodeOrPCI, "02/20": NodeOrPCI, "20/02/20": NodeOrPCI, "20.1/00/02": NodeOrPCI,
+		"20/20/00/02": NodeOrPCI, "0:*": SCSI, "0": SCSI, "0.0.*": CCW, "0.0.00050": CCW,
 	} {
 		if got, err := parse(source); err == nil {
 			t.Errorf("%q: %v", source, got)

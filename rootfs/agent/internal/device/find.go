@@ -22,9 +22,14 @@ type Address struct {
 
 func (a Address) String() string { return a.text }
 
+const (
+	pciSlot = `[01][0-9a-f](?:\.[0-7])?` // a bus has 32
+	rootBus = "00"
+)
+
 var (
 	nodePath    = regexp.MustCompile(`^/dev/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
-	pciPath     = regexp.MustCompile(`^[0-9a-f]{2}(\.[0-7])?(/[0-9a-f]{2}(\.[0-7])?){0,15}$`)
+	pciPath     = regexp.MustCompile(`^([2-9a-f][0-9a-f]/)?(` + pciSlot + `(/` + pciSlot + `){0,15})$`)
 	scsiAddress = regexp.MustCompile(`^([0-9]{1,5}):([0-9]{1,5})$`)
 	ccwID       = regexp.MustCompile(`^[0-9a-f]{1,2}\.[0-3]\.[0-9a-f]{4}$`)
 )
@@ -40,14 +45,26 @@ func Node(source string) (Address, error) {
 
 // NodeOrPCI is the address of a virtio disk by its node, or by its PCI path: the slots from the root bus on, in hex and
 // with the function where it is not 0, such as "02/01".
+//
+// In front of two slots or more there may be the number of another root bus, as in "20/00/02": that of a NUMA node, which is
+// an expander's (pxb-pcie). Kata's runtimes number those from 20 on, where no slot is.
+// https://github.com/kata-containers/kata-containers/pull/12160
 func NodeOrPCI(source string) (Address, error) {
 	if strings.HasPrefix(source, "/") {
 		return Node(source)
 	}
-	if !pciPath.MatchString(source) {
-		return Address{}, fault.Invalid("neither a device node nor a PCI path: %q", source)
+	parts := pciPath.FindStringSubmatch(source)
+	if parts == nil {
+		return Address{}, fault.Invalid("neither a device node nor a PCI path (slots from 00 to 1f, as in 02/01): %q", source)
 	}
-	return Address{source, func(sys string) []string { return findPCI(sys, strings.Split(source, "/")) }}, nil
+	slots, bus := strings.Split(parts[2], "/"), rootBus
+	if parts[1] != "" {
+		bus = strings.TrimSuffix(parts[1], "/")
+	}
+	if bus != rootBus && len(slots) == 1 {
+		return Address{}, fault.Invalid("%q: %s is no slot, and a root bus stands in front of two slots or more", source, bus)
+	}
+	return Address{source, func(sys string) []string { return findPCI(sys, bus, slots) }}, nil
 }
 
 // SCSI is the address of a disk by its target and its logical unit, as "0:1".
@@ -79,18 +96,18 @@ func CCW(source string) (Address, error) {
 	return Address{source, func(sys string) []string { return glob(sys + pattern) }}, nil
 }
 
-// Where a root bus may be. If a device tree describes the machine, it hangs below a platform device, which may be on a bus of
+// Where root buses may be. If a device tree describes the machine, they hang below a platform device, which may be on a bus of
 // its own (riscv64's virt: platform/soc/30000000.pci).
-var rootBuses = []string{"/devices/pci0000:00", "/devices/platform/*/pci0000:00", "/devices/platform/*/*/pci0000:00"}
+var rootBuses = []string{"/devices/", "/devices/platform/*/", "/devices/platform/*/*/"}
 
 // findPCI walks down from a root bus.
-func findPCI(sys string, slots []string) []string {
+func findPCI(sys, number string, slots []string) []string {
 	var found, roots []string
-	for _, pattern := range rootBuses {
-		roots = append(roots, glob(sys+pattern)...)
+	for _, place := range rootBuses {
+		roots = append(roots, glob(sys+place+"pci0000:"+number)...)
 	}
 	for _, root := range roots {
-		at, bus := root, "0000:00"
+		at, bus := root, "0000:"+number
 		for i, slot := range slots {
 			if i > 0 {
 				buses := glob(at + "/pci_bus/*")
