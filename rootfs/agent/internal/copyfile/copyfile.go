@@ -22,7 +22,8 @@ const (
 )
 
 // Write does one request: a directory, a symbolic link, or a piece of a file, which lies beside its place under another
-// name until its last piece has come. Paths are those below base, and no symbolic link is followed.
+// name until its last piece has come. Paths are those below base, and no symbolic link is followed. What is there already
+// goes, but for a directory where a directory is to be.
 func Write(base string, r *api.CopyFileRequest) error {
 	relative, err := safepath.Below(base, r.Path)
 	if err != nil {
@@ -32,15 +33,13 @@ func Write(base string, r *api.CopyFileRequest) error {
 	if name == "." || len(name) > maxName {
 		return fault.Invalid("not a file's path: %q", r.Path)
 	}
-	if err := os.MkdirAll(base, 0o755); err != nil {
-		return err
-	}
-	root, err := safepath.Open(base, safepath.Strict)
+	root, err := safepath.Make(base, 0o755)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	parent, err := root.Mkdir(directory, dirMode(r))
+	// directories on the way that are not there become the file's owner's, as with Kata's agent
+	parent, err := root.MkdirOwned(directory, dirMode(r), safepath.Owner{UID: int(r.Uid), GID: int(r.Gid)})
 	if err != nil {
 		return err
 	}
@@ -68,6 +67,9 @@ func put(parent int, name string, r *api.CopyFileRequest) error {
 }
 
 func putDirectory(parent int, name string, r *api.CopyFileRequest) error {
+	if err := unix.Unlinkat(parent, name, 0); err != nil && err != unix.ENOENT && err != unix.EISDIR {
+		return fmt.Errorf("remove what is in the place of directory %s: %w", r.Path, err)
+	}
 	if err := unix.Mkdirat(parent, name, r.FileMode&modeBits); err != nil && err != unix.EEXIST {
 		return fmt.Errorf("make directory %s: %w", r.Path, err)
 	}
@@ -144,8 +146,16 @@ func own(fd int, r *api.CopyFileRequest) error {
 	return nil
 }
 
+// rename gives what has come its place. A directory there goes with all that is in it, as with Kata's agent.
 func rename(parent int, from, to string, r *api.CopyFileRequest) error {
-	if err := unix.Renameat(parent, from, parent, to); err != nil {
+	err := unix.Renameat(parent, from, parent, to)
+	if err == unix.EISDIR {
+		if err = remove(parent, to, r.Path); err == nil {
+			err = unix.Renameat(parent, from, parent, to)
+		}
+	}
+	if err != nil {
+		_ = unix.Unlinkat(parent, from, 0) // a link would be in the way of the next attempt
 		return fmt.Errorf("rename to %s: %w", r.Path, err)
 	}
 	return nil

@@ -14,16 +14,27 @@ import (
 // maxLinks is how many symbolic links without a target are followed, as many as the kernel follows of others.
 const maxLinks = 40
 
+// Owner is whose a directory becomes that is made; -1 leaves user or group as they are.
+type Owner struct{ UID, GID int }
+
+// Nobody leaves what is made to who makes it.
+var Nobody = Owner{-1, -1}
+
 // Mkdir makes a directory and its parents where they are missing, and returns it opened with O_PATH. Where a symbolic link
 // leads to what is not there, that is made: below the root, as all that links lead to.
 func (r *Root) Mkdir(relative string, mode uint32) (*os.File, error) {
+	return r.MkdirOwned(relative, mode, Nobody)
+}
+
+// MkdirOwned is Mkdir, and gives away what it makes.
+func (r *Root) MkdirOwned(relative string, mode uint32, owner Owner) (*os.File, error) {
 	at, err := r.openDir(".")
 	if err != nil {
 		return nil, err
 	}
-	w := walk{root: r, at: at, sofar: ".", left: strings.Split(relative, "/")}
+	w := walk{root: r, at: at, sofar: ".", left: strings.Split(relative, "/"), mode: mode, owner: owner}
 	for len(w.left) > 0 {
-		if err := w.step(mode); err != nil {
+		if err := w.step(); err != nil {
 			w.at.Close()
 			return nil, fmt.Errorf("make directory %s: %w", path.Join(r.dir.Name(), relative), err)
 		}
@@ -38,10 +49,12 @@ type walk struct {
 	sofar string   // the path to it
 	left  []string // the names that follow
 	links int      // those without a target that were met
+	mode  uint32   // of what is made
+	owner Owner
 }
 
 // step goes one name further.
-func (w *walk) step(mode uint32) error {
+func (w *walk) step() error {
 	name := w.left[0]
 	w.left = w.left[1:]
 	if name == "" || name == "." {
@@ -53,7 +66,7 @@ func (w *walk) step(mode uint32) error {
 		if target := readLink(w.at, name); target != "" {
 			return w.follow(target)
 		}
-		if err = unix.Mkdirat(int(w.at.Fd()), name, mode); err == nil || err == unix.EEXIST {
+		if err = w.make(name); err == nil || err == unix.EEXIST {
 			next, err = w.root.openDir(further)
 		}
 	}
@@ -63,6 +76,14 @@ func (w *walk) step(mode uint32) error {
 	w.at.Close()
 	w.at, w.sofar = next, further
 	return nil
+}
+
+func (w *walk) make(name string) error {
+	err := unix.Mkdirat(int(w.at.Fd()), name, w.mode)
+	if err != nil || w.owner == Nobody {
+		return err
+	}
+	return unix.Fchownat(int(w.at.Fd()), name, w.owner.UID, w.owner.GID, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // follow puts a link's target in the place of its name.

@@ -34,13 +34,32 @@ type Root struct {
 	resolve uint64
 }
 
-// Open returns the root of a directory; resolve is Strict or Inside.
+// Open returns the root of a directory; resolve is Strict or Inside. With Strict no symbolic link leads to it either.
 func Open(directory string, resolve uint64) (*Root, error) {
-	fd, err := unix.Open(directory, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC}
+	if resolve == Strict {
+		how.Resolve = unix.RESOLVE_NO_SYMLINKS
+	}
+	fd, err := try(unix.AT_FDCWD, directory, &how)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: directory, Err: err}
 	}
 	return &Root{os.NewFile(uintptr(fd), directory), resolve}, nil
+}
+
+// Make returns the root of a directory, a Strict one. The directory is made where it is missing, and no symbolic link leads
+// to it.
+func Make(directory string, mode uint32) (*Root, error) {
+	top, err := Open("/", Strict)
+	if err != nil {
+		return nil, err
+	}
+	defer top.Close()
+	made, err := top.Mkdir(directory, mode)
+	if err != nil {
+		return nil, err
+	}
+	return At(made, Strict), nil
 }
 
 // OpenBelow opens what has a path below a directory, or the directory itself, through no symbolic link.
@@ -79,17 +98,23 @@ func (r *Root) Open(relative string, flags int, mode uint32) (*os.File, error) {
 	if name == "" {
 		name = "."
 	}
-	fd, err := openat2(r.Fd(), name, &how)
-	for tries := 1; tries < maxTries && again(err); tries++ {
-		fd, err = openat2(r.Fd(), name, &how)
-	}
-	if again(err) {
-		err = fmt.Errorf("something on the way was changed at each of %d tries: %w", maxTries, err)
-	}
+	fd, err := try(r.Fd(), name, &how)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path.Join(r.dir.Name(), relative), Err: err}
 	}
 	return os.NewFile(uintptr(fd), path.Join(r.dir.Name(), relative)), nil
+}
+
+// try opens a path again where something on the way was changed meanwhile, but not for ever.
+func try(directory int, name string, how *unix.OpenHow) (int, error) {
+	fd, err := openat2(directory, name, how)
+	for tries := 1; tries < maxTries && again(err); tries++ {
+		fd, err = openat2(directory, name, how)
+	}
+	if again(err) {
+		err = fmt.Errorf("something on the way was changed at each of %d tries: %w", maxTries, err)
+	}
+	return fd, err
 }
 
 // openat2 is the kernel's; a test has it fail.

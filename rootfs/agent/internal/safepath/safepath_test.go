@@ -75,6 +75,35 @@ func TestStrictTakesNoLink(t *testing.T) {
 	}
 }
 
+// A Strict root is where its path says: no link leads to it, and none to where it is made.
+func TestNoLinkLeadsToAStrictRoot(t *testing.T) {
+	base := tree(t)
+	for _, path := range []string{"link", "link/side", "root", "dangling"} {
+		if root, err := Open(base+"/"+path, Strict); err == nil {
+			t.Errorf("opened %s as %s", path, root.dir.Name())
+		}
+		if file, err := OpenBelow(base+"/"+path, ".", unix.O_PATH); err == nil {
+			t.Errorf("opened %s as %s", path, file.Name())
+		}
+		if root, err := Make(base+"/"+path+"/new", 0o755); err == nil {
+			t.Errorf("made %s", root.dir.Name())
+		}
+	}
+	if entries, _ := os.ReadDir(base + "/in/side"); len(entries) != 0 {
+		t.Errorf("made %v", entries)
+	}
+	for range 2 { // the second time it is there
+		root, err := Make(base+"/new/deep", 0o711)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		if info, err := os.Stat(base + "/new/deep"); err != nil || info.Mode().Perm() != 0o711 {
+			t.Errorf("%v, %v", info.Mode(), err)
+		}
+	}
+}
+
 func TestInsideLinksStayInside(t *testing.T) {
 	base := tree(t)
 	root := open(t, base, Inside)
