@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -245,7 +246,7 @@ func (m *Manager) clear(c *container) error {
 		p.drop()
 	}
 	clear(c.execs)
-	errs := []error{unmountBelow(filepath.Join(c.bundle, "rootfs"), c.storages), m.Storage.Unmount(c.storages), c.cgroup.Remove()}
+	errs := []error{m.unmountRoot(c), m.Storage.Unmount(c.storages), c.cgroup.Remove()}
 	for _, path := range []string{filepath.Join(c.bundle, "rootfs"), c.bundle} {
 		// never what is in them: if an unmount failed that is a storage's content
 		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
@@ -255,19 +256,15 @@ func (m *Manager) clear(c *container) error {
 	return errors.Join(errs...)
 }
 
-// unmountBelow unmounts what the agent has bound on a path, other than storages, which have users to count.
-func unmountBelow(path string, storages storage.Set) error {
-	for _, point := range storages {
-		if point == path {
-			return nil
-		}
-	}
-	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
-	if err == unix.EINVAL || err == unix.ENOENT { // never mounted
+// unmountRoot unmounts what the agent has bound as a container's root. A storage there has users to count.
+func (m *Manager) unmountRoot(c *container) error {
+	path := filepath.Join(c.bundle, "rootfs")
+	if slices.Contains(c.storages, path) {
 		return nil
 	}
-	if err != nil {
-		return &os.PathError{Op: "unmount", Path: path, Err: err}
+	err := mount.UnmountBelow(m.Base, path)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // never mounted
+		return nil
 	}
-	return nil
+	return err
 }

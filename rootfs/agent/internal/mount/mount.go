@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/safepath"
 )
 
 // New returns a new mount of a file system that is not yet anywhere in the tree.
@@ -153,13 +156,30 @@ func Detach(mounted *os.File) error {
 }
 
 // Unmount unmounts what is on a path. A mount that is in use leaves the tree at once and ends with its last user.
-func Unmount(path string) error {
+func Unmount(path string) error { return unmount(path, path) }
+
+// UnmountBelow is Unmount of a path below a directory, on the way to which no symbolic link is followed: whoever can write
+// there could have put one by now.
+func UnmountBelow(base, path string) error {
+	relative, err := safepath.Below(base, path)
+	if err != nil {
+		return err
+	}
+	parent, err := safepath.OpenBelow(base, filepath.Dir(relative), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	defer parent.Close()
+	return unmount(fmt.Sprintf("/proc/self/fd/%d/%s", parent.Fd(), filepath.Base(relative)), path)
+}
+
+func unmount(path, name string) error {
 	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
 	if err == unix.EBUSY {
 		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}
 	if err != nil {
-		return &os.PathError{Op: "unmount", Path: path, Err: err}
+		return &os.PathError{Op: "unmount", Path: name, Err: err}
 	}
 	return nil
 }

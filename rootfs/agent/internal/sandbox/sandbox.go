@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -63,12 +62,9 @@ func (s *Sandbox) Create(ctx context.Context, r *api.CreateSandboxRequest) error
 	if err != nil {
 		return err
 	}
-	if err := s.setResolver(r.Dns); err != nil {
-		return errors.Join(err, s.Storage.Unmount(storages))
-	}
-	shared, err := spaces.New(r.Hostname)
+	shared, err := s.furnish(r)
 	if err != nil {
-		return errors.Join(err, s.resetResolver(), s.Storage.Unmount(storages))
+		return errors.Join(err, s.unmount(storages))
 	}
 	shared.PID = r.SandboxPidns
 	s.mu.Lock()
@@ -78,14 +74,30 @@ func (s *Sandbox) Create(ctx context.Context, r *api.CreateSandboxRequest) error
 	return nil
 }
 
+// furnish makes what follows the storages, for a storage may have the hooks. A failed attempt leaves nothing.
+func (s *Sandbox) furnish(r *api.CreateSandboxRequest) (*spaces.Shared, error) {
+	if err := refuseHooks(r.GuestHookPath); err != nil {
+		return nil, err
+	}
+	if err := s.setResolver(r.Dns); err != nil {
+		return nil, err
+	}
+	shared, err := spaces.New(r.Hostname)
+	if err != nil {
+		return nil, errors.Join(err, s.resetResolver())
+	}
+	return shared, nil
+}
+
+// unmount unmounts the sandbox's storages. Those that its containers shared came later, and may be in them.
+func (s *Sandbox) unmount(storages storage.Set) error {
+	return errors.Join(s.Storage.UnmountShared(), s.Storage.Unmount(storages))
+}
+
 func check(r *api.CreateSandboxRequest) error {
 	switch {
 	case len(r.Hostname) > 64 || strings.IndexByte(r.Hostname, 0) >= 0:
 		return fault.Invalid("a host name of more than 64 bytes")
-	case len(r.KernelModules) > 0:
-		return fault.Unimplemented("kernel modules")
-	case r.GuestHookPath != "":
-		return fault.Unimplemented("hooks of the guest")
 	case len(r.Dns) > 64:
 		return fault.Invalid("%d lines of name servers", len(r.Dns))
 	}
@@ -126,29 +138,47 @@ func (s *Sandbox) setResolver(lines []string) error {
 	if len(lines) == 0 || s.ResolvConf == "" {
 		return nil
 	}
-	path := filepath.Join(s.Base, "sandbox", "resolv.conf")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	source, err := s.resolverFile(strings.Join(lines, "\n") + "\n")
+	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
-		return err
-	}
+	defer source.Close()
 	fd, err := unix.Open(s.ResolvConf, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: s.ResolvConf, Err: err}
 	}
 	target := os.NewFile(uintptr(fd), s.ResolvConf)
 	defer target.Close()
-	source, err := safepath.Path(path)
-	if err != nil {
-		return err
-	}
-	defer source.Close()
 	if err := mount.Bind(source, target, mount.Options{}); err != nil {
 		return err
 	}
 	s.resolver = true
 	return nil
+}
+
+// resolverFile writes the sandbox's resolv.conf, and returns it opened with O_PATH. A storage may be mounted where it is.
+func (s *Sandbox) resolverFile(text string) (*os.File, error) {
+	root, err := safepath.Open(s.Base, safepath.Strict)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	file, err := root.File("sandbox/resolv.conf", 0o644)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fault.Invalid("%s is not a file", file.Name())
+	}
+	if err == nil {
+		err = os.WriteFile(fmt.Sprintf("/proc/self/fd/%d", file.Fd()), []byte(text), 0)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
 }
 
 func (s *Sandbox) resetResolver() error {
@@ -196,7 +226,7 @@ func (s *Sandbox) Destroy() error {
 	if s.running {
 		s.spaces.Close()
 	}
-	err := errors.Join(s.resetResolver(), s.Storage.Unmount(s.storages))
+	err := errors.Join(s.resetResolver(), s.unmount(s.storages))
 	s.running, s.storages, s.spaces = false, nil, nil
 	unix.Sync()
 	return err

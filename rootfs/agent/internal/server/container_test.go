@@ -432,69 +432,6 @@ func (a *agent) atOnce(id string, many int) time.Duration {
 	return time.Since(begun)
 }
 
-// What a container writes into a volume may be a link by the time that another one has it mounted.
-func TestALinkOnTheWayToASourceIsRefused(t *testing.T) {
-	a := startSandbox(t)
-	outside := t.TempDir()
-	a.must(os.WriteFile(filepath.Join(outside, "secret"), []byte("the guest's"), 0o600))
-	volume := filepath.Join(a.base, "shared", "containers", "volume")
-	a.must(os.MkdirAll(volume, 0o755))
-	a.must(os.Symlink(outside, filepath.Join(volume, "directory")))
-	a.must(os.Symlink(filepath.Join(outside, "secret"), filepath.Join(volume, "file")))
-	for i, source := range []string{"directory", "directory/secret", "file", "directory/none"} {
-		request := a.create(fmt.Sprint("link", i), "exit", "0")
-		request.OCI.Mounts = append(request.OCI.Mounts, &api.Mount{
-			Destination: "/data", Type: "bind", Source: filepath.Join(volume, source), Options: []string{"bind"},
-		})
-		a.refused(codes.Internal, "too many levels", "CreateContainer", request)
-	}
-}
-
-// The same while the link comes and goes: what was looked at is what is mounted.
-func TestALinkThatComesAndGoesIsNeverFollowed(t *testing.T) {
-	a := startSandbox(t)
-	outside := t.TempDir()
-	a.must(os.WriteFile(filepath.Join(outside, "secret"), []byte("the guest's"), 0o600))
-	volume := filepath.Join(a.base, "shared", "containers", "volume")
-	directory, link := filepath.Join(volume, "sub"), filepath.Join(volume, "link")
-	a.must(os.MkdirAll(directory, 0o755))
-	a.must(os.Symlink(outside, link))
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, directory, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
-			}
-		}
-	}()
-	ran := 0
-	for i := range 40 {
-		id := fmt.Sprint("swap", i)
-		request := a.create(id, "read", "/data/secret")
-		request.OCI.Mounts = append(request.OCI.Mounts, &api.Mount{
-			Destination: "/data", Type: "bind", Source: directory, Options: []string{"bind"},
-		})
-		if a.call(AgentService, "CreateContainer", request, &emptypb.Empty{}) != nil {
-			continue
-		}
-		ran++
-		a.do("StartContainer", &api.StartContainerRequest{ContainerId: id})
-		if text := a.output("ReadStdout", id, ""); strings.Contains(text, `"ok":true`) {
-			t.Fatalf("the container has read the guest's file: %s", text)
-		}
-		a.do("RemoveContainer", &api.RemoveContainerRequest{ContainerId: id})
-	}
-	close(stop)
-	<-stopped
-	if ran == 0 {
-		t.Error("no container was made: this test shows nothing")
-	}
-}
-
 func TestMasksDoNotDependOnTheImage(t *testing.T) {
 	a := startSandbox(t)
 	for name, change := range map[string]func(*api.CreateContainerRequest, string){

@@ -143,6 +143,82 @@ func TestVolumesThatAreNotResized(t *testing.T) {
 	}
 }
 
+func TestVolumesOfWhichNothingIsTold(t *testing.T) {
+	needRoot(t)
+	a := startAgent(t)
+	memory := &api.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: a.base + "/memory"}
+	a.do("CreateSandbox", &api.CreateSandboxRequest{Storages: []*api.Storage{memory}})
+	a.must(os.Symlink(memory.MountPoint, a.base+"/link"))
+	a.must(os.Symlink("/", a.base+"/out"))
+	for path, want := range map[string]struct {
+		code  codes.Code
+		words string
+	}{
+		a.base + "/link":     {codes.Internal, "link"},
+		a.base + "/out":      {codes.Internal, "link"},
+		a.base + "/out/etc":  {codes.Internal, "link"},
+		a.base + "/nowhere":  {codes.NotFound, "nowhere"},
+		a.base + "/../":      {codes.InvalidArgument, "normal form"},
+		a.base + "-beside":   {codes.InvalidArgument, "not below"},
+		filepath.Dir(a.base): {codes.InvalidArgument, "not below"},
+		"/":                  {codes.InvalidArgument, "not below"},
+		"/proc":              {codes.InvalidArgument, "not below"},
+		"run":                {codes.InvalidArgument, "normal form"},
+		"":                   {codes.InvalidArgument, "normal form"},
+	} {
+		a.refused(want.code, want.words, "GetVolumeStats", &api.VolumeStatsRequest{VolumeGuestPath: path})
+	}
+}
+
+// A volume that containers share outlives each of them, with what is in it.
+func TestASharedVolumeOutlivesItsContainers(t *testing.T) {
+	a := startSandbox(t)
+	volume := &api.Storage{
+		Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: a.base + "/shared/containers/volume", Shared: true,
+	}
+	for round, id := range []string{"one", "two"} {
+		request := a.create(id, "exit", "0")
+		request.Storages = []*api.Storage{volume}
+		a.run(request)
+		a.expect(a.exitCode(id, ""), int32(0), "exit code")
+		if round == 0 {
+			a.must(os.WriteFile(volume.MountPoint+"/file", nil, 0o600))
+		}
+		a.do("RemoveContainer", &api.RemoveContainerRequest{ContainerId: id})
+		if _, err := os.Stat(volume.MountPoint + "/file"); err != nil {
+			t.Errorf("after container %s: %v", id, err)
+		}
+	}
+	a.do("DestroySandbox", &api.DestroySandboxRequest{})
+	if text, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(text), a.base) {
+		t.Errorf("something is still mounted:\n%s", text)
+	}
+}
+
+// A file that is to come takes a directory's place, but for one with a storage in it.
+func TestAFileTakesNoStoragesPlace(t *testing.T) {
+	needRoot(t)
+	a := startAgent(t)
+	directory := a.base + "/shared/containers/directory"
+	memory := &api.Storage{Driver: "ephemeral", Fstype: "tmpfs", Source: "tmpfs", MountPoint: directory + "/volume"}
+	a.do("CreateSandbox", &api.CreateSandboxRequest{Storages: []*api.Storage{memory}})
+	for _, path := range []string{directory + "/beside", memory.MountPoint + "/file"} {
+		a.do("CopyFile", &api.CopyFileRequest{Path: path, FileMode: 0o100600})
+	}
+	for _, path := range []string{directory, directory + "/", memory.MountPoint} {
+		for _, request := range []*api.CopyFileRequest{
+			{Path: path, FileMode: 0o100600}, {Path: path, FileMode: 0o120777, Data: []byte("x")},
+		} {
+			a.refused(codes.FailedPrecondition, "is mounted there", "CopyFile", request)
+		}
+	}
+	for _, path := range []string{directory + "/beside", memory.MountPoint + "/file"} {
+		if _, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestADiskBecomesSwapSpace(t *testing.T) {
 	needRoot(t)
 	a := startAgent(t)

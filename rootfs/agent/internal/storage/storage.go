@@ -39,12 +39,14 @@ type Manager struct {
 
 	mu      sync.Mutex
 	mounted map[string]*mounted
+	shared  Set // what the sandbox uses as well, until its end
 	covers  map[string]*cover
 }
 
 type mounted struct {
 	driver, source string
 	users          int
+	shared         bool     // the sandbox is one of its users
 	real           bool     // false: a directory alone
 	watched        *watched // of a watchable storage
 	pages          pages    // that a hugetlbfs has reserved
@@ -66,12 +68,36 @@ func (m *Manager) Mount(ctx context.Context, storages []*api.Storage) (Set, erro
 		}
 		done = append(done, point)
 	}
+	m.share(storages, done)
 	return done, nil
 }
 
+// share makes the sandbox a user of storages that several of its containers have: one may end before the next comes, and
+// what such a volume holds is to be there still.
+func (m *Manager) share(storages []*api.Storage, set Set) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, s := range storages {
+		if known := m.mounted[set[i]]; s.Shared && !known.shared {
+			known.shared = true
+			known.users++
+			m.shared = append(m.shared, set[i])
+		}
+	}
+}
+
+// UnmountShared gives up, at the sandbox's end, what it has used beside its containers.
+func (m *Manager) UnmountShared() error {
+	m.mu.Lock()
+	set := m.shared
+	m.shared = nil
+	m.mu.Unlock()
+	return m.Unmount(set)
+}
+
 func (m *Manager) mountOne(ctx context.Context, s *api.Storage) (string, error) {
-	if err := refuse(s); err != nil {
-		return "", err
+	if drivers[s.Driver] == nil {
+		return "", fault.Unimplemented("storage driver %q", s.Driver)
 	}
 	relative, err := safepath.Below(m.Base, s.MountPoint)
 	if err != nil || relative == "." {
@@ -239,7 +265,7 @@ func (m *Manager) unmount(set Set) (freed []pages, err error) {
 		}
 		delete(m.mounted, point)
 		if known.real {
-			errs = append(errs, mount.Unmount(point))
+			errs = append(errs, mount.UnmountBelow(m.Base, point))
 		}
 		if known.watched != nil {
 			errs = append(errs, m.unwatchLocked(known.watched))

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -59,13 +60,8 @@ func TestStoragesThatAreRefused(t *testing.T) {
 	}
 }
 
-// What nobody here does is not left out: a volume that was to be encrypted must not be mounted as it is.
-func TestStoragesThatAreNotServed(t *testing.T) {
-	for _, s := range []*api.Storage{
-		{Driver: "nvdimm"}, {Driver: ""},
-		{Driver: "blk", Source: "/dev/vda", Fstype: "ext4", DriverOptions: []string{"encryption_key=ephemeral"}},
-		{Driver: "ephemeral", FsGroup: &api.FSGroup{GroupId: 5}},
-	} {
+func TestDriversThatAreNotServed(t *testing.T) {
+	for _, s := range []*api.Storage{{Driver: "nvdimm"}, {Driver: ""}, {Driver: "image_guest_pull"}} {
 		refused(t, codes.Unimplemented, s)
 	}
 }
@@ -86,6 +82,55 @@ func TestAMountPointIsSharedByUsersOfOneStorage(t *testing.T) {
 	}
 	if err := m.Unmount(first[1:]); err != nil || len(m.mounted) != 0 {
 		t.Errorf("%v, %v", m.mounted, err)
+	}
+}
+
+// A volume that containers of a sandbox share is there while none of them is.
+func TestASharedStorageIsThereUntilTheSandboxEnds(t *testing.T) {
+	m := &Manager{Base: t.TempDir()}
+	storage := func(name string, shared bool) *api.Storage {
+		return &api.Storage{Driver: "local", Fstype: "local", MountPoint: m.Base + "/" + name, Shared: shared}
+	}
+	mount := func(storages ...*api.Storage) Set {
+		t.Helper()
+		set, err := m.Mount(context.Background(), storages)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return set
+	}
+	users := func(want map[string]int) {
+		t.Helper()
+		got := map[string]int{}
+		for point, known := range m.mounted {
+			got[strings.TrimPrefix(point, m.Base+"/")] = known.users
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("users are %v, not %v", got, want)
+		}
+	}
+	first := mount(storage("shared", true), storage("own", false), storage("later", false))
+	second := mount(storage("shared", true), storage("later", true), storage("later", true))
+	users(map[string]int{"shared": 3, "own": 1, "later": 4})
+	if err := errors.Join(m.Unmount(first), m.Unmount(second)); err != nil {
+		t.Fatal(err)
+	}
+	users(map[string]int{"shared": 1, "later": 1})
+	third := mount(storage("shared", false))
+	users(map[string]int{"shared": 2, "later": 1})
+	if err := m.Unmount(third); err != nil {
+		t.Fatal(err)
+	}
+	bad := &api.Storage{Driver: "local", MountPoint: m.Base + "/bad", Options: []string{"uid=1"}}
+	if _, err := m.Mount(context.Background(), []*api.Storage{storage("new", true), bad}); err == nil {
+		t.Error("a storage with an option that there is not")
+	}
+	users(map[string]int{"shared": 1, "later": 1}) // a request that failed leaves nothing
+	for range 2 {
+		if err := m.UnmountShared(); err != nil {
+			t.Fatal(err)
+		}
+		users(map[string]int{})
 	}
 }
 
