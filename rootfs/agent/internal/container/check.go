@@ -40,10 +40,8 @@ func check(r *api.CreateContainerRequest, base string, limits bool) error {
 	switch {
 	case len(spec.Hostname) > 64 || strings.IndexByte(spec.Hostname, 0) >= 0:
 		return fault.Invalid("a host name of more than 64 bytes")
-	case len(r.Devices) > 0 || len(r.SharedMounts) > 0:
-		return fault.Unimplemented("devices and mounts beside the spec")
-	case r.StdinPort != 0 || r.StdoutPort != 0 || r.StderrPort != 0:
-		return fault.Unimplemented("standard streams over vsock ports")
+	case !limits && len(spec.GetLinux().GetResources().GetDevices()) > 0:
+		return fault.Unimplemented("Linux.Resources.Devices of the spec, in a guest without cgroups")
 	}
 	if names := ignored(spec.GetLinux().GetResources()); names != "" {
 		slog.Warn("limits are not enforced", "container", r.ContainerId, "of", names)

@@ -1,19 +1,17 @@
 package container
 
 import (
-	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"guestforge.dev/agent/internal/api"
-	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/fields"
 )
 
 // served are the fields of a spec that this agent knows, each with the reason where it does nothing with it on purpose. What
-// is not here is refused: a field that is left out in silence may be a protection that somebody relies on.
-var served = fields(`
+// is not here is refused. docs/agent.md has the same tables.
+var served = fields.Parse(`
 Version                          whatever it is, the fields say what is asked for
 Hostname
 Root.Path
@@ -67,7 +65,7 @@ Linux.Seccomp.Syscalls.Args.ValueTwo
 Linux.Seccomp.Syscalls.Args.Op
 Linux.MaskedPaths
 Linux.ReadonlyPaths
-Linux.RootfsPropagation
+Linux.RootfsPropagation          a container's mounts are slaves of the guest's, which are private where the agent is PID 1
 Linux.CgroupsPath                a container's cgroup has its id below the agent's parent of all
 Linux.Resources.Devices.Allow
 Linux.Resources.Devices.Type
@@ -112,75 +110,32 @@ Linux.Resources.BlockIO.ThrottleWriteIOPSDevice.Rate
 Linux.Resources.Network          a limit, and no protection: it is logged
 `)
 
-// values has the fields that are served with some of their values only, and these.
-var values = map[string][]string{
+// unserved are those that are known and refused.
+var unserved = fields.Parse(`
+Process.User.Username  a user has numbers here
+Process.ApparmorProfile no process gets a profile here
+Process.SelinuxLabel   no process gets a label here
+Hooks.Prestart         its programs are the host's, and run there
+Hooks.Poststart        its programs are the host's, and run there
+Hooks.Poststop         its programs are the host's, and run there
+Hooks.CreateRuntime    its programs are the host's, and run there
+Hooks.CreateContainer  its programs are the host's, and run there
+Solaris                this is Linux
+Windows                this is Linux
+Linux.UIDMappings      containers have no user namespace of their own
+Linux.GIDMappings      containers have no user namespace of their own
+Linux.Namespaces.Path  a path of the host's says nothing here
+Linux.MountLabel       no mount gets a label here
+Linux.IntelRdt         a guest has no say in the host's caches
+`)
+
+var table = fields.Table{Of: " of the spec", Served: served, Refused: unserved, Values: map[string][]string{
 	"Linux.Namespaces.Type":   {"mount", "pid", "ipc", "uts", "cgroup"},
 	"Linux.RootfsPropagation": {"private", "rprivate", "slave", "rslave"},
-}
-
-func fields(table string) map[string]string {
-	known := map[string]string{}
-	for line := range strings.Lines(strings.TrimSpace(table)) {
-		name, reason, _ := strings.Cut(strings.TrimSpace(line), " ")
-		known[name] = strings.TrimSpace(reason)
-	}
-	return known
-}
+}}
 
 // checkFields returns an error for a field of a spec that is set and not served.
-func checkFields(spec *api.Spec) error { return walk("", spec.ProtoReflect()) }
-
-func walk(prefix string, message protoreflect.Message) error {
-	if len(message.GetUnknown()) > 0 {
-		return fault.Unimplemented("fields of the spec below %q that a newer API has", prefix)
-	}
-	var err error
-	message.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-		err = look(prefix+string(field.Name()), field, value)
-		return err == nil
-	})
-	return err
-}
-
-func look(name string, field protoreflect.FieldDescriptor, value protoreflect.Value) error {
-	if _, known := served[name]; known {
-		return among(name, value)
-	}
-	switch {
-	case field.Message() == nil || field.IsMap():
-	case field.IsList():
-		for i := range value.List().Len() {
-			if err := walk(name+".", value.List().Get(i).Message()); err != nil {
-				return err
-			}
-		}
-		if leads(name) {
-			return nil
-		}
-	default:
-		if err := walk(name+".", value.Message()); err != nil || leads(name) {
-			return err
-		}
-	}
-	return fault.Unimplemented("%s of the spec", name)
-}
-
-// leads tells whether fields below a name are served, so that the name itself may be there.
-func leads(name string) bool {
-	for known := range served {
-		if strings.HasPrefix(known, name+".") {
-			return true
-		}
-	}
-	return false
-}
-
-func among(name string, value protoreflect.Value) error {
-	if some, bounded := values[name]; bounded && !slices.Contains(some, value.String()) {
-		return fault.Unimplemented("%s of the spec: %q", name, value.String())
-	}
-	return nil
-}
+func checkFields(spec *api.Spec) error { return table.Check(spec) }
 
 // ignored returns the limits of a spec that nobody keeps, for the log.
 func ignored(resources *api.LinuxResources) string {

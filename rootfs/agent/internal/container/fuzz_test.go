@@ -9,14 +9,15 @@ import (
 
 	"guestforge.dev/agent/internal/api"
 	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/fields/fieldtest"
 )
 
 // FuzzSpec checks any request for a container, as it is decoded from what came: it is taken, or what is wrong with it is the
 // caller's.
 func FuzzSpec(f *testing.F) {
-	for _, path := range paths((&api.Spec{}).ProtoReflect().Descriptor()) {
+	for _, way := range fieldtest.Ways(schema()) {
 		spec := &api.Spec{Root: &api.Root{Path: "/base/c"}, Process: &api.Process{Args: []string{"/a"}, Cwd: "/"}}
-		with(spec.ProtoReflect(), path, "1")
+		way.Set(spec.ProtoReflect(), "1")
 		text, err := proto.Marshal(&api.CreateContainerRequest{ContainerId: "c", OCI: spec})
 		if err != nil {
 			f.Fatal(err)

@@ -106,9 +106,6 @@ func (m *Manager) Exec(r *api.ExecProcessRequest) error {
 	if err := safepath.CheckID(r.ExecId); err != nil {
 		return fault.Invalid("process id: %v", err)
 	}
-	if r.StdinPort != 0 || r.StdoutPort != 0 || r.StderrPort != 0 {
-		return fault.Unimplemented("standard streams over vsock ports")
-	}
 	if err := checkProcess(r.Process); err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ var words = map[protoreflect.Name]string{
 // Fields that are refused wherever they are set, or make a request one of something rare.
 var unset = map[protoreflect.Name]bool{
 	"stdin_port": true, "stdout_port": true, "stderr_port": true, "fs_group": true, "driver_options": true, "offset": true,
-	"string_user": true, "kernel_modules": true, "guest_hook_path": true, "family": true, "flags": true, "raw_flags": true,
+	"string_user": true, "kernel_modules": true, "devices": true, "shared_mounts": true, "family": true, "flags": true, "raw_flags": true,
 }
 
 func plausible(field protoreflect.FieldDescriptor, depth int) protoreflect.Value {

@@ -31,5 +31,5 @@ const (
 )
 
 func refuse[Q, A any, PQ message[Q], PA message[A]](name, reason string) ttrpc.Method {
-	return unary(name, func(context.Context, PQ) (PA, error) { return nil, fault.Unimplemented("%s", reason) })
+	return answering(name, func(context.Context, PQ) (PA, error) { return nil, fault.Unimplemented("%s", reason) })
 }

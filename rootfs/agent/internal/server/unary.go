@@ -23,8 +23,18 @@ type message[T any] interface {
 	proto.Message
 }
 
-// unary makes a method of a function. A panic in it is an error to its caller alone.
+// unary makes a method of a function. A field of a request that is not served is refused before it.
 func unary[Q, A any, PQ message[Q], PA message[A]](name string, f func(context.Context, PQ) (PA, error)) ttrpc.Method {
+	return answering(name, func(ctx context.Context, request PQ) (PA, error) {
+		if err := requests.Check(request); err != nil {
+			return nil, err
+		}
+		return f(ctx, request)
+	})
+}
+
+// answering makes a method of a function. A panic in it is an error to its caller alone.
+func answering[Q, A any, PQ message[Q], PA message[A]](name string, f func(context.Context, PQ) (PA, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (answer any, err error) {
 		defer func() {
 			if cause := recover(); cause != nil {

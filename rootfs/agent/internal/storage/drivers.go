@@ -158,17 +158,3 @@ func expectType(s *api.Storage, types ...string) error {
 	}
 	return nil
 }
-
-// refuse returns an error for what a storage asks for and nobody here does. To leave it out silently could mean to write
-// in clear what was to be encrypted.
-func refuse(s *api.Storage) error {
-	switch {
-	case drivers[s.Driver] == nil:
-		return fault.Unimplemented("storage driver %q", s.Driver)
-	case len(s.DriverOptions) > 0:
-		return fault.Unimplemented("options of storage driver %s: %q", s.Driver, s.DriverOptions)
-	case s.FsGroup != nil:
-		return fault.Unimplemented("the fs_group of a storage")
-	}
-	return nil
-}
