@@ -178,9 +178,13 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 )
 
 func main() {
+	if len(os.Args) > 1 {
+		time.Sleep(time.Hour)
+	}
 	for name, device := range map[string][3]int{
 		"root disk": {syscall.S_IFBLK, 254, 0}, "kmsg": {syscall.S_IFCHR, 1, 11}, "console": {syscall.S_IFCHR, 5, 1},
 		"serial": {syscall.S_IFCHR, 4, 64}, "mem": {syscall.S_IFCHR, 1, 1}, "null": {syscall.S_IFCHR, 1, 3},
@@ -199,7 +203,7 @@ func main() {
 
 
 def test_a_container_opens_no_device_but_its_own(started, arch_row, go_program):
-    """With the capabilities of every engine it makes what nodes it likes."""
+    """With the capabilities of every engine it makes what nodes it likes, as does a process that enters it."""
     more = [File("/devices", go_program(arch_row, DEVICES), 0o755)]
     with started(arch_row, "builtin", more=more) as (guest, storages):
         disk, agent = storages["virtio-blk"], guest._agent
@@ -217,6 +221,18 @@ def test_a_container_opens_no_device_but_its_own(started, arch_row, go_program):
             line.split(": ") for line in agent.read_stdout("rules", limit=4096, timeout=30).decode().splitlines()
         )
         assert (told["kmsg"], told["mem"]) == ("<nil>", "operation not permitted")
+        waits = container_spec("waits", disk.mount_point, process(["/devices", "wait"]))
+        agent.create_container("waits", waits)
+        agent.start_container("waits")
+        agent.exec_process("waits", "more", process(["/devices"]), timeout=30)
+        told = agent.read_stdout("waits", "more", limit=4096, timeout=30).decode()
+        assert dict(line.split(": ") for line in told.splitlines()) == {**denied, "null": "<nil>"}
+        agent.remove_container("waits", 30)
+
+
+def test_a_guests_kernel_has_no_way_to_its_own_vsock_ports(pipeline, arch_row):
+    config = read_dotconfig(pipeline(arch_row.name).kernel.path / CONFIG_COPY)
+    assert (config["CONFIG_VSOCKETS"], config["CONFIG_VSOCKETS_LOOPBACK"]) == ("y", "n")
 
 
 GREEDY = """package main

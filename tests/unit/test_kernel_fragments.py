@@ -130,6 +130,14 @@ def test_every_fragment_of_the_repository_parses_and_none_disagree(arch):
     assert len(compose(sorted(there), arch)) > 100
 
 
+@pytest.mark.parametrize("arch", ARCHES)
+def test_no_fragment_lets_containers_reach_the_agents_ports(arch):
+    """VSOCKETS_LOOPBACK is `default y`, and off where no fragment asks. The agent serves nobody but the host."""
+    there = {path.stem for folder in ("common", arch) for path in (FRAGMENTS / folder).glob("*.conf")}
+    asked = {request.option for request in compose(sorted(there), arch) if request.value != "n"}
+    assert {name for name in asked if "VSOCK" in name} == {"CONFIG_VSOCKETS", "CONFIG_VIRTIO_VSOCKETS"}
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [("y", "y", True), ("y", "m", False), ("16", "0x10", True), ("0x0A", "0xa", True), ('"16"', "16", False),

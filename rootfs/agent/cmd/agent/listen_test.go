@@ -35,8 +35,8 @@ func (q *queue) Accept() (net.Conn, error) {
 	return next, nil
 }
 
-func TestOnlyTheHostIsServed(t *testing.T) {
-	var closed [5]bool
+// callers has all sorts of peers wait on a listener, of which the host is the third; closed tells whose connections were closed.
+func callers(closed *[5]bool) (*queue, net.Addr) {
 	addresses := []net.Addr{
 		&vsock.Addr{ContextID: vsock.Local}, &vsock.Addr{ContextID: 3}, &vsock.Addr{ContextID: vsock.Host, Port: 7},
 		&vsock.Addr{ContextID: vsock.Hypervisor}, &net.UnixAddr{},
@@ -45,14 +45,34 @@ func TestOnlyTheHostIsServed(t *testing.T) {
 	for i, address := range addresses {
 		q.waiting = append(q.waiting, from{address: address, closed: &closed[i]})
 	}
-	conn, err := hostOnly{&q}.Accept()
-	if err != nil || conn.RemoteAddr() != addresses[2] {
-		t.Fatal(conn, err)
-	}
-	if _, err := (hostOnly{&q}).Accept(); err != errNoMore {
-		t.Fatal(err)
-	}
-	if closed != [5]bool{true, true, false, true, true} {
-		t.Error(closed)
+	return &q, addresses[2]
+}
+
+// Each way in which a port is opened, as log stream, debug console and server do: a listener is only what it hands out.
+func TestOnlyTheHostIsServed(t *testing.T) {
+	real := openPort
+	defer func() { openPort = real }()
+	for name, open := range map[string]func() (net.Listener, error){
+		"a port":               func() (net.Listener, error) { return listenVsock(1025) },
+		"any of its addresses": func() (net.Listener, error) { return listen("vsock://-1:1024") },
+		"one of its addresses": func() (net.Listener, error) { return listen("vsock://3:1024") },
+	} {
+		var closed [5]bool
+		q, host := callers(&closed)
+		openPort = func(uint32, uint32) (net.Listener, error) { return q, nil }
+		listener, err := open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := listener.Accept()
+		if err != nil || conn.RemoteAddr() != host {
+			t.Fatal(name, conn, err)
+		}
+		if _, err := listener.Accept(); err != errNoMore {
+			t.Fatal(name, err)
+		}
+		if closed != [5]bool{true, true, false, true, true} {
+			t.Error(name, closed)
+		}
 	}
 }
