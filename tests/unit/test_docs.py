@@ -21,6 +21,7 @@ from guestforge.project.models import Guest, Kernel, Rootfs, Settings
 from guestforge.project.options import OPTIONS
 
 DOCS = REPOSITORY / "docs"
+AGENT = REPOSITORY / "rootfs" / "agent"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
 FIGURES = "figures.md"  # written by a command, for the machine that it ran on
 POSITIONAL = {name for name, declared in OPTIONS.items() if declared.place or declared.rest}
@@ -169,6 +170,40 @@ def every_exit_code_is_described(text):
     assert {int(row[0]) for row in rows(text) if row[0].isdecimal()} == codes
 
 
+def every_method_is_described(text):
+    protos = {name: (AGENT / "proto" / f"{name}.proto").read_text() for name in ("agent", "health")}
+    methods = {name: set(re.findall(r"^  rpc (\w+)\(", proto, re.MULTILINE)) for name, proto in protos.items()}
+    table = rows(section(text, "The interface").partition("\n### ")[0])
+    described = {name: row[1] for row in table for name in marked(row[0])}
+    there = methods["agent"] | {f"Health.{name}" for name in methods["health"]}
+    assert difference(set(described), there) == ([], [])
+    refused = (AGENT / "internal" / "server" / "refused.go").read_text()
+    unserved = {name for name, cell in described.items() if cell.startswith("UNIMPLEMENTED")}
+    assert difference(unserved, set(re.findall(r'^\t\t"(\w+)":', refused, re.MULTILINE))) == ([], [])
+
+
+# Where the agent has what a section says of fields.
+FIELDS = {"Fields of requests": "server/requests.go", "Fields of the spec": "container/fields.go"}
+
+
+def verdicts(source):
+    """What becomes of each field, by the two tables in a file of the agent's."""
+    tables = dict(re.findall(r"^var (\w+) = fields\.Parse\(`\n(.*?)`\)", source, re.MULTILINE | re.DOTALL))
+    for table, (plain, reasoned) in {"served": ("served", "ignored"), "unserved": ("", "refused")}.items():
+        for name, _, reason in (line.partition(" ") for line in tables[table].splitlines()):
+            yield name, reasoned if reason.strip() else plain
+
+
+def every_field_is_described(text):
+    for title, file in FIELDS.items():
+        there = dict(verdicts((AGENT / "internal" / file).read_text()))
+        table = rows(section(text, title))
+        described = {name: row[1] for row in table for name in marked(row[0])}
+        assert difference(set(described.items()), set(there.items())) == ([], []), title
+        assert sum(len(marked(row[0])) for row in table) == len(described), title
+        assert all(row[2] for row in table if row[1] in {"ignored", "refused"}), title
+
+
 def every_python_package_is_described(text):
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     listed = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
@@ -221,6 +256,8 @@ RULES = [
     ("kernels.md", every_compiler_is_described),
     ("machines.md", every_machine_is_described),
     ("checks.md", every_check_is_described),
+    ("agent.md", every_method_is_described),
+    ("agent.md", every_field_is_described),
     ("dependencies.md", every_python_package_is_described),
     ("dependencies.md", every_go_module_is_described),
     ("dependencies.md", every_system_package_is_described),
@@ -265,6 +302,14 @@ WRONG = [
     (every_machine_is_described, "| ppc64le |", "| ppc64 |"),
     (every_check_is_described, "| `poweroff` |", "| poweroff |"),
     (every_check_is_described, "| `poweroff` |", "| `reboot` |"),
+    (every_method_is_described, "| `CopyFile` |", "| CopyFile |"),
+    (every_method_is_described, "| `CopyFile` |", "| `CopyFile`, `CopyFiles` |"),
+    (every_method_is_described, "| UNIMPLEMENTED: there is no policy engine |", "| a policy |"),
+    (every_field_is_described, "| `Storage.shared` | served |", "| `Storage.shared` | ignored |"),
+    (every_field_is_described, "| `Storage.shared` |", "| `Storage.shared`, `Storage.none` |"),
+    (every_field_is_described, "`Linux.MaskedPaths`, ", ""),
+    (every_field_is_described, "| `Version` | ignored | whatever", "| `Version` | served | whatever"),
+    (every_field_is_described, "| refused | this is Linux |", "| refused | |"),
     (every_python_package_is_described, "| `tqdm` |", "| tqdm |"),
     (every_python_package_is_described, "| `tqdm` |", "| `rich` |"),
     (every_go_module_is_described, "| `golang.org/x/sys` |", "| `golang.org/x/net` |"),
