@@ -1,8 +1,6 @@
 package container
 
 import (
-	"strings"
-
 	"google.golang.org/protobuf/proto"
 
 	"guestforge.dev/agent/internal/api"

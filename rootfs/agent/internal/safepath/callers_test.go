@@ -49,6 +49,7 @@ var allowed = map[string]string{
 	"metrics/held.go names os.Open":            "a directory of /proc or of cgroups",
 	"mirror/mirror.go Stop os.RemoveAll":       "a descriptor, and a name that was looked at; Go follows no link below",
 	"procfs/network.go Interfaces os.ReadFile": "a file of /proc",
+	"storage/hugepages.go *":                   "files of sysfs",
 	"storage/resize.go diskSize os.ReadFile":   "a file of sysfs",
 	"storage/stale.go LookAtMounts unix.Lstat": "it only looks",
 

@@ -20,18 +20,18 @@ func TestAUserMayOpenItsOutputsAnew(t *testing.T) {
 		request := a.create("first-"+name, "put", "/dev/"+name, "some words")
 		request.OCI.Process.User, request.OCI.Process.Capabilities = user, &api.LinuxCapabilities{}
 		a.run(request)
-		a.said("first-"+name, "", name)
+		a.put("first-"+name, "", name)
 	}
 	a.run(a.create("host", "sleep", "100"))
 	for _, name := range []string{"stdout", "stderr"} {
 		process := &api.Process{Args: []string{"/probe", "put", "/dev/" + name, "some words"}, User: user}
 		a.do("ExecProcess", &api.ExecProcessRequest{ContainerId: "host", ExecId: name, Process: process})
-		a.said("host", name, name)
+		a.put("host", name, name)
 	}
 }
 
-// said expects that a process has opened one of its outputs, and written to it.
-func (a *agent) said(id, exec, name string) {
+// put expects that a process has opened one of its outputs, and written to it.
+func (a *agent) put(id, exec, name string) {
 	a.Helper()
 	out, errors := a.output("ReadStdout", id, exec), a.output("ReadStderr", id, exec)
 	if name == "stdout" {
