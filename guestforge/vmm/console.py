@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from guestforge.vmm.faults import Kind, classify
+from guestforge.vmm.faults import TAB, Kind, classify
 
 MAX_LINE: Final = 4096  # bytes; a longer line is taken in pieces
 HEAD_LINES: Final = 1000  # what is kept in memory: the first lines,
@@ -42,7 +42,7 @@ def clean(data: bytes) -> str:
 
     What is not UTF-8 becomes U+FFFD; control, format (such as bidirectional overrides) and unassigned characters too.
     """
-    text = _ESCAPES.sub("", data.decode("utf-8", "replace")).replace("\t", "    ")
+    text = _ESCAPES.sub("", data.decode("utf-8", "replace")).replace("\t", TAB)
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -48,15 +48,20 @@ TABLE: Final = tuple(_Row(kind, re.compile(pattern)) for kind, pattern in _PATTE
 _STAMP: Final = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?")
 # A line of an agent's log: ours has a time in front, kata-agent's is JSON. What it quotes is anybody's.
 _LOGGED: Final = re.compile(r"time=|\{")
-# What follows a task's name, of at most 15 characters (TASK_COMM_LEN), where the kernel begins a message with one:
-# mm/oom_kill.c, mm/page_alloc.c, fs/drop_caches.c, and show_signal() and its like of the architectures.
-_NAMED: Final = re.compile(r".{0,15}(?: invoked oom-killer|: page allocation failure|\[\d+\]| ?\(\d+\))")
+TAB: Final = " " * 4  # what a tab has become, which was one character
+# What follows a task's name, of at most 15 characters (TASK_COMM_LEN), where a line begins with one: mm/oom_kill.c,
+# mm/page_alloc.c, fs/drop_caches.c, show_signal() and its like of the architectures, dump_stack_print_info(). A name
+# may have a line break in it, so that a line begins in its middle, or ends with it.
+_NAMED: Final = re.compile(
+    r".{0,15}(?:$| invoked oom-killer|: page allocation failure"
+    r"|\[\d+\]| ?\(\d+\)|\) total-vm:|,pid=\d| (?:Not t|T)ainted)"
+)
 
 
 def classify(line: str) -> Kind | None:
     """Return what a line of the console speaks of, None if it is harmless."""
     said = message(line)
-    if said is None or _NAMED.match(said):
+    if said is None or _NAMED.match(said.replace(TAB, "\t")):
         return None
     return next((row.kind for row in TABLE if row.pattern.match(said)), None)
 

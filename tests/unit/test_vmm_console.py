@@ -103,6 +103,10 @@ BY_NAME = (
     "{}[123]: unhandled signal 11 code 0x1 at 0x0000000000000000",
     "{}: page allocation failure: order:0, mode:0xcc0(GFP_KERNEL), nodemask=(null)",
     "{} (123): drop_caches: 3",
+    "{}) total-vm:12kB, anon-rss:4kB, file-rss:0kB, shmem-rss:0kB",  # a name with a line break in it, from there on
+    "{},pid=77,uid=0",
+    "{} Not tainted 6.12.117 #1",
+    "{}",
     "traps: {}[123] trap invalid opcode ip:401000 sp:7ffd error:0 in x[401000+1000]",
     "Memory cgroup out of memory: Killed process 77 ({}) total-vm:12kB",
     "process '/{}' started with executable stack",
@@ -192,17 +196,17 @@ def test_fault_is_found_at_its_line_break_with_what_is_around(log):
 def test_excerpt_of_a_late_line_is_right_when_old_ones_are_gone():
     watched = Console(None)
     watched.feed(b"line\n" * (console.HEAD_LINES + console.TAIL_LINES + 50))
-    watched.feed(b"WARNING: x\n" + b"after\n" * 3)
-    assert watched.excerpt(watched.faults[0]).splitlines()[-4:] == ["WARNING: x", "after", "after", "after"]
+    watched.feed(b"WARNING: CPU: 0 PID: 1\n" + b"after\n" * 3)
+    assert watched.excerpt(watched.faults[0]).splitlines()[-4:] == ["WARNING: CPU: 0 PID: 1", "after", "after", "after"]
     watched.feed(b"more\n" * console.TAIL_LINES)
-    assert watched.excerpt(watched.faults[0]) == "WARNING: x"
+    assert watched.excerpt(watched.faults[0]) == "WARNING: CPU: 0 PID: 1"
 
 
 def test_memory_is_bounded_and_first_and_last_lines_stay():
     watched = Console(None)
     watched.feed(b"first\n")
     for _ in range(100):
-        watched.feed(b"WARNING: x\n" * 1000)
+        watched.feed(b"WARNING: CPU: 0 PID: 1\n" * 1000)
     watched.feed(b"x" * 1_000_000)
     watched.feed(b"\nlast\n")
     assert len(watched.lines()) == console.HEAD_LINES + console.TAIL_LINES
@@ -240,7 +244,7 @@ def test_log_of_before_is_not_kept(log):
 
 def test_log_on_a_full_disk_is_noticed_and_lines_are_still_read():
     watched = Console(Path("/dev/full"))
-    assert watched.feed(b"WARNING: x\n") == ["WARNING: x"]
+    assert watched.feed(b"WARNING: CPU: 0 PID: 1\n") == ["WARNING: CPU: 0 PID: 1"]
     assert watched.log_error.errno == errno.ENOSPC
     assert watched.feed(b"y\n") == ["y"]
     watched.close()

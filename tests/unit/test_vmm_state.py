@@ -51,12 +51,17 @@ def test_trace_that_follows_is_in_the_excerpt(state, monkeypatch):
     # so long that a slow machine keeps to it
     monkeypatch.setattr("guestforge.vmm.state.TRACE_QUIET", 0.8)
     monkeypatch.setattr("guestforge.vmm.state.TRACE_LIMIT", LIMIT)
-    state.feed(b"[ 1.0] BUG: unable\n")
+    state.feed(b"[ 1.0] BUG: unable to handle page fault\n")
     for number in (1, 2, 3):  # each within the quiet time after the one before, all of them not
         later(state.feed, b"trace %d\n" % number, after=0.3 * number)
     with pytest.raises(MachineError) as caught:
         state.verify()
-    assert caught.value.excerpt.splitlines() == ["[ 1.0] BUG: unable", "trace 1", "trace 2", "trace 3"]
+    assert caught.value.excerpt.splitlines() == [
+        "[ 1.0] BUG: unable to handle page fault",
+        "trace 1",
+        "trace 2",
+        "trace 3",
+    ]
 
 
 def test_endless_trace_does_not_hold_the_wait_up(state):
@@ -66,7 +71,7 @@ def test_endless_trace_does_not_hold_the_wait_up(state):
         while not stop.wait(0.01):
             state.feed(b"more\n")
 
-    state.feed(b"WARNING: x\n")
+    state.feed(b"WARNING: CPU: 0 PID: 1\n")
     thread = threading.Thread(target=print_on)
     thread.start()
     start = time.monotonic()
@@ -79,7 +84,7 @@ def test_endless_trace_does_not_hold_the_wait_up(state):
 def test_first_reason_counts(state):
     state.fail("virtiofs-died", "it died", lambda: "its words")
     state.fail("vsock-died", "that too", str)
-    state.feed(b"WARNING: x\n")
+    state.feed(b"WARNING: CPU: 0 PID: 1\n")
     state.has_ended(1)
     with pytest.raises(MachineError, match="it died") as caught:
         state.verify()
@@ -93,7 +98,7 @@ def test_fault_counts_before_what_was_waited_for_and_that_before_qemus_end(state
     assert state.wait(lambda: state.find("agent ready"), LIMIT, "agent") == "agent ready"
     assert kind_of(state) == "qemu-exited"
     other = State(Console(None), "Linux version", None)
-    other.feed(b"agent ready\nWARNING: x\n")
+    other.feed(b"agent ready\nWARNING: CPU: 0 PID: 1\n")
     assert kind_of(other, lambda: other.find("agent ready")) == "warning"
 
 
