@@ -16,7 +16,7 @@ from guestforge.image.disk_step import image_step
 from guestforge.image.initrd_step import initrd_step
 from guestforge.kernel.step import kernel_step
 from guestforge.project.bounds import load_guest_for
-from guestforge.project.load import load_kernel, load_rootfs
+from guestforge.project.load import Folders, load_kernel, load_rootfs
 from guestforge.project.lock import AGAIN, LOCK
 from guestforge.project.models import DebianSource, Guest, Kernel, Rootfs
 from guestforge.project.options import BuildOptions
@@ -72,9 +72,7 @@ def guest_programs(store: Store, arch: Arch, jobs: Jobserver) -> dict[str, Step]
 def guest_steps(store: Store, arch: Arch, options: BuildOptions, jobs: Jobserver) -> GuestSteps:
     """Return a guest's steps, whose programs share `jobs`. Raises UserError for what is wrong with its recipes."""
     archive = _archive(store, options)
-    recipes = options.project.recipes
-    guest = load_guest_for(arch, options.guest, recipes)
-    kernel_recipe, rootfs = load_kernel(guest.kernel, recipes), load_rootfs(guest.rootfs, recipes)
+    guest, kernel_recipe, rootfs = recipes_of(arch, options.guest, options.project.recipes)
     source = _source(archive, kernel_recipe.source)
     kernel = kernel_step(store, arch, kernel_recipe, source, jobs=jobs, fragments=options.project.fragments)
     agent = given_step(arch, options.agent) if options.agent else program_step(store, arch, AGENT, jobs)
@@ -92,6 +90,12 @@ def guest_steps(store: Store, arch: Arch, options: BuildOptions, jobs: Jobserver
         own_agent=not options.agent,
         **guest_programs(store, arch, jobs),
     )
+
+
+def recipes_of(arch: Arch, name: str, recipes: Folders) -> tuple[Guest, Kernel, Rootfs]:
+    """Return a guest's recipes. Raises UserError for what is wrong with one of them."""
+    guest = load_guest_for(arch, name, recipes)
+    return guest, load_kernel(guest.kernel, recipes), load_rootfs(guest.rootfs, recipes)
 
 
 def packages_of(kernel: Kernel, rootfs: Rootfs, arch: Arch) -> tuple[Wanted, ...]:

@@ -13,7 +13,7 @@ from guestforge.project.layout import AGENT_SOURCES, CHECKOUT
 
 PACKAGE: Final = ROOT.relative_to(CHECKOUT)
 AGENT: Final = AGENT_SOURCES.relative_to(CHECKOUT)
-LOCK: Final = Path("requirements.lock")
+REQUIREMENTS: Final = Path("requirements.lock")
 ABSENT: Final = "absent"  # in the place of a digest of what a tree does not have
 _PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
@@ -46,7 +46,7 @@ class Checkout:
 
     @cached_property
     def _pins(self) -> Mapping[str, str]:
-        path = self.root / LOCK
+        path = self.root / REQUIREMENTS
         return dict(_PIN.findall(path.read_text())) if path.is_file() else {}
 
     def _definitions(self, module: str, *names: str) -> str:

@@ -21,9 +21,8 @@ from guestforge.sources.resolution import Wanted
 
 # Inputs that the machine decides, by step: the same on both sides of a comparison. docs/ci.md tells of them.
 MACHINE: Final[Mapping[str, frozenset[str]]] = {
-    "source": frozenset(
-        {"version", "sha256", "size"}
-    ),  # the suite's newest, where neither recipe nor lock file pins one
+    # the suite's newest, where neither recipe nor lock file pins one
+    "source": frozenset({"version", "sha256", "size"}),
     "package": frozenset({"version", "sha256", "size"}),
     "kernel": frozenset({"compiler", "linker"}),
     "image": frozenset({"e2fsprogs"}),

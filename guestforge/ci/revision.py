@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from guestforge.ci.checkout import AGENT, LOCK, PACKAGE
+from guestforge.ci.checkout import AGENT, PACKAGE, REQUIREMENTS
 from guestforge.core.errors import BuildError, UserError
 from guestforge.core.runtime import Runtime
 from guestforge.project.folder import Project
 from guestforge.project.layout import FRAGMENTS, OVERLAYS, RECIPES
-from guestforge.project.lock import LOCK as LOCK_FILE
+from guestforge.project.lock import LOCK
 
-OF_A_PROJECT: Final = (*(Path(folder.name) for folder in (RECIPES, FRAGMENTS, OVERLAYS)), Path(LOCK_FILE))
-OF_OURS: Final = (*OF_A_PROJECT, PACKAGE, AGENT, LOCK)
+OF_A_PROJECT: Final = (*(Path(folder.name) for folder in (RECIPES, FRAGMENTS, OVERLAYS)), Path(LOCK))
+OF_OURS: Final = (*OF_A_PROJECT, PACKAGE, AGENT, REQUIREMENTS)
 WANTED_BY: Final = "--changed-since"
 # What CI systems give for "the commit before" where there is none, in SHA-1 and SHA-256
 _NOTHING: Final = re.compile(r"0{40}|0{64}")

@@ -11,15 +11,14 @@ from guestforge.core.runtime import HOST
 from guestforge.core.store import Store
 from guestforge.host.packages import ensure
 from guestforge.manifest import write_json
-from guestforge.project.bounds import load_guest_for
 from guestforge.project.folder import Project
-from guestforge.project.load import load_kernel, load_rootfs, names
+from guestforge.project.load import names
 from guestforge.project.lock import LOCK, Lock, Locked, lock_of
 from guestforge.project.models import Guest
 from guestforge.project.options import LockOptions
 from guestforge.sources.packages import NEEDS
 from guestforge.sources.resolution import Archive, Wanted, ask
-from guestforge.targets import packages_of
+from guestforge.targets import packages_of, recipes_of
 
 
 def lock(asked: LockOptions) -> None:
@@ -41,8 +40,7 @@ def _wanted(project: Project, guests: Iterable[str], arches: Iterable[Arch]) -> 
     """Return the packages of guests for architectures, each once. Raises UserError for what is wrong with a recipe."""
     found: dict[Wanted, None] = {}
     for name, arch in product(guests, arches):
-        guest = load_guest_for(arch, name, project.recipes)
-        kernel, rootfs = load_kernel(guest.kernel, project.recipes), load_rootfs(guest.rootfs, project.recipes)
+        _, kernel, rootfs = recipes_of(arch, name, project.recipes)
         found |= dict.fromkeys(packages_of(kernel, rootfs, arch))
     return tuple(found)
 

@@ -9,28 +9,19 @@ from typing import Final
 from guestforge.agent.client import AgentClient
 from guestforge.agent.metrics import parse_metrics
 from guestforge.agent.spec import process
-from guestforge.bootable import guest_needs, make_guests
 from guestforge.check import fixtures, live
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure
-from guestforge.check.guest import Machine
-from guestforge.check.report import CONSOLE
 from guestforge.check.stage import Stage
-from guestforge.check.storages import prepare_with
 from guestforge.core.countdown import countdown
-from guestforge.core.graph import Evaluation
-from guestforge.core.jobserver import Jobserver
-from guestforge.core.progress import Bar, bar, say
-from guestforge.core.runtime import HOST
-from guestforge.core.scratch import scratch_directory
-from guestforge.core.store import Store
-from guestforge.host.packages import ensure
+from guestforge.core.progress import Bar, bar
 from guestforge.pipeline import Pipeline
-from guestforge.project.options import BenchOptions, BuildOptions, CheckOptions
+from guestforge.project.options import BenchOptions, CheckOptions
 from guestforge.rootfs.agent import AGENT
 from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.vmm.emulator import choose_emulator
-from tools.bench.figures import Aim, Figure, Section, Table, formatted, missed, write
+from tools.bench.figures import Aim, Figure, Section, Table, formatted, publish
+from tools.bench.guests import READY_LIMIT, built, running
 from tools.bench.host import host_facts, now
 
 EXECS: Final = 200
@@ -40,7 +31,6 @@ PROGRAM: Final = "/probe"
 DISK: Final = "virtio-blk"
 DISK_MIB: Final = 64
 LIMIT: Final = 1800.0  # seconds of all that is measured in a guest
-READY_LIMIT: Final = 120.0
 RSS: Final = "kata_agent_total_rss"  # in bytes
 IDLE_AIM: Final = Aim(12 * 1024, strict=True)  # KiB
 BUSY_AIM: Final = Aim(30 * 1024, strict=True)  # KiB
@@ -61,15 +51,10 @@ class Measured:
 
 def run(measured: BenchOptions) -> None:
     """Measure the architectures that were asked for, by default those that are proven, and write the section."""
-    evaluation, jobs = Evaluation(Store()), Jobserver(BuildOptions().jobs)
-    guests = [Pipeline(arch, BuildOptions(), evaluation, jobs) for arch in measured.arches]
-    ensure(need for guest in guests for need in guest_needs(guest))
-    make_guests(*guests, booted=("initrd",))  # before the clock runs
+    guests = built(measured.arches, ("initrd",))  # before the clock runs
     facts = host_facts()
     section = Section("agent", now(), facts, tuple(_table(guest) for guest in guests))
-    write(section)
-    for line in missed(section):
-        say(f"not met: {line}")
+    publish(section)
 
 
 def _table(pipeline: Pipeline) -> Table:
@@ -81,24 +66,14 @@ def _table(pipeline: Pipeline) -> Table:
 
 def _measure(guest: GuestArtifacts, size: int) -> Measured:
     tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, guest.probe, 0o755)])
-    with scratch_directory("guestforge-bench-") as scratch:
-        storages = prepare_with(guest.arch, lambda _: (tree, ()), scratch, HOST, disk_mib=DISK_MIB)
-        machine = Machine(guest, "initrd", CheckOptions(accel="tcg"), storages, scratch / CONSOLE)
-        with live.start(machine) as running:
-            return _work(running, guest.arch.name, size)
-
-
-def _work(guest: live.LiveGuest, arch: str, size: int) -> Measured:
-    if not guest.wait_serving(READY_LIMIT):
-        raise CheckFailure("the agent did not say SERVING", guest.console_tail(20))
-    guest.create_sandbox()
     found: list[Measured] = []
+    with running(guest, tree, CheckOptions(accel="tcg"), DISK_MIB) as (started, _):
 
-    def proof(stage: Stage) -> str:
-        found.append(_drive(guest, stage, arch, size))
-        return ""
+        def proof(stage: Stage) -> str:
+            found.append(_drive(started, stage, guest.arch.name, size))
+            return ""
 
-    guest.drive(proof, countdown(LIMIT))
+        started.drive(proof, countdown(LIMIT))
     return found[0]
 
 

@@ -13,27 +13,23 @@ from guestforge.agent.metrics import guest_memory, parse_metrics
 from guestforge.agent.ready import wait_ready
 from guestforge.agent.transport import AGENT_PORT
 from guestforge.arch import Arch
-from guestforge.bootable import guest_needs, make_guests
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.live import guest_plan
 from guestforge.core.errors import CheckError
-from guestforge.core.graph import Evaluation
-from guestforge.core.jobserver import Jobserver
-from guestforge.core.progress import bar, say
+from guestforge.core.progress import bar
 from guestforge.core.scratch import scratch_directory
-from guestforge.core.store import Store
-from guestforge.host.packages import ensure
 from guestforge.image.initrd_step import INITRD
 from guestforge.kernel.step import KERNEL
 from guestforge.pipeline import Pipeline
-from guestforge.project.options import ARTIFACTS, Artifact, BenchOptions, BuildOptions
+from guestforge.project.options import ARTIFACTS, Artifact, BenchOptions
 from guestforge.rootfs.agent import AGENT
 from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.machine import Machine
 from guestforge.vmm.plan import MachinePlan
 from guestforge.vmm.vsock import choose_vsock
 from tools.bench.aims import aim
-from tools.bench.figures import Aim, Figure, Section, Table, formatted, missed, spread, write
+from tools.bench.figures import Aim, Figure, Section, Table, formatted, publish, spread
+from tools.bench.guests import built
 from tools.bench.host import compiler, host_facts, now
 
 BOOTS: Final = 5  # of each artifact, timed
@@ -79,18 +75,13 @@ class Measured:
 
 def run(measured: BenchOptions) -> None:
     """Measure the architectures that were asked for, by default those that are proven, and write the section."""
-    evaluation, jobs = Evaluation(Store()), Jobserver(BuildOptions().jobs)
-    pipelines = [Pipeline(arch, BuildOptions(), evaluation, jobs) for arch in measured.arches]
-    ensure(need for pipeline in pipelines for need in guest_needs(pipeline))
-    make_guests(*pipelines)  # before the clock runs
+    pipelines = built(measured.arches)  # before the clock runs
     guests = [pipeline.guest_artifacts() for pipeline in pipelines]
     facts = host_facts()
     pairs = zip(pipelines, guests, strict=True)
     tables = tuple(_table(_measure(pipeline, guest), guest) for pipeline, guest in pairs)
     section = Section("boot", now(), facts, tables)
-    write(section)
-    for line in missed(section):
-        say(f"not met: {line}")
+    publish(section)
 
 
 def _measure(pipeline: Pipeline, guest: GuestArtifacts) -> Measured:

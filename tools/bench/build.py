@@ -1,7 +1,6 @@
 """`./invoke bench.build`: builds of one architecture after the other against plain make, in a scratch project."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +10,7 @@ from guestforge.check.report import REPORT
 from guestforge.core.cache import SCRATCH
 from guestforge.core.errors import BuildError
 from guestforge.core.files import remove_tree
-from guestforge.core.progress import Bar, bar, say, step
+from guestforge.core.progress import bar, say, step
 from guestforge.core.scratch import scratch_directory
 from guestforge.core.store import Store
 from guestforge.host.packages import ensure
@@ -22,9 +21,9 @@ from guestforge.pipeline import Pipeline
 from guestforge.project.options import ARTIFACTS, BuildOptions, HostBenchOptions
 from guestforge.vmm.emulator import choose_emulator
 from tools.bench.builds import Change, Measured, figures
-from tools.bench.figures import Section, Table, missed, write
+from tools.bench.figures import Section, Table, publish
 from tools.bench.host import compiler, host_facts, now
-from tools.bench.lanes import Cost, Lane, alone, in_turn, seconds_of
+from tools.bench.lanes import Cost, Lane, alone, in_turn, repeated, seconds_of
 from tools.bench.scratch_project import PlainMake, ScratchProject, fetch
 
 REPEATS: Final = 5  # builds with nothing changed
@@ -42,9 +41,7 @@ def run(measured: HostBenchOptions) -> None:
     facts = host_facts()
     tables = tuple(_table(_measure(arch)) for arch in measured.arches)
     section = Section("build", now(), facts, tables)
-    write(section)
-    for line in missed(section):
-        say(f"not met: {line}")
+    publish(section)
 
 
 def _table(measured: Measured) -> Table:
@@ -106,13 +103,12 @@ class Bench:
 
     def _unchanged(self) -> list[float]:
         command = self._project.invoke("build", self._arch)
-        with bar(f"builds of {self._arch.name} with nothing changed", REPEATS, "builds") as shown:
-            return [_counted(shown, lambda: seconds_of(command, self._log)) for _ in range(REPEATS)]
+        title = f"builds of {self._arch.name} with nothing changed"
+        return repeated(title, REPEATS, "builds", lambda: seconds_of(command, self._log))
 
     def _check(self) -> list[float]:
         """Return what checks took beyond their boots."""
-        with bar(f"checks of {self._arch.name} alone", CHECKS, "checks") as shown:
-            return [_counted(shown, self._check_once) for _ in range(CHECKS)]
+        return repeated(f"checks of {self._arch.name} alone", CHECKS, "checks", self._check_once)
 
     def _check_once(self) -> float:
         command = self._project.invoke("check", self._arch, options=("--jobs", "1"))
@@ -170,9 +166,3 @@ def _put(path: Path, old: str, new: str) -> None:
     """Replace a line of a fragment."""
     lines = path.read_text().splitlines()
     path.write_text("".join(f"{new if line == old else line}\n" for line in lines))
-
-
-def _counted(shown: Bar, measure: Callable[[], float]) -> float:
-    seconds = measure()
-    shown.update()
-    return seconds

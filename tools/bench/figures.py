@@ -1,4 +1,4 @@
-"""docs/figures.md: a static head, and one section for each command that measures. Everything here is pure but `write`.
+"""docs/figures.md: a static head, and one section for each command that measures. All is pure but `publish`, `write`.
 
 A command replaces its own section; the head is written anew each time.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from guestforge.core.files import atomic_file
+from guestforge.core.progress import say
 from guestforge.project.layout import CHECKOUT
 
 FIGURES: Final = CHECKOUT / "docs" / "figures.md"
@@ -186,6 +187,13 @@ def page(old: str, section: Section) -> str:
     texts[section.key] = render(section)
     marked = (f"{_mark('begin', key)}\n{text.rstrip()}\n\n{_mark('end', key)}\n" for key, text in texts.items())
     return "\n".join((HEAD, *marked))
+
+
+def publish(section: Section) -> None:
+    """Put a section into the page, and say which of its figures are not what was aimed at."""
+    write(section)
+    for line in missed(section):
+        say(f"not met: {line}")
 
 
 def write(section: Section, path: Path = FIGURES) -> None:

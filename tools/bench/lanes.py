@@ -6,12 +6,13 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from guestforge.core.errors import BuildError
+from guestforge.core.progress import bar
 from guestforge.core.run import Process, spawn
 
 TURN: Final = 5.0  # seconds that one works while the others are stopped
@@ -134,6 +135,16 @@ def seconds_of(command: Command, log: Path) -> float:
         lines = log.read_text(errors="replace").splitlines()[-EXCERPT_LINES:]
         raise BuildError(f"a measured command ended with exit code {code}", excerpt="\n".join(lines))
     return seconds
+
+
+def repeated(title: str, times: int, what: str, measure: Callable[[], float]) -> list[float]:
+    """Measure several times, with a bar; return each value."""
+    values = []
+    with bar(title, times, what) as shown:
+        for _ in range(times):
+            values.append(measure())
+            shown.update()
+    return values
 
 
 def descendants(pid: int) -> list[int]:

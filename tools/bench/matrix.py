@@ -16,9 +16,9 @@ from guestforge.pipeline import Pipeline
 from guestforge.project.options import BenchOptions, BuildOptions
 from guestforge.vmm.emulator import choose_emulator
 from tools.bench.aims import aim
-from tools.bench.figures import Aim, Figure, Section, Table, formatted, missed, spread, write
+from tools.bench.figures import Aim, Figure, Section, Table, formatted, publish, spread
 from tools.bench.host import compiler, host_facts, now
-from tools.bench.lanes import Cost, Lane, alone, in_turn, seconds_of
+from tools.bench.lanes import Cost, Lane, alone, in_turn, repeated, seconds_of
 from tools.bench.scratch_project import PlainMake, ScratchProject, fetch
 
 REPEATS: Final = 5  # builds with nothing changed
@@ -43,9 +43,7 @@ def run(options: BenchOptions) -> None:
         ensure(guest_needs(Pipeline(arch, BuildOptions())))
     facts = host_facts()
     section = Section("matrix", now(), facts, tuple(_tables(_measure(options.arches))))
-    write(section)
-    for line in missed(section):
-        say(f"not met: {line}")
+    publish(section)
 
 
 def _measure(arches: Sequence[Arch]) -> Measured:
@@ -79,12 +77,7 @@ def _make(project: ScratchProject, arch: Arch, plain: PlainMake) -> Cost:
 
 def _unchanged(project: ScratchProject, arches: Sequence[Arch]) -> list[float]:
     command = project.invoke("build", *arches)
-    seconds = []
-    with bar("builds of all with nothing changed", REPEATS, "builds") as shown:
-        for _ in range(REPEATS):
-            seconds.append(seconds_of(command, project.log))
-            shown.update()
-    return seconds
+    return repeated("builds of all with nothing changed", REPEATS, "builds", lambda: seconds_of(command, project.log))
 
 
 def _checks(project: ScratchProject, arches: Sequence[Arch]) -> dict[Arch, list[float]]:

@@ -27,7 +27,6 @@ from guestforge.pipeline import Pipeline
 from guestforge.project.folder import FILE
 from guestforge.project.layout import CHECKOUT, FRAGMENTS, INVOKE, RECIPES
 from guestforge.project.load import load_guest, load_kernel
-from guestforge.project.models import Kernel
 from guestforge.project.options import BuildOptions
 from guestforge.sources.kernel_tree import kernel_tree
 from guestforge.sources.linux import source_step
@@ -71,7 +70,7 @@ class PlainMake:
     def __init__(self, project: ScratchProject, arch: Arch) -> None:
         self._project = project
         self._arch = arch
-        self._recipe = recipe_of_kernel()
+        self._recipe = load_kernel(load_guest(BuildOptions().guest).kernel)
         source = source_step(Archive(project.store), self._recipe.source)
         self._tree = kernel_tree(Evaluation(project.store).entry(source))
         self._make = self._in(f"plain-{arch.name}")
@@ -117,11 +116,6 @@ class PlainMake:
         directory = self._project.scratch / name
         directory.mkdir(exist_ok=True)
         return Make(self._arch, self._tree.path, directory, self._tree.date, HOST)
-
-
-def recipe_of_kernel() -> Kernel:
-    """Return the recipe of the default guest's kernel."""
-    return load_kernel(load_guest(BuildOptions().guest).kernel)
 
 
 def fetch(arch: Arch, user: Store) -> None:

@@ -8,27 +8,18 @@ from statistics import median
 from typing import Final, get_args
 
 from guestforge.arch import Arch
-from guestforge.bootable import guest_needs, make_guests
 from guestforge.check import fixtures, live
 from guestforge.check.artifacts import GuestArtifacts
 from guestforge.check.engine import CheckFailure
-from guestforge.check.guest import Machine
-from guestforge.check.report import CONSOLE
-from guestforge.check.storages import Storage, fill_shares, prepare_with
-from guestforge.core.graph import Evaluation
-from guestforge.core.jobserver import Jobserver
-from guestforge.core.progress import bar, say
-from guestforge.core.runtime import HOST
-from guestforge.core.scratch import scratch_directory
-from guestforge.core.store import Store
-from guestforge.host.packages import ensure
-from guestforge.pipeline import Pipeline
-from guestforge.project.options import BenchOptions, BuildOptions, CheckOptions
+from guestforge.check.storages import Storage
+from guestforge.core.progress import bar
+from guestforge.project.options import BenchOptions, CheckOptions
 from guestforge.rootfs.tree import Directory, File, Tree
 from guestforge.vmm.emulator import choose_emulator
 from guestforge.vmm.virtiofs import Kind
 from guestforge.vmm.virtiofsd import find_virtiofsd, why_not
-from tools.bench.figures import Aim, Figure, Section, Table, missed, spread, write
+from tools.bench.figures import Aim, Figure, Section, Table, publish, spread
+from tools.bench.guests import built, running
 from tools.bench.host import host_facts, now
 
 PROGRAM: Final = "/storagebench"
@@ -37,7 +28,6 @@ ROUNDS: Final = 3  # machines with each server, in turn: what slows the host slo
 RUNS: Final = 2  # on each storage of a machine, in turn
 DISK_MIB: Final = 256
 LIMIT: Final = 600.0  # seconds of one run
-READY_LIMIT: Final = 120.0
 OUTPUT_LIMIT: Final = 4096  # bytes
 REFERENCE: Final = "virtio-blk"
 OURS: Final[Kind] = "builtin"
@@ -64,16 +54,10 @@ class Measured:
 
 def run(measured: BenchOptions) -> None:
     """Measure the architectures that were asked for, by default those that are proven, and write the section."""
-    evaluation, jobs = Evaluation(Store()), Jobserver(BuildOptions().jobs)
-    pipelines = [Pipeline(arch, BuildOptions(), evaluation, jobs) for arch in measured.arches]
-    ensure(need for pipeline in pipelines for need in guest_needs(pipeline))
-    make_guests(*pipelines)  # before the clock runs
-    guests = [(pipeline.guest_artifacts(), pipeline.storagebench) for pipeline in pipelines]
+    guests = [(pipeline.guest_artifacts(), pipeline.storagebench) for pipeline in built(measured.arches)]
     facts = host_facts()
     section = Section("storage", now(), facts, tuple(_table(guest, program) for guest, program in guests))
-    write(section)
-    for line in missed(section):
-        say(f"not met: {line}")
+    publish(section)
 
 
 def servers(arch: Arch) -> tuple[Kind, ...]:
@@ -102,19 +86,12 @@ def together(rounds: list[Measured]) -> Measured:
 def _measure(guest: GuestArtifacts, program: Path, server: Kind) -> Measured:
     """Boot a guest with a virtio-fs server and have it work on each storage in turn, several times."""
     tree = Tree([*map(Directory, fixtures.MOUNT_POINTS), File(PROGRAM, program, 0o755), Directory(PLACE)])
-    with scratch_directory("guestforge-bench-") as scratch:
-        storages = prepare_with(guest.arch, lambda _: (tree, ()), scratch, HOST, disk_mib=DISK_MIB)
-        fill_shares(storages)
-        options = CheckOptions(accel="tcg", virtio_fs_server=server)
-        machine = Machine(guest, "initrd", options, storages, scratch / CONSOLE)
-        with live.start(machine) as running:
-            return _work(running, storages, server)
+    options = CheckOptions(accel="tcg", virtio_fs_server=server)
+    with running(guest, tree, options, DISK_MIB) as (started, storages):
+        return _work(started, storages, server)
 
 
 def _work(guest: live.LiveGuest, storages: tuple[Storage, ...], server: Kind) -> Measured:
-    if not guest.wait_serving(READY_LIMIT):
-        raise CheckFailure("the agent did not say SERVING", guest.console_tail(20))
-    guest.create_sandbox()
     seconds: dict[str, Seconds] = {storage.check: {work: [] for work in WORK} for storage in storages}
     with bar(f"storages with {server}", RUNS * len(storages), "runs") as shown:
         for storage in storages * RUNS:

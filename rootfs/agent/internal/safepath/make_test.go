@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"guestforge.dev/agent/internal/safepath/pathtest"
 )
 
 // links makes symbolic links in a new root, in pairs of name and target.
@@ -116,7 +118,7 @@ func TestStrictMakesNothingWhereALinkLeads(t *testing.T) {
 // A link that somebody swaps meanwhile, for one that leads elsewhere or for a directory, leads nowhere out of the root.
 func TestALinkThatIsSwappedLeadsNowhereOut(t *testing.T) {
 	root, base := links(t, Inside, "one", "/made/one", "two", "../../../../../../tmp/guestforge-escape")
-	stop := exchanging(base+"/one", base+"/two")
+	stop := pathtest.Exchanging(base+"/one", base+"/two")
 	for i := range 300 {
 		if made, err := root.Mkdir(fmt.Sprint("one/d", i), 0o755); err == nil {
 			made.Close()

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"guestforge.dev/agent/internal/safepath/pathtest"
 )
 
 func TestIDs(t *testing.T) {
@@ -161,28 +163,11 @@ func TestAPathThatChangesMeanwhileIsOpenedAgainButNotForEver(t *testing.T) {
 	}
 }
 
-// exchanging exchanges two names without end, until what it returns is called.
-func exchanging(one, other string) func() {
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, one, unix.AT_FDCWD, other, unix.RENAME_EXCHANGE)
-			}
-		}
-	}()
-	return func() { close(stop); <-stopped }
-}
-
 // The kernel itself, while somebody renames without end and a path has ".." so often that there is always one in between.
 func TestAPathAmongRenamesWithoutEndIsAnErrorAndNoHang(t *testing.T) {
 	base := tree(t)
 	root := open(t, base, Inside)
-	defer exchanging(base+"/file", base+"/dangling")()
+	defer pathtest.Exchanging(base+"/file", base+"/dangling")()
 	long := strings.Repeat("in/../", 600) + "in"
 	for begun := time.Now(); time.Since(begun) < 30*time.Second; {
 		file, err := root.Open(long, unix.O_PATH, 0)

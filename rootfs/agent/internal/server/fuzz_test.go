@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/fields/fieldtest"
 	"guestforge.dev/agent/internal/sandbox"
 )
 
@@ -113,30 +114,16 @@ var unset = map[protoreflect.Name]bool{
 }
 
 func plausible(field protoreflect.FieldDescriptor, depth int) protoreflect.Value {
-	switch field.Kind() {
-	case protoreflect.MessageKind:
+	word, known := words[field.Name()]
+	switch {
+	case field.Message() != nil:
 		return protoreflect.ValueOfMessage(filled(field.Message(), depth+1))
-	case protoreflect.StringKind:
-		if word, known := words[field.Name()]; known {
-			return protoreflect.ValueOfString(word)
-		}
-		return protoreflect.ValueOfString("1")
-	case protoreflect.BytesKind:
-		return protoreflect.ValueOfBytes([]byte("data"))
-	case protoreflect.EnumKind:
-		return protoreflect.ValueOfEnum(1)
-	case protoreflect.BoolKind:
-		return protoreflect.ValueOfBool(true)
-	case protoreflect.Uint32Kind:
-		return protoreflect.ValueOfUint32(1)
-	case protoreflect.Uint64Kind:
-		return protoreflect.ValueOfUint64(1)
-	case protoreflect.Int32Kind:
-		return protoreflect.ValueOfInt32(1)
-	case protoreflect.Int64Kind:
-		return protoreflect.ValueOfInt64(1)
+	case field.Kind() == protoreflect.BytesKind:
+		word = "data"
+	case !known:
+		word = "1"
 	}
-	panic("a field of a kind that no message had so far: " + string(field.FullName()))
+	return fieldtest.Value(field, word)
 }
 
 // containerSeeds are containers that are made, each with other parts of a spec.

@@ -5,11 +5,11 @@ import (
 	"path/filepath"
 	"testing"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/safepath/pathtest"
 )
 
 // Images have links to what a volume or the running system brings: /etc/localtime, /var/run.
@@ -120,7 +120,7 @@ func TestALinkThatComesAndGoesIsNeverFollowed(t *testing.T) {
 		{"directory", "link", "directory/sub/secret", "/data/secret", "/data/secret"},
 		{"file", "file-link", "file", "/data/secret", "/data/secret"},
 	} {
-		stop := exchanging(filepath.Join(volume, test.swapped), filepath.Join(volume, test.link))
+		stop := pathtest.Exchanging(filepath.Join(volume, test.swapped), filepath.Join(volume, test.link))
 		ran := 0
 		for range 20 {
 			request := a.binds("swap", filepath.Join(volume, test.source), test.destination, "read", test.secret)
@@ -136,21 +136,4 @@ func TestALinkThatComesAndGoesIsNeverFollowed(t *testing.T) {
 			t.Errorf("%s: no container was made: this test shows nothing", test.source)
 		}
 	}
-}
-
-// exchanging exchanges two names without end, until what it returns is called.
-func exchanging(one, other string) func() {
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, one, unix.AT_FDCWD, other, unix.RENAME_EXCHANGE)
-			}
-		}
-	}()
-	return func() { close(stop); <-stopped }
 }

@@ -23,8 +23,8 @@ var limits = map[string]int{
 // all that they could have by raising their limit (https://github.com/docker-library/haproxy/issues/194).
 const (
 	filesLimit = "RLIMIT_NOFILE"
-	openFiles  = 1024
-	mostFiles  = 1 << 20
+	softFiles  = 1024
+	hardFiles  = 1 << 20
 )
 
 // checkLimit returns an error for a limit that no process can have.
@@ -55,7 +55,7 @@ func setLimits(process *api.Process) error {
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &files); err != nil {
 		return err
 	}
-	files = unix.Rlimit{Cur: min(openFiles, files.Max), Max: min(mostFiles, files.Max)}
+	files = unix.Rlimit{Cur: min(softFiles, files.Max), Max: min(hardFiles, files.Max)}
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &files, nil); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"guestforge.dev/agent/internal/api"
+	"guestforge.dev/agent/internal/safepath/pathtest"
 )
 
 // linked makes a base with a directory, and with links out of it, within it, and to nothing; outside has what they lead to.
@@ -68,28 +69,11 @@ func TestNoLinkLeadsToALayerOfAnOverlay(t *testing.T) {
 	unchanged(t, m, outside)
 }
 
-// exchanging exchanges two names without end, until what it returns is called.
-func exchanging(one, other string) func() {
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, one, unix.AT_FDCWD, other, unix.RENAME_EXCHANGE)
-			}
-		}
-	}()
-	return func() { close(stop); <-stopped }
-}
-
 // While a link comes and goes in the place of a directory, last on a way or in its middle, nothing out of the base is opened or
 // made.
 func TestALinkThatComesAndGoesLeadsNowhere(t *testing.T) {
 	m, outside := linked(t)
-	stop := exchanging(m.Base+"/there", m.Base+"/out")
+	stop := pathtest.Exchanging(m.Base+"/there", m.Base+"/out")
 	opened, made := 0, 0
 	for i := range 500 {
 		for _, layer := range []string{"there", "there/below"} {

@@ -57,9 +57,9 @@ func (w Way) Set(message protoreflect.Message, text string) {
 	case field.Message() != nil:
 		w[1:].setBelow(message.Mutable(field).Message(), text)
 	case field.IsList():
-		message.Mutable(field).List().Append(value(field, text))
+		message.Mutable(field).List().Append(Value(field, text))
 	default:
-		message.Set(field, value(field, text))
+		message.Set(field, Value(field, text))
 	}
 }
 
@@ -69,7 +69,8 @@ func (w Way) setBelow(message protoreflect.Message, text string) {
 	}
 }
 
-func value(field protoreflect.FieldDescriptor, text string) protoreflect.Value {
+// Value returns a value of a field that is no message: a text, or of any other kind what is not its default.
+func Value(field protoreflect.FieldDescriptor, text string) protoreflect.Value {
 	switch field.Kind() {
 	case protoreflect.StringKind:
 		return protoreflect.ValueOfString(text)
@@ -85,8 +86,10 @@ func value(field protoreflect.FieldDescriptor, text string) protoreflect.Value {
 		return protoreflect.ValueOfInt64(1)
 	case protoreflect.Uint32Kind:
 		return protoreflect.ValueOfUint32(1)
+	case protoreflect.Uint64Kind:
+		return protoreflect.ValueOfUint64(1)
 	}
-	return protoreflect.ValueOfUint64(1)
+	panic("a field of a kind that no message had so far: " + string(field.FullName()))
 }
 
 // Hold sets each field of some messages alone: it has a line in one part of the table, and the answer that this part says. No
