@@ -268,6 +268,14 @@ def bench_storage(measured: BenchOptions) -> None:
     storage.run(measured)
 
 
+@job()
+def bench_tests(measured: BenchOptions) -> None:
+    """Measure what all tests take, from nothing and again, and write docs/figures.md."""
+    from tools.bench import tests
+
+    tests.run(measured)
+
+
 releases = Collection("release")
 releases.add_task(release, "release", default=True)
 releases.add_task(release_verify, "verify")
@@ -284,6 +292,7 @@ bench.add_task(bench_build, "build")
 bench.add_task(bench_boot, "boot")
 bench.add_task(bench_agent, "agent")
 bench.add_task(bench_storage, "storage")
+bench.add_task(bench_tests, "tests")
 
 namespace = Collection(
     build,

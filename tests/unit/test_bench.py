@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from guestforge.arch import PROVEN
-from guestforge.core.errors import BuildError
+from guestforge.core.errors import BuildError, UserError
 from guestforge.core.scratch import scratch_directory
 from guestforge.project.layout import FRAGMENTS
-from tools.bench import agent, boot, build, builds, matrix, scratch_project
+from guestforge.release.provenance import Checkout
+from tools.bench import agent, boot, build, builds, matrix, scratch_project, tests
 from tools.bench.aims import AIMS, aim, limits
 from tools.bench.figures import (
     HEAD,
@@ -317,3 +318,31 @@ def test_what_was_fetched_is_borrowed_and_stays_when_the_scratch_goes(tmp_path):
         assert (scratch / "cache" / "source" / "file").exists()
     assert (tmp_path / "user" / "source" / "file").exists()
     assert not scratch.exists()
+
+
+# Lines of a real run, with pytest's colours off
+SAID = """\
+19:10:53 x86_64 initrd: passed before, with the same artifacts, QEMU and checks
+=========== 4,440 things that are no count, 3 passed by ===========
+========== 4420 passed, 2 skipped, 3 warnings in 1700.21s (0:28:20) ==========
+19:42:13 tests alone: pytest -m alone
+======================= 21 passed, 4422 deselected in 71.70s (0:01:11) =======================
+19:43:25 lint: passed in 0.3 s
+19:43:25 tests: passed in 1701.0 s
+19:43:25 tests alone: passed in 73.1 s
+"""
+
+
+def test_what_all_tests_took_is_told_stage_by_stage():
+    run = tests.Proof(1800.0, SAID)
+    nothing, full = tests.figures(run, tests.Proof(661.0, SAID))
+    assert nothing.note == "lint 0.3 s, tests 1701.0 s, tests alone 73.1 s; 4,441 tests"
+    assert nothing.aim.met(nothing.value) and not full.aim.met(full.value)
+
+
+@pytest.mark.parametrize("found", [("0" * 40, False), (None, None)])
+def test_tests_are_not_measured_where_files_are_changed_that_no_commit_has(found, monkeypatch):
+    monkeypatch.setattr(tests, "find_checkouts", lambda *_: (Checkout("guestforge", *found),))
+    with pytest.raises(UserError, match="no commit has") as raised:
+        tests.committed()
+    assert "commit it first" in raised.value.hint

@@ -16,17 +16,17 @@ from guestforge.project.layout import CHECKOUT
 FIGURES: Final = CHECKOUT / "docs" / "figures.md"
 
 Unit = Literal["ratio", "seconds", "bytes", "KiB", "instructions"]
-Key = Literal["matrix", "build", "boot", "agent", "storage"]
+Key = Literal["matrix", "build", "boot", "agent", "storage", "tests"]
 
 HEAD: Final = """\
 # Figures
 
-Written by `./invoke bench.matrix`, `bench.build`, `bench.boot`, `bench.agent` and `bench.storage`, each its own
-section; nothing here is written by hand. [compressions.md](compressions.md) compares what kernels and initrds can be
-packed with. Run them on a machine that does nothing else: `bench.matrix` takes two kernel builds for each architecture,
-about an hour on two processors for all four, and 4 GB below the cache directory while it runs; `bench.build` takes as
-many and a dozen small ones for each (`--arch`), about half an hour; the others take a few minutes and reuse what has
-been built.
+Written by `./invoke bench.matrix`, `bench.build`, `bench.boot`, `bench.agent`, `bench.storage` and `bench.tests`, each
+its own section; nothing here is written by hand. [compressions.md](compressions.md) compares what kernels and initrds
+can be packed with. Run them on a machine that does nothing else: `bench.matrix` takes two kernel builds for each
+architecture, about an hour on two processors for all four, and 4 GB below the cache directory while it runs;
+`bench.build` takes as many and a dozen small ones for each (`--arch`), about half an hour; `bench.tests` takes about an
+hour; the others take a few minutes and reuse what has been built.
 
 ## What the figures of the matrix mean
 
@@ -84,6 +84,13 @@ reads 2,048 blocks of 4 KiB at random, and makes, looks at and removes 1,000 fil
 turn, three times, under TCG. A ratio is a speed: the median of virtio-blk's seconds divided by that of the storage's.
 **Memory of our server** is what the process of the virtio-fs device has after all that work, the guest's memory not
 counted.
+
+## What the figures of the tests mean
+
+The wall time of `./invoke test` in a clone of this checkout that has a cache directory of its own: from nothing, with
+the virtual environment and all sources to be fetched, but with the system's packages installed; and once more, when
+the store has what the first run built. Beside each is what its stages took and how many tests passed. The command
+fails where a test does.
 """
 NOT_YET: Final = "Not measured yet.\n"
 TITLES: Final[Mapping[Key, str]] = {
@@ -92,6 +99,7 @@ TITLES: Final[Mapping[Key, str]] = {
     "boot": "Boots",
     "agent": "The agent",
     "storage": "Storages",
+    "tests": "The tests",
 }
 
 # bytes are written in powers of ten, as the aims of files are; memory in those of two, as the kernel counts it
