@@ -26,7 +26,6 @@ import (
 	"guestforge.dev/agent/internal/reaper"
 	"guestforge.dev/agent/internal/sandbox"
 	"guestforge.dev/agent/internal/server"
-	"guestforge.dev/agent/internal/shim"
 	"guestforge.dev/agent/internal/storage"
 	"guestforge.dev/agent/internal/version"
 )
@@ -35,9 +34,6 @@ import (
 const answered = 50 * time.Millisecond
 
 func main() {
-	if shim.Wanted() {
-		shim.Run()
-	}
 	if !boot.Init() && len(os.Args) > 1 {
 		fmt.Println("guestforge agent", version.Version)
 		if os.Args[1] != "--version" {

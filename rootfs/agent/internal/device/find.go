@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -28,15 +29,21 @@ const (
 )
 
 var (
-	nodePath    = regexp.MustCompile(`^/dev/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
-	pciPath     = regexp.MustCompile(`^([2-9a-f][0-9a-f]/)?(` + pciSlot + `(/` + pciSlot + `){0,15})$`)
-	scsiAddress = regexp.MustCompile(`^([0-9]{1,5}):([0-9]{1,5})$`)
-	ccwID       = regexp.MustCompile(`^[0-9a-f]{1,2}\.[0-3]\.[0-9a-f]{4}$`)
+	nodePath    = lazy(`^/dev/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+	pciPath     = lazy(`^([2-9a-f][0-9a-f]/)?(` + pciSlot + `(/` + pciSlot + `){0,15})$`)
+	scsiAddress = lazy(`^([0-9]{1,5}):([0-9]{1,5})$`)
+	ccwID       = lazy(`^[0-9a-f]{1,2}\.[0-3]\.[0-9a-f]{4}$`)
 )
+
+// lazy compiles a pattern when it is first asked for: each process of a container is a start of this program (see shim),
+// and none of them looks for a device.
+func lazy(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
+}
 
 // Node is the address of a device by the path of its node in /dev.
 func Node(source string) (Address, error) {
-	if !nodePath.MatchString(source) {
+	if !nodePath().MatchString(source) {
 		return Address{}, fault.Invalid("not a device node: %q", source)
 	}
 	name := source[len("/dev/"):]
@@ -53,7 +60,7 @@ func NodeOrPCI(source string) (Address, error) {
 	if strings.HasPrefix(source, "/") {
 		return Node(source)
 	}
-	parts := pciPath.FindStringSubmatch(source)
+	parts := pciPath().FindStringSubmatch(source)
 	if parts == nil {
 		return Address{}, fault.Invalid("neither a device node nor a PCI path (slots from 00 to 1f, as in 02/01): %q", source)
 	}
@@ -69,7 +76,7 @@ func NodeOrPCI(source string) (Address, error) {
 
 // SCSI is the address of a disk by its target and its logical unit, as "0:1".
 func SCSI(source string) (Address, error) {
-	parts := scsiAddress.FindStringSubmatch(source)
+	parts := scsiAddress().FindStringSubmatch(source)
 	if parts == nil {
 		return Address{}, fault.Invalid("not a SCSI address (TARGET:LUN): %q", source)
 	}
@@ -89,7 +96,7 @@ func SCSI(source string) (Address, error) {
 
 // CCW is the address of a disk by its number on the channel subsystem, as "0.0.0005".
 func CCW(source string) (Address, error) {
-	if !ccwID.MatchString(source) {
+	if !ccwID().MatchString(source) {
 		return Address{}, fault.Invalid("not a CCW device id: %q", source)
 	}
 	pattern := "/devices/css0/*/" + source + "/virtio*/block/*"

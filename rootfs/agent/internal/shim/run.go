@@ -14,22 +14,17 @@ import (
 	"guestforge.dev/agent/internal/seccomp"
 )
 
-// Name spaces and credentials are the thread's: everything from here to the execve happens on the main one.
+// A shim is one from here on, and main is never reached: packages that this one has no use for are not prepared.
 func init() {
-	if Wanted() {
-		runtime.LockOSThread()
+	if len(os.Args) > 0 && (os.Args[0] == InitName || os.Args[0] == ExecName || isHelper()) {
+		serve()
 	}
-}
-
-// Wanted tells whether this process was started as a shim.
-func Wanted() bool {
-	return len(os.Args) > 0 && (os.Args[0] == InitName || os.Args[0] == ExecName || isHelper())
 }
 
 func isHelper() bool { return os.Args[0] == EnterName && len(os.Args) >= 3 }
 
-// Run is the program of a shim; it does not return.
-func Run() {
+// serve is the program of a shim; it does not return.
+func serve() {
 	if isHelper() {
 		report := os.NewFile(reportFD, "report")
 		if err := forkInto(report); err != nil {
@@ -37,6 +32,9 @@ func Run() {
 		}
 		os.Exit(0)
 	}
+	// Name spaces and credentials are the thread's: everything from here to the execve happens on the main one, where an init
+	// runs. Threads that Go starts must have neither; told of the lock, it starts them from another one.
+	runtime.LockOSThread()
 	status := os.NewFile(statusFD, "status")
 	complain(status, run(status))
 	os.Exit(126) // what shells return for a program that can't be run

@@ -38,7 +38,7 @@ func Fork(name string, files []*os.File, cloneflags uintptr, cgroup *os.File) (i
 	if cgroup != nil {
 		how.UseCgroupFD, how.CgroupFD = true, int(cgroup.Fd())
 	}
-	return fork([]string{name}, descriptors(files), how)
+	return fork([]string{name}, Environment, descriptors(files), how)
 }
 
 const closed = ^uintptr(0) // what syscall.ForkExec takes for a descriptor that is not there
@@ -58,8 +58,8 @@ func descriptors(files []*os.File) (fds []uintptr) {
 // filter of system calls it may not be allowed to return from one.
 var Environment = []string{"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
 
-func fork(args []string, fds []uintptr, how *syscall.SysProcAttr) (int, error) {
-	attr := &syscall.ProcAttr{Dir: "/", Env: Environment, Files: fds, Sys: how}
+func fork(args, variables []string, fds []uintptr, how *syscall.SysProcAttr) (int, error) {
+	attr := &syscall.ProcAttr{Dir: "/", Env: variables, Files: fds, Sys: how}
 	pid, err := syscall.ForkExec(self, args, attr)
 	if err != nil {
 		return 0, fmt.Errorf("start a process: %w", err)
@@ -88,7 +88,7 @@ func Enter(
 	if cgroup != nil {
 		files, args = append(files, cgroup), append(args, withCgroup)
 	}
-	helper, err := children.Start(func() (int, error) { return fork(args, descriptors(files), nil) })
+	helper, err := children.Start(func() (int, error) { return fork(args, Environment, descriptors(files), nil) })
 	theirs.Close()
 	if err != nil {
 		return 0, err
@@ -138,7 +138,7 @@ func forkInto(report *os.File) error {
 	if os.Args[1] == InitName {
 		fds[ipcFD], fds[utsFD], how.Cloneflags = ipcFD, utsFD, how.Cloneflags|unix.CLONE_NEWNS
 	}
-	pid, err := fork(os.Args[1:2], fds, how)
+	pid, err := fork(os.Args[1:2], os.Environ(), fds, how)
 	if err != nil {
 		return err
 	}
