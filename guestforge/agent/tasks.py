@@ -19,6 +19,7 @@ from guestforge.agent.proto import agent_pb2, oci_pb2
 from guestforge.agent.storage import Storage
 from guestforge.agent.ttrpc import Call
 from guestforge.core.countdown import countdown
+from guestforge.core.signals import awaited
 
 FIRST: Final = ""  # the id of a container's first process
 FOREVER: Final = 10 * 365 * 86_400.0  # seconds that a call may wait: many more are too much for a clock
@@ -212,7 +213,7 @@ class TaskService:
         with self._lock:
             process = self._process(container_id, exec_id)
         named = _named(container_id, exec_id)
-        if process.decided.wait(left()):
+        if awaited(process.decided.wait, left()):
             if process.ending is None:
                 raise TaskError(Code.NOT_FOUND, f"{named} was removed before it was started")
             process.ending.wait(left())

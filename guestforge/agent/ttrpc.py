@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from guestforge.agent.errors import Code, ConnectionLostError, ProtocolError, RpcError
 from guestforge.agent.frames import MAX_DATA, MAX_STREAM, Frame, FrameParser, Kind, encode_frame
 from guestforge.agent.proto.ttrpc_pb2 import Request, Response
-from guestforge.core.signals import held
+from guestforge.core.signals import awaited, held
 
 M = TypeVar("M", bound=Message)
 Ended = ConnectionLostError | ProtocolError  # why a connection is no more
@@ -48,7 +48,7 @@ class Call(Generic[M]):
 
     def wait(self, seconds: float) -> bool:
         """Wait for up to `seconds`; return whether `result` would return or raise at once."""
-        return self._done.wait(seconds) or self.left() == 0
+        return awaited(self._done.wait, seconds) or self.left() == 0
 
     def result(self) -> M:
         """Wait for the answer and return it.
@@ -57,7 +57,7 @@ class Call(Generic[M]):
         before, ProtocolError for an answer that is no message of the expected type.
         """
         try:
-            self._done.wait(self.left())
+            awaited(self._done.wait, self.left())
         finally:
             self._connection.forget(self)
         if self._outcome is None:

@@ -20,6 +20,7 @@ _NEUTRAL: Final[Mapping[str, str]] = {
     "cli.render": "how a person sees the work",
     "core.cache": "where the store is",
     "core.code": "which modules count; what is in them does",
+    "core.countdown": "how long is waited",
     "core.errors": "nothing is kept of what failed",
     "core.events": "what a person is told of the work",
     "core.graph": "in which order steps are made",

@@ -19,7 +19,7 @@ from guestforge.core.graph import Evaluation, walk
 from guestforge.core.jobserver import Jobserver
 from guestforge.core.procfs import fields
 from guestforge.core.progress import complain
-from guestforge.core.signals import held
+from guestforge.core.signals import awaited, held
 from guestforge.core.step import NotKeptError, Step
 from guestforge.core.worker import Raised, Returned, Worker, end
 
@@ -157,7 +157,8 @@ class Schedule:
     def _hear(self) -> None:
         """Wait until something happens: a worker tells something, or a token is free that was lacking."""
         tokens = [self._rules.jobs.waiting] if self._lacks_token else []
-        ready = wait([*(each.worker.fileno() for each in self._running), *tokens])
+        sources = [*(each.worker.fileno() for each in self._running), *tokens]
+        ready = awaited(lambda seconds: wait(sources, seconds))
         for running in [each for each in self._running if each.worker.fileno() in ready]:
             if running not in self._running:
                 continue  # ended meanwhile, for the failure of another

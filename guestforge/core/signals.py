@@ -1,17 +1,23 @@
 """The signals that end us. One that was ignored when we were started stays so: that is what `nohup` and `&` ask for."""
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeVar
+
+from guestforge.core.countdown import countdown
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN: Final = 0.01  # seconds from an interruption that Python has dropped to the next
 PATIENCE: Final = 10.0  # seconds that an end may take: programs have a few to end by themselves
+NAP: Final = 0.5  # seconds, the most by which a wait delays what a signal asks for
+
+T = TypeVar("T")
 
 
 def heeded() -> tuple[signal.Signals, ...]:
@@ -32,6 +38,20 @@ def held() -> Iterator[set[int | signal.Signals]]:
         yield before
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def awaited(wait: Callable[[float], T], seconds: float | None = None) -> T:
+    """Have `wait` wait until it returns something true, for so many seconds or for ever; return what it returned last.
+
+    It is called for short times again and again. Python notes a signal and acts on it when its main thread runs; one
+    that comes in the moment before that goes to sleep, or that another thread takes, does not wake it.
+    https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers
+    """
+    left = countdown(math.inf if seconds is None else seconds)
+    while True:
+        rest = left()
+        if (found := wait(min(rest, NAP))) or rest <= NAP:
+            return found
 
 
 def end() -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -39,6 +40,37 @@ def test_end_that_takes_too_long_can_be_interrupted(interrupt, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: now + signals.PATIENCE + 1)
     with pytest.raises(KeyboardInterrupt):
         interrupt(signal.SIGINT, None)
+
+
+def test_a_signal_that_another_thread_takes_is_heeded_while_the_main_one_waits():
+    heeded = threading.Event()
+    before = signal.signal(signal.SIGUSR1, lambda *_: heeded.set())
+    taker = threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
+    try:
+        taker.start()
+        begun = time.monotonic()
+        assert not signals.awaited(lambda seconds: threading.Event().wait(seconds) or heeded.is_set(), 0.05)
+        assert signals.awaited(lambda seconds: threading.Event().wait(seconds) or heeded.is_set(), 10)
+        assert time.monotonic() - begun < 10
+    finally:
+        taker.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("seconds", [0, 2.5 * signals.NAP, None])
+def test_a_wait_has_all_of_its_seconds_and_no_more(seconds):
+    asked = []
+
+    def wait(some):
+        asked.append(some)
+        time.sleep(min(some, 0.01))
+        return len(asked) >= 1000 or (seconds is None and len(asked) > 3)
+
+    begun = time.monotonic()
+    found = signals.awaited(lambda some: time.sleep(some) or wait(some), seconds)
+    assert found == (seconds is None)
+    assert max(asked) <= signals.NAP
+    assert seconds is None or seconds <= time.monotonic() - begun < seconds + 1
 
 
 SLEEPER = """
