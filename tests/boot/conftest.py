@@ -25,7 +25,6 @@ from guestforge.project.options import BuildOptions, CheckOptions
 from guestforge.rootfs.agent import go_environment
 from guestforge.rootfs.tree import Directory, File, Tree
 
-HERE = Path(__file__).parent
 BOOT = "boot"
 
 
@@ -65,10 +64,8 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """A time limit is the test's alone: whichever test is first to ask for a guest waits for its whole build."""
-    for item in items:
-        if HERE in item.path.parents and (mark := item.get_closest_marker("timeout")):
-            item.add_marker(pytest.mark.timeout(*mark.args, **{**mark.kwargs, "func_only": True}), append=False)
+    """Start with what takes longest, or one worker is at it long after the others have nothing left."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")
