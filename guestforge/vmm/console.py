@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from guestforge.vmm.faults import TAB, Kind, classify
+from guestforge.vmm.faults import STAMP, TAB, Kind, classify
 
 MAX_LINE: Final = 4096  # bytes; a longer line is taken in pieces
 HEAD_LINES: Final = 1000  # what is kept in memory: the first lines,
@@ -41,8 +41,12 @@ def clean(data: bytes) -> str:
     """Return a guest's bytes as text that is safe on a terminal: no escape sequences, no control characters.
 
     What is not UTF-8 becomes U+FFFD; control, format (such as bidirectional overrides) and unassigned characters too.
+    The kernel prints no escape sequences: one in its messages begins in a name that a container has given, and must not
+    take the kernel's own words with it.
     """
-    text = _ESCAPES.sub("", data.decode("utf-8", "replace")).replace("\t", TAB)
+    text = data.decode("utf-8", "replace")
+    begin = stamp.end() if (stamp := STAMP.search(text)) else len(text)
+    text = (_ESCAPES.sub("", text[:begin]) + text[begin:]).replace("\t", TAB)
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -45,7 +45,7 @@ _PATTERNS: Final[tuple[tuple[Kind, str], ...]] = (
 TABLE: Final = tuple(_Row(kind, re.compile(pattern)) for kind, pattern in _PATTERNS)
 
 # The time stamp of a message, with CONFIG_PRINTK_CALLER's task or processor. kernel/printk/printk.c
-_STAMP: Final = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?")
+STAMP: Final = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?")
 # A line of an agent's log: ours has a time in front, kata-agent's is JSON. What it quotes is anybody's.
 _LOGGED: Final = re.compile(r"time=|\{")
 TAB: Final = " " * 4  # what a tab has become, which was one character
@@ -74,5 +74,5 @@ def message(line: str) -> str | None:
     """
     if _LOGGED.match(line):
         return None
-    stamp = _STAMP.search(line)
+    stamp = STAMP.search(line)
     return line[stamp.end() :] if stamp else line

@@ -130,6 +130,14 @@ def test_what_a_path_or_an_agents_log_quotes_is_not_the_kernels_word(text):
     assert classify(f'{{"msg":"{text}","level":"WARN"}}') is None
 
 
+@pytest.mark.parametrize("escape", ["\x1b", "\x1b[", "\x1b]", "\x1bP", "\x9b", "\x9d"])
+@pytest.mark.parametrize("form", BY_NAME)
+def test_an_escape_in_a_name_takes_none_of_the_kernels_words_with_it(form, escape):
+    line = clean(f"[   12.345678] {form.format('WARNING: x' + escape)}".encode())
+    assert classify(line) is None
+    assert line.endswith(form.rpartition("{}")[2])
+
+
 @given(st.sampled_from(SAID), st.text(max_size=15), st.sampled_from(BY_NAME))
 def test_no_task_has_a_name_that_ends_a_healthy_run(said, more, form):
     assert classify(clean(f"[   12.345678] {form.format((said + more)[:15])}".encode())) is None
