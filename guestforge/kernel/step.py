@@ -100,7 +100,7 @@ def _build(store: Store, plan: Plan, out: Path) -> None:
     """Configure, verify and compile in the workspace of this source and architecture, then copy out."""
     log = _new_log(store.cache, plan)
     with store.workspace(f"kernel/{plan.source.entry.key}-{plan.arch.name}") as held:
-        start, workspace = time.monotonic(), held.path
+        start, workspace = time.monotonic(), held.path.resolve()
         make = Make(plan.arch, plan.source.path, workspace, plan.source.date, plan.runtime, held=(held.lock,))
         with step(f"configuring the kernel for {plan.arch.name}"):
             changed = configure(make, plan.base, plan.requests, plan.toolchain, log)

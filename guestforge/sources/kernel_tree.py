@@ -20,8 +20,8 @@ class KernelTree:
 
     @property
     def path(self) -> Path:
-        """Return the tree's top directory."""
-        return self.entry.path / TREE
+        """Return the tree's top directory, by its real path: make's own are, and must be mapped away."""
+        return (self.entry.path / TREE).resolve()
 
 
 def kernel_tree(entry: Entry) -> KernelTree:

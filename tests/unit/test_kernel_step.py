@@ -74,6 +74,19 @@ def setting(tmp_path):
     return Setting(tmp_path)
 
 
+def test_a_kernel_is_the_same_wherever_its_cache_is_and_however_that_is_reached(tmp_path):
+    """Make goes by real paths, and so must what maps them away: else the kernel has them in it."""
+    for name in ("real", "elsewhere", "sources"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    linked = Setting(tmp_path / "link")
+    (linked.store.cache / "store").mkdir()
+    (linked.store.cache / "store" / "source").symlink_to(tmp_path / "sources")
+    entries = [setting.build() for setting in (Setting(tmp_path / "real"), linked)]
+    assert len({entry.files["kernel"].sha256 for entry in entries}) == 1
+    assert b"main.c" in (entries[0].path / "kernel").read_bytes()
+
+
 def test_a_kernel_is_built_verified_and_reused(setting):
     entry = setting.build()
     assert {"kernel", "config", "System.map", "kernel.json"} <= set(entry.files)

@@ -113,7 +113,7 @@ class PlainMake:
             )
 
     def _in(self, name: str) -> Make:
-        directory = self._project.scratch / name
+        directory = self._project.scratch.resolve() / name
         directory.mkdir(exist_ok=True)
         return Make(self._arch, self._tree.path, directory, self._tree.date, HOST)
 
