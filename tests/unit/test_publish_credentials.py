@@ -1,7 +1,6 @@
 """Who we are to a registry: what Docker's configuration says, helpers, users and tokens; and to whom that is told."""
 
 import base64
-import crypt
 import json
 import threading
 import time
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+import bcrypt
 import pytest
 from faulty_proxy import Fault, Proxy
 from oci_registry import registry
@@ -134,7 +134,7 @@ def test_a_helper_that_fails_is_told_of_in_time(config, helper, monkeypatch, scr
 def guarded(tmp_path_factory):
     """A registry that wants a user and a password."""
     directory = tmp_path_factory.mktemp("guarded")
-    line = "me:" + crypt.crypt("secret", crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16))
+    line = "me:" + bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
     (directory / "htpasswd").write_text(line + "\n")
     more = f"auth: {{htpasswd: {{realm: test, path: {directory / 'htpasswd'}}}}}"
     with registry(directory / "registry", more) as port:
