@@ -375,9 +375,11 @@ def test_a_user_has_images_too_and_gets_rid_of_them(layout, open_place):
     shutil.copytree(layout, home / "layout")
     for path in (home, *home.rglob("*")):
         os.chown(path, 65534, 65534)
+    # the checkout may be where nobody else gets to, as below root's home
+    shutil.copytree(REPOSITORY / "guestforge", open_place / "code" / "guestforge")
     here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, home, here, here.parent, REPOSITORY],
+        [sys.executable, "-c", PROGRAM, home, here, here.parent, open_place / "code"],
         cwd=home,
         capture_output=True,
         text=True,
