@@ -1,4 +1,4 @@
-"""What all tests share: how hypothesis looks for examples, and which signals end us and what we start."""
+"""What all tests share: which come first, how hypothesis looks for examples, which signals end us and what we start."""
 
 import os
 import signal
@@ -19,6 +19,12 @@ settings.load_profile("ci" if "CI" in os.environ else "here")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with what takes longest, or one worker is at it long after the others have nothing left."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="module")

@@ -62,12 +62,6 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("arch_row", arches(), ids=lambda arch: arch.name, scope="session")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Start with what takes longest, or one worker is at it long after the others have nothing left."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
-
-
 @pytest.fixture(scope="session")
 def pipeline():
     """Return the pipeline of an architecture by its name, on the user's own store."""

@@ -65,7 +65,8 @@ class Reads(FakeAgent):
         return Empty()
 
     def _at_the_end(self, _):
-        self.closed.wait(60)
+        if not self.closed.wait(60):
+            raise Refusal(4, "its input did not end")
         return agent_pb2.WaitProcessResponse(status=0)
 
 

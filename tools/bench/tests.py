@@ -8,7 +8,7 @@ from typing import Final
 
 from guestforge.core.cache import SCRATCH, VARIABLE, user_cache
 from guestforge.core.errors import UserError
-from guestforge.core.progress import say, step
+from guestforge.core.progress import step
 from guestforge.core.run import run as run_program
 from guestforge.core.runtime import HOST
 from guestforge.core.scratch import scratch_directory
@@ -73,7 +73,6 @@ def _prove(scratch: Path, clone: Path, arches: str, name: str) -> Proof:
     )
     with step(f"running all tests {name}"):
         seconds = seconds_of(command, log)
-    say(f"all tests took {seconds:.0f} s {name}")
     return Proof(seconds, log.read_text(errors="replace"))
 
 

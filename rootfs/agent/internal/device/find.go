@@ -5,14 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"guestforge.dev/agent/internal/fault"
+	"guestforge.dev/agent/internal/pattern"
 )
 
 // Address is a block device as a runtime names it; Find looks for it in sysfs and returns the name of its node.
@@ -29,17 +28,11 @@ const (
 )
 
 var (
-	nodePath    = lazy(`^/dev/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
-	pciPath     = lazy(`^([2-9a-f][0-9a-f]/)?(` + pciSlot + `(/` + pciSlot + `){0,15})$`)
-	scsiAddress = lazy(`^([0-9]{1,5}):([0-9]{1,5})$`)
-	ccwID       = lazy(`^[0-9a-f]{1,2}\.[0-3]\.[0-9a-f]{4}$`)
+	nodePath    = pattern.Lazy(`^/dev/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+	pciPath     = pattern.Lazy(`^([2-9a-f][0-9a-f]/)?(` + pciSlot + `(/` + pciSlot + `){0,15})$`)
+	scsiAddress = pattern.Lazy(`^([0-9]{1,5}):([0-9]{1,5})$`)
+	ccwID       = pattern.Lazy(`^[0-9a-f]{1,2}\.[0-3]\.[0-9a-f]{4}$`)
 )
-
-// lazy compiles a pattern when it is first asked for: each process of a container is a start of this program (see shim),
-// and none of them looks for a device.
-func lazy(pattern string) func() *regexp.Regexp {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
-}
 
 // Node is the address of a device by the path of its node in /dev.
 func Node(source string) (Address, error) {

@@ -138,7 +138,7 @@ func forkInto(report *os.File) error {
 	if os.Args[1] == InitName {
 		fds[ipcFD], fds[utsFD], how.Cloneflags = ipcFD, utsFD, how.Cloneflags|unix.CLONE_NEWNS
 	}
-	pid, err := fork(os.Args[1:2], os.Environ(), fds, how)
+	pid, err := fork(os.Args[1:2], os.Environ(), fds, how) // the helper has a shim's environment itself
 	if err != nil {
 		return err
 	}

@@ -4,17 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"regexp"
 	"strings"
-	"sync"
+
+	"guestforge.dev/agent/internal/pattern"
 )
 
 // What of the kernel's parameters a container may set: the sandbox's IPC namespace has them, or the network, both of which
-// containers share. Others are the whole guest's, and a container could take from it, or from others, what is theirs. Few
-// containers set any, and each is a start of this program.
-var sysctls = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^(net\.|fs\.mqueue\.|kernel\.(shm|msg)[a-z_]*$|kernel\.sem$)[A-Za-z0-9_./-]*$`)
-})
+// containers share. Others are the whole guest's, and a container could take from it, or from others, what is theirs.
+var sysctls = pattern.Lazy(`^(net\.|fs\.mqueue\.|kernel\.(shm|msg)[a-z_]*$|kernel\.sem$)[A-Za-z0-9_./-]*$`)
 
 const (
 	maxSysctls     = 256
