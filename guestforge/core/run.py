@@ -7,21 +7,22 @@ given, and a process group of its own that is ended whole when we leave, whichev
 import codecs
 import contextlib
 import ctypes
+import math
 import os
 import selectors
 import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from guestforge.core.countdown import countdown
 from guestforge.core.environment import environment
 from guestforge.core.errors import BuildError, GuestforgeError, UserError
-from guestforge.core.signals import held
+from guestforge.core.signals import NAP, awaited, held
 
 Argv = Sequence[str | Path]
 
@@ -79,7 +80,7 @@ def run(
         output = _collect(process.popen, input, sink, on_line, timeout)
         if output is None:
             raise error(f"{words[0]} did not finish within {timeout:g} s", hint=f"the command was: {shlex.join(words)}")
-        completed = Completed(words, process.popen.wait(), output)
+        completed = Completed(words, process.finish(), output)
     if check and completed.returncode != 0:
         raise failure(completed, log=log, error=error)
     return completed
@@ -117,21 +118,23 @@ class Process:
         """Return the exit code, negative for a signal, or None while it runs."""
         return self.popen.poll()
 
+    def finish(self) -> int:
+        """Wait until it has ended; return the exit code."""
+        awaited(self._ends)
+        return self.popen.returncode
+
     def wait(self, timeout: float) -> int | None:
         """Wait for up to `timeout` seconds; return the exit code, or None if it still runs."""
-        try:
-            return self.popen.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
+        awaited(self._ends, timeout)
+        return self.popen.returncode
 
     def stop(self, grace: float = STOP_GRACE) -> int:
         """End the process group: SIGTERM, `grace` seconds, then SIGKILL. Return the exit code."""
         if self.popen.poll() is None:
             self._signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.popen.wait(grace)
+            self.wait(grace)
         self._signal(signal.SIGKILL)  # whatever the leader left behind in its group
-        return self.popen.wait()
+        return self.finish()
 
     def end(self) -> None:
         """End the process group as `stop` does, and close our ends of its pipes."""
@@ -140,6 +143,13 @@ class Process:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+    def _ends(self, seconds: float) -> bool:
+        try:
+            self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -222,7 +232,7 @@ def _collect(
 ) -> str | None:
     """Feed and drain a program until it closes its output; None when `timeout` is over before that."""
     assert popen.stdout is not None
-    deadline = None if timeout is None else time.monotonic() + timeout
+    left = countdown(math.inf if timeout is None else timeout)
     feed = memoryview(input or b"")
     lines = _Lines(on_line)
     with selectors.DefaultSelector() as selector:
@@ -231,10 +241,9 @@ def _collect(
             os.set_blocking(popen.stdin.fileno(), False)
             selector.register(popen.stdin, selectors.EVENT_WRITE)
         while True:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            if (rest := left()) == 0:
                 return None
-            for key, _ in selector.select(left):
+            for key, _ in selector.select(min(rest, NAP)):
                 if key.fileobj is popen.stdout:
                     data = os.read(popen.stdout.fileno(), READ_SIZE)
                     if not data:

@@ -114,4 +114,4 @@ def _run(stage: Stage, arches: tuple[Arch, ...]) -> int:
     env[TESTED] = ",".join(arch.name for arch in arches)
     program = PROGRAMS / stage.argv[0]
     with spawn((program, *stage.argv[1:]), cwd=CHECKOUT, env=env, stdout=1, stderr=2) as process:
-        return process.popen.wait()
+        return process.finish()

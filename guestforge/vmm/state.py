@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from guestforge.core.signals import NAP
 from guestforge.vmm.console import Console, Fault
 from guestforge.vmm.errors import Kind, MachineError
 
@@ -138,7 +139,7 @@ class State:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise MachineError("timeout", f"no {what} within {limit:g} s", excerpt=self.tail(EXCERPT_LINES))
-                self._changed.wait(left)
+                self._changed.wait(min(left, NAP))
 
     def verify(self, grace: float = 0.0) -> None:
         """Raise MachineError if the machine is beyond use, or turns out to be within `grace` seconds."""

@@ -12,6 +12,7 @@ import pytest
 
 from guestforge.cli import job as cli
 from guestforge.core import signals
+from tests.unit.taken import LIMIT, heeds_what_another_takes
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -43,18 +44,8 @@ def test_end_that_takes_too_long_can_be_interrupted(interrupt, monkeypatch):
 
 
 def test_a_signal_that_another_thread_takes_is_heeded_while_the_main_one_waits():
-    heeded = threading.Event()
-    before = signal.signal(signal.SIGUSR1, lambda *_: heeded.set())
-    taker = threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
-    try:
-        taker.start()
-        begun = time.monotonic()
-        assert not signals.awaited(heeded.wait, 0.05)
-        assert signals.awaited(heeded.wait, 10)
-        assert time.monotonic() - begun < 10
-    finally:
-        taker.join()
-        signal.signal(signal.SIGUSR1, before)
+    with heeds_what_another_takes():
+        signals.awaited(threading.Event().wait, LIMIT)
 
 
 @pytest.mark.parametrize("seconds", [0, 2.5 * signals.NAP, None])

@@ -8,6 +8,7 @@ import pytest
 from guestforge.vmm.console import Console
 from guestforge.vmm.errors import MachineError
 from guestforge.vmm.state import Ended, State
+from tests.unit.taken import heeds_what_another_takes
 
 LIMIT = 10.0
 
@@ -119,6 +120,11 @@ def test_limit_names_what_did_not_come(state):
         state.wait(lambda: None, 0.1, "agent")
     assert caught.value.kind == "timeout"
     assert caught.value.excerpt == "last words"
+
+
+def test_a_signal_that_another_thread_takes_is_heeded_while_a_machine_is_waited_for(state):
+    with heeds_what_another_takes():
+        state.wait(lambda: None, LIMIT, "nothing")
 
 
 def test_grace_lets_the_reason_arrive(state):
