@@ -7,7 +7,6 @@ given, and a process group of its own that is ended whole when we leave, whichev
 import codecs
 import contextlib
 import ctypes
-import math
 import os
 import selectors
 import shlex
@@ -22,7 +21,7 @@ from typing import IO, Any
 from guestforge.core.countdown import countdown
 from guestforge.core.environment import environment
 from guestforge.core.errors import BuildError, GuestforgeError, UserError
-from guestforge.core.signals import NAP, awaited, held
+from guestforge.core.signals import awaited, held
 
 Argv = Sequence[str | Path]
 
@@ -232,7 +231,7 @@ def _collect(
 ) -> str | None:
     """Feed and drain a program until it closes its output; None when `timeout` is over before that."""
     assert popen.stdout is not None
-    left = countdown(math.inf if timeout is None else timeout)
+    left = countdown(timeout)
     feed = memoryview(input or b"")
     lines = _Lines(on_line)
     with selectors.DefaultSelector() as selector:
@@ -243,7 +242,7 @@ def _collect(
         while True:
             if (rest := left()) == 0:
                 return None
-            for key, _ in selector.select(min(rest, NAP)):
+            for key, _ in awaited(selector.select, rest):
                 if key.fileobj is popen.stdout:
                     data = os.read(popen.stdout.fileno(), READ_SIZE)
                     if not data:

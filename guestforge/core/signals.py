@@ -1,7 +1,6 @@
 """The signals that end us. One that was ignored when we were started stays so: that is what `nohup` and `&` ask for."""
 
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -47,7 +46,7 @@ def awaited(wait: Callable[[float], T], seconds: float | None = None) -> T:
     that comes in the moment before that goes to sleep, or that another thread takes, does not wake it.
     https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers
     """
-    left = countdown(math.inf if seconds is None else seconds)
+    left = countdown(seconds)
     while True:
         rest = left()
         if (found := wait(min(rest, NAP))) or rest <= NAP:

@@ -139,7 +139,7 @@ class State:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise MachineError("timeout", f"no {what} within {limit:g} s", excerpt=self.tail(EXCERPT_LINES))
-                self._changed.wait(min(left, NAP))
+                self._changed.wait(min(left, NAP))  # not `awaited`: between two naps it would miss a change
 
     def verify(self, grace: float = 0.0) -> None:
         """Raise MachineError if the machine is beyond use, or turns out to be within `grace` seconds."""

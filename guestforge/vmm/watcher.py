@@ -207,7 +207,7 @@ async def _exit_of(process: Process) -> int:
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)
-    return process.popen.wait()
+    return process.finish()
 
 
 async def _collect(watched: Watched) -> None:

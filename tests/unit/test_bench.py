@@ -17,6 +17,7 @@ from guestforge.release.provenance import Checkout
 from tools.bench import agent, boot, build, builds, matrix, scratch_project, tests
 from tools.bench.aims import AIMS, aim, limits
 from tools.bench.figures import (
+    FIGURES,
     HEAD,
     NOT_YET,
     TITLES,
@@ -78,6 +79,10 @@ def test_a_page_has_its_head_once_and_says_what_was_not_measured():
 def test_an_old_head_is_replaced():
     text = page("", section())
     assert page(text.replace(HEAD, "# Something else\n"), section()) == text
+
+
+def test_the_page_that_is_there_has_the_head_that_a_command_writes():
+    assert FIGURES.read_text().startswith(HEAD)
 
 
 def test_the_page_is_written(tmp_path):

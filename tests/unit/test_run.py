@@ -10,7 +10,7 @@ import pytest
 
 from guestforge.core.errors import BuildError, CheckError, UserError
 from guestforge.core.run import environment, find_tool, run, spawn
-from tests.unit.taken import heeds_what_another_takes
+from tests.unit.taken import LIMIT, heeds_what_another_takes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -171,7 +171,7 @@ def test_a_program_can_be_interrupted_though_its_start_could_not():
     assert int(masked, 16) == 0
 
 
-@pytest.mark.parametrize("script", ["sleep 10", "exec >&- 2>&-; sleep 10"], ids=["reading", "waiting"])
+@pytest.mark.parametrize("script", [f"sleep {LIMIT}", f"exec >&- 2>&-; sleep {LIMIT}"], ids=["reading", "waiting"])
 def test_a_signal_that_another_thread_takes_is_heeded_while_a_program_runs(script):
     with heeds_what_another_takes():
         run(["sh", "-c", script])

@@ -25,8 +25,8 @@ Written by `./invoke bench.matrix`, `bench.build`, `bench.boot`, `bench.agent`, 
 its own section; nothing here is written by hand. [compressions.md](compressions.md) compares what kernels and initrds
 can be packed with. Run them on a machine that does nothing else: `bench.matrix` takes two kernel builds for each
 architecture, about an hour on two processors for all four, and 4 GB below the cache directory while it runs;
-`bench.build` takes as many and a dozen small ones for each (`--arch`), about half an hour; `bench.tests` takes about an
-hour; the others take a few minutes and reuse what has been built.
+`bench.build` takes as many and a dozen small ones for each (`--arch`), about half an hour; `bench.tests` takes an hour
+and twenty minutes; the others take a few minutes and reuse what has been built.
 
 ## What the figures of the matrix mean
 
@@ -80,10 +80,10 @@ CreateContainer and StartContainer have answered.
 ## What the figures of storages mean
 
 A program in a container writes 64 MiB in blocks of 1 MiB and syncs them, reads them back past the guest's page cache,
-reads 2,048 blocks of 4 KiB at random, and makes, looks at and removes 1,000 files; on each storage of one machine in
-turn, three times, under TCG. A ratio is a speed: the median of virtio-blk's seconds divided by that of the storage's.
-**Memory of our server** is what the process of the virtio-fs device has after all that work, the guest's memory not
-counted.
+reads 2,048 blocks of 4 KiB at random, and makes, looks at and removes 1,000 files; twice on each storage of a machine
+in turn, on three machines with each virtio-fs server in turn, under TCG. A ratio is a speed: the median of virtio-blk's
+seconds divided by that of the storage's. **Memory of our server** is the most that the process of the virtio-fs device
+has after all that work, the guest's memory not counted.
 
 ## What the figures of the tests mean
 
